@@ -1,0 +1,58 @@
+"""Callbacks that other Lightning projects can use as they are."""
+
+from types import SimpleNamespace
+
+import lightning as L
+import optuna
+from optuna_integration import PyTorchLightningPruningCallback
+
+
+class TrialPruning(PyTorchLightningPruningCallback):
+    """Stop a weak trial within its budget, also when the budget is a single epoch.
+
+    Optuna's own callback reports by epoch, and ignores every report but the first of an epoch.
+    This one reports at each validation (set the Trainer's ``val_check_interval``) by the share of
+    the budget that is spent, in percent, which also is the unit of a pruner's
+    ``n_warmup_steps``. Under DDP it needs RDB storage, and ``check_pruned()`` after ``fit()``.
+
+    Args:
+        trial: The trial that ``fit`` belongs to.
+        monitor: A metric that every validation logs.
+
+    Raises:
+        optuna.TrialPruned: Out of ``fit``, when the study's pruner says so.
+        KeyError: At the first validation, if ``monitor`` is not among its metrics.
+        FloatingPointError: If a metric is NaN.
+    """
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the metric and ask the pruner."""
+        if trainer.sanity_checking:
+            return
+        check_metrics(trainer, self.monitor)
+        percent = round(100 * trainer.global_step / trainer.estimated_stepping_batches)
+        if percent >= 100 and not self.is_ddp_backend:
+            # Nothing is left to save by stopping: the trial is complete, however weak.
+            self._trial.report(trainer.callback_metrics[self.monitor].item(), step=percent)
+            return
+        try:
+            # All that the parent takes from the module is its epoch, which becomes the step.
+            super().on_validation_end(trainer, SimpleNamespace(current_epoch=percent))
+        except optuna.TrialPruned as error:
+            raise optuna.TrialPruned(f"pruned at {percent} % of its budget") from error
+
+
+def check_metrics(trainer: L.Trainer, monitor: str) -> None:
+    """Refuse metrics that cannot be compared.
+
+    Raises:
+        KeyError: If ``monitor`` was not logged.
+        FloatingPointError: If a logged metric is NaN.
+    """
+    metrics = trainer.callback_metrics
+    if monitor not in metrics:
+        logged = ", ".join(sorted(metrics))
+        raise KeyError(f"TrialPruning: monitor={monitor!r} is not logged; logged are {logged}.")
+    for name, value in metrics.items():
+        if value.isnan().any():
+            raise FloatingPointError(f"{name} is NaN after {trainer.global_step} steps")

@@ -1,0 +1,176 @@
+"""The LightningModule: fine-tune a sequence classifier, quantised or not."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_adls.transforms import Transform
+from lightning_adls.transforms.quantize import state_for
+
+Batch = dict[str, Tensor]
+
+
+class TextClassifier(L.LightningModule):
+    """Fine-tune a sequence classifier after transforming it.
+
+    Logs ``<stage>/loss`` and ``<stage>/accuracy`` for the stages train, val and test. Mixed
+    precision and gradient clipping are the Trainer's (``precision="bf16-mixed"``,
+    ``gradient_clip_val=1.0``).
+
+    Args:
+        model: Maps ``input_ids`` and ``attention_mask``, both ``(batch, tokens)``, to an object
+            whose ``logits`` are ``(batch, classes)``. Changed in place by ``transforms``.
+        transforms: Applied to ``model`` once, in order.
+        num_classes: Number of classes, for the accuracy.
+        learning_rate: Peak of the schedule, above 0.
+        weight_decay: Of AdamW, for matrices only: not for biases, norms and learned scales.
+        warmup: Share of all steps in which the learning rate rises from 0, 0 to 1; it falls
+            linearly to 0 over the rest.
+        compile: Compile the inner network in place; keys of the state dict stay as they are.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        transforms: Sequence[Transform] = (),
+        num_classes: int = 2,
+        learning_rate: float = 2e-4,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if not learning_rate > 0:
+            raise ValueError(f"TextClassifier: learning_rate={learning_rate} is not above 0.")
+        if not weight_decay >= 0:
+            raise ValueError(f"TextClassifier: weight_decay={weight_decay} is below 0.")
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"TextClassifier: warmup={warmup} is not in 0..1.")
+        # Text and numbers only: a checkpoint with live objects does not load with weights_only.
+        self.save_hyperparameters(
+            {
+                "transforms": [str(transform) for transform in transforms],
+                "num_classes": num_classes,
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "warmup": warmup,
+                "compile": compile,
+            }
+        )
+        for transform in transforms:
+            transform(model)
+        self.model = model
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        # One per stage: validation runs within a training epoch, which must not lose its count.
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        if compile:
+            # Not torch.compile(self): self.log breaks it, and its wrapper changes every key.
+            self.model.compile(dynamic=True)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits, ``(batch, classes)``."""
+        output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        logits: Tensor = output.logits
+        return logits
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        logits, labels = self(batch), batch["labels"]
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        accuracy: Metric = getattr(self, f"{stage}_accuracy")
+        accuracy(logits, labels)
+        evaluating = stage != "train"
+        self.log(f"{stage}/loss", loss, batch_size=len(labels), sync_dist=evaluating)
+        self.log(
+            f"{stage}/accuracy",
+            accuracy,
+            batch_size=len(labels),
+            prog_bar=evaluating,
+            on_step=False,
+            on_epoch=True,
+        )
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of one validation batch."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of one test batch."""
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Class and probabilities of each sample; ``index`` is its row in the data."""
+        probabilities = self(batch).float().softmax(-1)
+        return {
+            "index": batch["index"],
+            "class": probabilities.argmax(-1),
+            "probabilities": probabilities,
+        }
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and linear decay over the Trainer's budget of steps."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trainable if p.dim() >= 2]},
+            {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            groups,
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError("TextClassifier: the Trainer has no end; set max_epochs or max_steps.")
+        schedule = warmup_and_decay(int(steps), self.warmup)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+        }
+
+    def load_weights(self, path: str | Path) -> None:
+        """Take the weights of a checkpoint of the same network, quantised or not.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no checkpoint, or of another network.
+        """
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            self.load_state_dict(state_for(self, checkpoint["state_dict"]))
+        except (KeyError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(f"TextClassifier: {path} does not fit the model: {error}") from error
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the weights of a quantised model into an unquantised one and back."""
+        checkpoint["state_dict"] = state_for(self, checkpoint["state_dict"])
+
+
+def warmup_and_decay(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor of the learning rate at each step: up to 1 over ``warmup * steps``, then down to 0.
+
+    Example:
+        >>> [warmup_and_decay(steps=4, warmup=0.5)(step) for step in range(4)]
+        [0.5, 1.0, 1.0, 0.5]
+    """
+    rising = max(1, round(warmup * steps))
+    return lambda step: min((step + 1) / rising, (steps - step) / max(1, steps - rising), 1.0)

@@ -1,0 +1,99 @@
+"""How a script starts and ends: its command line, its one-line errors, its exit status."""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+Factory = tuple[Callable[..., Any], set[str]]
+
+
+def run(
+    main: Callable[..., None], defaults: Path, factories: Mapping[str, Factory] | None = None
+) -> None:
+    """Run ``main`` with arguments from its YAML file and the command line.
+
+    Names and kinds are checked against the signatures before ``main`` starts. Wrong input ends
+    with status 2 and one line, Ctrl-C with status 130, SIGTERM with 143.
+
+    Args:
+        main: Its signature is the command line and its docstring the help. The parameter
+            ``config_yaml`` is not an argument: it receives all arguments as YAML.
+        defaults: The YAML file that is read before ``--config`` and the arguments.
+        factories: By parameter of ``main``, a class or function, and those of its parameters that
+            ``main`` gives itself. ``main`` receives it with the others already filled in.
+    """
+    factories = factories or {}
+    parser = ArgumentParser(
+        description=(main.__doc__ or "").split("\n")[0],
+        default_config_files=[str(defaults)],
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with arguments.")
+    for name, (factory, given) in factories.items():
+        if isinstance(factory, type):
+            parser.add_class_arguments(
+                factory, name, skip={*given}, sub_configs=True, instantiate=False
+            )
+        else:
+            parser.add_function_arguments(factory, name, skip={*given}, sub_configs=True)
+    parser.add_function_arguments(main, skip={"config_yaml", *factories}, sub_configs=True)
+    with refusing(ArgumentError):
+        parsed = parser.parse_args()
+        config_yaml = parser.dump(parsed)
+        made = {
+            name: partial(factory, **parsed.pop(name)) for name, (factory, _) in factories.items()
+        }
+        arguments = dict(parser.instantiate(parsed))
+    arguments.pop("config", None)
+    quiet()
+    with ending():
+        main(config_yaml=config_yaml, **made, **arguments)
+
+
+def quiet() -> None:
+    """Keep to what a user can act on: no notices about each Trainer that a search makes."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # its batches are made fast
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # of Lightning, on torch 2.13
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """End with status 130 on Ctrl-C and 143 on SIGTERM, where Lightning says 1 and 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        print("Interrupted; the same command continues.", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
+def refusing(*errors: type[Exception]) -> Iterator[None]:
+    """End with status 2 and one line where the user's input is wrong.
+
+    Args:
+        errors: What wrong input raises, besides ValueError, missing files and missing packages.
+    """
+    refused: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *errors)
+    try:
+        yield
+    except refused as error:
+        refuse(str(error))
+
+
+def refuse(message: str) -> NoReturn:
+    """Print one line on standard error and end with status 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,328 @@
+"""TextData: labelled texts from the hub, files or the built-in reviews, tokenised and batched."""
+
+import hashlib
+import os
+import re
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import get_args
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_adls import reviews
+from lightning_adls.batching import Batch, Frame, LengthBatches, Rows, Truncation, balanced_order
+from lightning_adls.sources import Source, label_column, open_source, text_column
+from lightning_adls.tokens import Cached, Encoder, cached
+
+_LINE_BREAK = re.compile(r"<br\s*/?>")
+
+
+@dataclass(eq=False)  # eq would make it unhashable
+class TextData(L.LightningDataModule):
+    """A labelled text data set, tokenised once, with validation rows carved off the training split.
+
+    Batches are ``input_ids`` and ``attention_mask``, int64, ``(batch, tokens)``, and ``labels``,
+    int64, ``(batch,)``; those of ``predict_dataloader`` also have ``index``, the row of the test
+    split that each prediction belongs to. Rows of like length share a batch.
+
+    Args:
+        dataset: ``"reviews"`` (built in), a file, a folder, or a name on the hub.
+        subset: Configuration of a data set on the hub, such as ``"sst2"`` of ``"nyu-mll/glue"``.
+        tokenizer: A tokenizer's name on the hub, or its folder. Reviews bring their own.
+        text: Column of the texts.
+        label: Column of the labels: integers 0 to classes - 1, or strings.
+        test_split: Split to test on. A single file has none: rows are carved off, whichever
+            the seed.
+        max_length: Most tokens of a row, special ones included, 8 or more.
+        truncation: What a longer text keeps: ``"head"``, ``"tail"`` or ``"head_tail"``.
+        batch_size: Rows of a training batch, per device.
+        eval_batch_size: Rows of a batch in validation, test and prediction, per device.
+        val_fraction: Share of the training split to validate on, between 0 and 1.
+        limit_train: Most rows to train on, or None for all; the class balance is kept.
+        limit_val: Most rows to validate on, or None for all.
+        limit_test: Most rows to test on, or None for all.
+        num_workers: Processes that make batches; 0 is enough, they are made quickly.
+        seed: Decides the validation rows, the limits' choice and the order of batches.
+        cache_dir: Where tokenised texts are kept; None is ``lightning_adls`` in
+            ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
+
+    Raises:
+        ValueError: If an argument is out of range, or (in ``prepare_data``) does not fit the data.
+        FileNotFoundError: If the data set or the tokenizer is not there (in ``prepare_data``).
+    """
+
+    dataset: str = "reviews"
+    subset: str | None = None
+    tokenizer: str | None = None
+    text: str = "text"
+    label: str = "label"
+    test_split: str = "test"
+    max_length: int = 256
+    truncation: Truncation = "head"
+    batch_size: int = 32
+    eval_batch_size: int = 64
+    val_fraction: float = 0.1
+    limit_train: int | None = None
+    limit_val: int | None = None
+    limit_test: int | None = None
+    num_workers: int = 0
+    seed: int = 0
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._check()
+        self.save_hyperparameters()
+        self._parts: dict[str, Rows] = {}
+        self._class_names: list[str] = []
+        self._encoder: Encoder | None = None
+
+    def _check(self) -> None:
+        lowest = {"max_length": 8, "num_workers": 0, "seed": 0} | dict.fromkeys(
+            ["batch_size", "eval_batch_size", "limit_train", "limit_val", "limit_test"], 1
+        )
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(
+                    f"TextData: {name}={value} is too small; it must be {least} or more."
+                )
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(
+                f"TextData: val_fraction={self.val_fraction} is not between 0 and 1; 0.1 is usual."
+            )
+        if self.truncation not in get_args(Truncation):
+            raise ValueError(
+                f"TextData: truncation={self.truncation!r} is none of {get_args(Truncation)}."
+            )
+        if self.test_split == "train":
+            raise ValueError("TextData: test_split='train' is trained on; name another split.")
+        if (self.tokenizer is None) != (self.dataset == "reviews"):
+            raise ValueError(
+                f"TextData: tokenizer={self.tokenizer!r} does not go with "
+                f"dataset={self.dataset!r}; 'reviews' brings its own, so leave it out; other data "
+                "need the model's, such as 'bert-base-uncased' or a folder."
+            )
+
+    def prepare_data(self) -> None:
+        """Read, check and tokenise, in one process per machine, what the run needs."""
+        self._load(self.trainer.state.fn or "fit" if self.trainer else "fit")
+
+    def setup(self, stage: str = "fit") -> None:
+        """Load the rows to train and validate on, or for "test" and "predict" those to test on."""
+        self._parts |= self._load(stage)
+
+    def _load(self, stage: str) -> dict[str, Rows]:
+        source, encoder = open_source(self.dataset, self.subset), load_encoder(self.tokenizer)
+        if len(encoder.prefix) + len(encoder.suffix) >= self.max_length:
+            raise ValueError(f"TextData: max_length={self.max_length} leaves no room for the text.")
+        labels, self._class_names = self._labels(source, "train")
+        self._encoder = encoder
+        parts = self._divide(labels, source.divided)
+        split = "train"
+        if stage not in ("test", "predict"):
+            parts = {name: parts[name] for name in ("train", "val")}
+        elif not source.divided:
+            parts = {"test": parts["test"]}
+        else:
+            split = self.test_split
+            labels, _ = self._labels(source, split, self._class_names)
+            parts = {"test": balanced_order(labels, [self.seed])[: self.limit_test]}
+        # Only the rows that limits leave are tokenised; without limits that is all of them.
+        wanted = torch.cat(list(parts.values())).sort().values
+        tokens = self._tokens(source, split, wanted, encoder)
+        frame = Frame(encoder.prefix, encoder.suffix, encoder.pad, self.max_length, self.truncation)
+        return {
+            name: Rows(
+                **tokens,
+                texts=torch.searchsorted(wanted, rows),
+                labels=labels[rows],
+                index=rows,
+                frame=frame,
+            )
+            for name, rows in parts.items()
+        }
+
+    def _divide(self, labels: Tensor, has_test: bool) -> dict[str, Tensor]:
+        """Choose the rows of the training file to train, validate and (if need be) test on."""
+        rest, test = torch.arange(len(labels)), torch.arange(0)
+        if not has_test:
+            # Not by `seed`: runs that differ in their seed are tested on the same rows.
+            order = balanced_order(labels, [0])
+            count = max(1, round(len(order) * self.val_fraction))
+            test, rest = order[:count], order[count:]
+        rest = rest[balanced_order(labels[rest], [self.seed])]
+        count = max(1, round(len(rest) * self.val_fraction))
+        val, train = rest[:count], rest[count:]
+        if not len(train):
+            raise ValueError(
+                f"TextData: val_fraction={self.val_fraction} leaves none of the {len(labels)} rows "
+                "to train on; lower it."
+            )
+        return {
+            "train": train[: self.limit_train],
+            "val": val[: self.limit_val],
+            "test": test[: self.limit_test],
+        }
+
+    def _labels(
+        self, source: Source, split: str, trained: list[str] | None = None
+    ) -> tuple[Tensor, list[str]]:
+        """Check a split, its texts included, and get its labels and class names."""
+
+        def make() -> Cached:
+            source.check(self.test_split)
+            table = source.read(split)
+            text_column(table, self.text)
+            labels, names = label_column(table, self.label, trained)
+            return Cached({"labels": labels}, names)
+
+        key = {
+            "source": source.fingerprint(split),
+            "columns": [self.text, self.label],
+            "test_split": self.test_split,
+            "trained": trained,
+        }
+        made = cached(self._folder, key, make)
+        return made.tensors["labels"], made.words
+
+    def _tokens(
+        self, source: Source, split: str, rows: Tensor, encoder: Encoder
+    ) -> dict[str, Tensor]:
+        """Tokenise some rows of a split: ``ids`` and ``starts`` of ``Rows``."""
+
+        def make() -> Cached:
+            table = source.read(split)
+            texts = text_column(table, self.text).take(rows.numpy()).to_pylist()
+            texts = [_LINE_BREAK.sub(" ", text) for text in texts]
+            return Cached(encoder.encode(texts, table.where), [])
+
+        key = {
+            "source": source.fingerprint(split),
+            "text": self.text,
+            "rows": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
+            "tokenizer": encoder.digest,
+        }
+        return cached(self._folder, key, make).tensors
+
+    @property
+    def _folder(self) -> Path:
+        user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(self.cache_dir or Path(user, "lightning_adls")).expanduser()
+
+    @property
+    def _ready_encoder(self) -> Encoder:
+        if self._encoder is None:
+            raise RuntimeError("TextData: nothing is loaded yet; call prepare_data() and setup().")
+        return self._encoder
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of their numbers."""
+        return self._class_names if self._ready_encoder else []
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens of the tokenizer."""
+        return self._ready_encoder.vocab_size
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that batches are padded with."""
+        return self._ready_encoder.pad
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches by length within shuffled windows, in an order of ``seed`` and the epoch."""
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches by length, always in the same order."""
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches by length, always in the same order."""
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test rows, with ``index``."""
+        return self._loader("test", self.eval_batch_size, with_index=True)
+
+    def _loader(
+        self, part: str, batch_size: int, shuffle: bool = False, with_index: bool = False
+    ) -> DataLoader[Batch]:
+        if part not in self._parts:
+            raise RuntimeError(
+                f"TextData: the {part} rows are not loaded; call prepare_data() and "
+                f"setup({'test' if part == 'test' else 'fit'!r})."
+            )
+        rows = copy(self._parts[part])
+        rows.with_index = with_index
+        ranks = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
+        batches = LengthBatches(rows.lengths, batch_size, shuffle=shuffle, seed=self.seed, **ranks)
+        if self.trainer and self.trainer.overfit_batches:
+            # Lightning would put a sampler of single rows in place of ours.
+            return DataLoader([rows[batch] for batch in batches], batch_size=None)
+        if self.trainer and shuffle:
+            # In a resumed run, workers fetch batches before Lightning tells the epoch.
+            batches.set_epoch(self.trainer.current_epoch)
+        if self.num_workers:
+            # Else the tokenizers library warns in every worker that is forked after tokenising.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        return DataLoader(
+            rows,
+            batch_size=None,  # the sampler yields batches, and rows[batch] makes one
+            sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
+        )
+
+
+def load_encoder(tokenizer: str | None) -> Encoder:
+    """Load a tokenizer, or the one of the built-in reviews; the second time is free.
+
+    Args:
+        tokenizer: Name on the hub, or folder, or None for that of the reviews.
+
+    Raises:
+        FileNotFoundError: If it is neither here nor on the hub.
+        ValueError: If it has no padding token or no vocabulary.
+    """
+    folder = Path(tokenizer).expanduser() if tokenizer else None
+    if folder is None or not folder.is_dir():
+        return _load_encoder(tokenizer, ())
+    files = sorted((file.name, file.stat().st_mtime_ns) for file in folder.iterdir())
+    return _load_encoder(str(folder), tuple(files))
+
+
+@lru_cache(maxsize=4)
+def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> Encoder:
+    """Load a tokenizer; ``files`` is there to load it again once they have changed."""
+    # Only here: importing it takes over a second, and --help should not wait for that.
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if tokenizer is None:
+        special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+        loaded = PreTrainedTokenizerFast(tokenizer_object=reviews.tokenizer(), **special)
+    else:
+        try:
+            loaded = AutoTokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
+                f"not give it; check the spelling and the network. {error}"
+            ) from error
+    encoder = Encoder(loaded)
+    if encoder.pad is None:
+        ...
+    return encoder

@@ -1,0 +1,218 @@
+"""What all number formats share: registry, text form, dtypes, gradient and codes."""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_adls.formats.checks import check_choice
+from lightning_adls.formats.text import format_text, parse_text
+
+Bound = Tensor | float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tensor as a format would store it.
+
+    Args:
+        codes: int64, shape of the tensor; each code is the bit pattern of an element, unsigned.
+        shared: What elements share, or None: the int64 codes of shared exponents, one per block,
+            or scales, in floating point.
+        dtype: dtype of the tensor, which decoding returns to.
+    """
+
+    codes: Tensor
+    shared: Tensor | None
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class NumberFormat(ABC):
+    """A set of representable values and the rule that rounds a tensor onto it.
+
+    Defining a concrete subclass registers it in ``classes`` under its name. A subclass is a
+    frozen dataclass: its parameters are fields, its arithmetic the abstract methods; dtypes,
+    gradient and text form are done here.
+
+    A NaN stays NaN and an infinity saturates; neither changes any other element. The sign of a
+    zero carries no meaning.
+
+    Args:
+        ste: Gradient of rounding, "identity" (1 everywhere) or "clipped" (0 where the input lay
+            outside the representable range; exactly at its bound is inside).
+
+    Example:
+        >>> import torch
+        >>> fmt = NumberFormat.parse("Integer(width=4, frac_width=2)")
+        >>> fmt(torch.tensor([0.3, 9.0, -9.0]))
+        tensor([ 0.2500,  1.7500, -2.0000])
+    """
+
+    classes: ClassVar[dict[str, type["NumberFormat"]]] = {}
+    learns_scales: ClassVar[bool] = False
+
+    ste: str = field(default="identity", kw_only=True)
+
+    def __init_subclass__(cls) -> None:
+        if inspect.isabstract(cls):
+            return
+        if other := NumberFormat.classes.get(cls.__name__):
+            raise TypeError(f"{cls.__name__}: {other.__module__} already defines this name.")
+        NumberFormat.classes[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        check_choice(self, "ste", ("identity", "clipped"))
+
+    def __str__(self) -> str:
+        return format_text(self)
+
+    @classmethod
+    def parse(cls, text: str) -> "NumberFormat":
+        """Build a format from its text form, the inverse of ``str``.
+
+        Example:
+            >>> str(NumberFormat.parse("Integer(frac_width=6)"))
+            'Integer(width=8, frac_width=6)'
+        """
+        return parse_text(text, cls.classes)
+
+    def __call__(
+        self, x: Tensor, scales: Tensor | None = None, *, training: bool = False
+    ) -> Tensor:
+        """Round ``x`` to the nearest representable values.
+
+        Computed in float32, in float64 for a float64 input, and returned in the dtype of ``x``.
+
+        Args:
+            x: Floating point, any shape.
+            scales: Learned scales, shape ``(levels,)``, for the formats that have them; they get
+                their true gradient.
+            training: Whether a stochastic format rounds at random; others ignore it.
+        """
+        self._check(x, scales)
+        return _straight_through(x, scales, self, training)
+
+    def initial_scales(self) -> Tensor | None:
+        """Scales to start learning from, shape ``(levels,)``; None if the format learns none."""
+        return None
+
+    @property
+    @abstractmethod
+    def code_bits(self) -> int:
+        """Bits of one element's code."""
+
+    @property
+    def bits(self) -> float:
+        """Nominal bits per element; in a block format with the element's part of the exponent."""
+        return float(self.code_bits)
+
+    def storage_bits(self, shape: Sequence[int]) -> int:
+        """Bits to store a tensor of this shape, everything that its elements share included."""
+        return math.prod(shape) * self.code_bits
+
+    @abstractmethod
+    def round(self, x: Tensor) -> Tensor:
+        """Round float32 or float64 ``x``, out of place: the arithmetic and nothing else."""
+
+    @abstractmethod
+    def limits(self, x: Tensor) -> tuple[Bound, Bound]:
+        """Smallest and largest representable value for each element of ``x``."""
+
+    @abstractmethod
+    def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes and shared codes of float32 or float64 ``x``, which holds no NaN."""
+
+    @abstractmethod
+    def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
+        """The values that codes stand for, in float32 or float64."""
+
+    def encode(self, x: Tensor, scales: Tensor | None = None) -> Encoded:
+        """Round ``x`` and return it as codes.
+
+        Raises:
+            ValueError: If ``x`` holds a NaN, for which no format has a code.
+
+        Example:
+            >>> import torch
+            >>> NumberFormat.parse("Integer(width=4)").encode(torch.tensor([0.25, -0.5])).codes
+            tensor([4, 8])
+        """
+        self._check(x, scales)
+        if count := int(x.isnan().sum()):
+            raise ValueError(f"{type(self).__name__}: x holds {count} NaN, which have no code.")
+        with torch.no_grad():
+            codes, shared = self._encode(widen(x), scales)
+        return Encoded(codes, shared, x.dtype)
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        """The tensor that ``encode`` rounded to: ``decode(encode(x))`` equals ``self(x)``."""
+        return narrow(self.from_codes(encoded.codes, encoded.shared), encoded.dtype)
+
+    # Formats that learn scales or round at random override these; for the others x is all.
+
+    def _round(self, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
+        return self.round(x)
+
+    def _limits(self, x: Tensor, scales: Tensor | None) -> tuple[Bound, Bound]:
+        return self.limits(x)
+
+    def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.to_codes(x)
+
+    def _scales_gradient(self, x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _check(self, x: Tensor, scales: Tensor | None) -> None:
+        name = type(self).__name__
+        if not x.is_floating_point():
+            raise ValueError(f"{name}: x.dtype={x.dtype} is not floating point; convert it first.")
+        if scales is not None and not self.learns_scales:
+            raise ValueError(f"{name}: scales={scales} has no use here; this format learns none.")
+
+
+def widen(x: Tensor) -> Tensor:
+    """``x`` in the dtype that formats compute in: float64 stays, all others become float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in ``dtype``, saturating: a plain cast to float16 would overflow to infinity."""
+    if x.dtype == dtype:
+        return x
+    limit = torch.finfo(dtype).max
+    return x.clamp(-limit, limit).to(dtype)
+
+
+class _StraightThrough(torch.autograd.Function):
+    # Returns the rounded value itself. `x + (q - x).detach()` has the same gradient, but that sum
+    # can leave the grid in bfloat16.
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scales: Tensor | None, fmt: NumberFormat, training: bool
+    ) -> Tensor:
+        wide = widen(x)
+        ctx.fmt = fmt
+        inside = None
+        if fmt.ste == "clipped":
+            low, high = fmt._limits(wide, scales)
+            inside = ~((wide < low) | (wide > high))  # negated, so that NaN counts as inside
+        ctx.save_for_backward(inside, scales, None if scales is None else x)
+        return narrow(fmt._round(wide, scales, training), x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        inside, scales, x = ctx.saved_tensors
+        scales_grad = None
+        if ctx.needs_input_grad[1]:
+            scales_grad = ctx.fmt._scales_gradient(widen(x), scales, widen(grad)).to(scales.dtype)
+        return grad if inside is None else grad * inside, scales_grad, None, None
+
+
+# Under a name of its own because torch leaves `apply` untyped.
+_straight_through: Callable[..., Tensor] = _StraightThrough.apply

@@ -1,0 +1,109 @@
+"""What formats with a shared exponent have in common."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_adls.formats.base import NumberFormat
+from lightning_adls.formats.blocks import BlockSize, block_count, block_max, merge, split
+from lightning_adls.formats.checks import check_block_size
+from lightning_adls.formats.floats import floor_log2, power_of_two
+
+
+@dataclass(frozen=True)
+class BlockFormat(NumberFormat):
+    """Elements times ``2**s``, where a block of them shares ``s``.
+
+    A subclass says which ``s`` belongs to a block's largest magnitude, and how elements that were
+    divided by ``2**s`` are rounded and encoded. ``s`` is taken over finite elements.
+
+    Args:
+        block_size: Elements per block along the last dimension, or (rows, columns) of a tile over
+            the last two. The last blocks of a row are shorter where it does not divide evenly.
+    """
+
+    block_size: BlockSize = field(default=16, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_block_size(self, self.block_size)
+
+    @property
+    @abstractmethod
+    def shared_bits(self) -> int:
+        """Bits of one shared exponent."""
+
+    @property
+    @abstractmethod
+    def shared_range(self) -> tuple[int, int]:
+        """Smallest and largest ``s``; code 0 is the smallest."""
+
+    @abstractmethod
+    def round_element(self, x: Tensor) -> Tensor:
+        """Round elements that were divided by ``2**s``, to be multiplied by ``scale``.
+
+        May change ``x``, a temporary.
+        """
+
+    @abstractmethod
+    def largest_element(self, dtype: torch.dtype) -> float:
+        """Largest value that ``round_element`` returns."""
+
+    @abstractmethod
+    def encode_element(self, x: Tensor) -> Tensor:
+        """Codes of float64 elements that were rounded and divided by ``2**s``."""
+
+    @abstractmethod
+    def decode_element(self, codes: Tensor) -> Tensor:
+        """The float64 elements that codes stand for."""
+
+    def exponent(self, largest: Tensor) -> Tensor:
+        """``s`` before it is limited to its range, int64, for the largest magnitude of a block."""
+        return floor_log2(largest)
+
+    def scale(self, s: Tensor, dtype: torch.dtype) -> Tensor:
+        """What rounded elements are multiplied by."""
+        return power_of_two(s, dtype)
+
+    @property
+    def bits(self) -> float:
+        size = self.block_size
+        elements = math.prod(size) if isinstance(size, tuple) else size
+        return self.code_bits + self.shared_bits / elements
+
+    def storage_bits(self, shape: Sequence[int]) -> int:
+        shared = block_count(torch.Size(shape), self.block_size) * self.shared_bits
+        return super().storage_bits(shape) + shared
+
+    def _exponent(self, blocks: Tensor) -> Tensor:
+        return self.exponent(block_max(blocks)).clamp(*self.shared_range)
+
+    def round(self, x: Tensor) -> Tensor:
+        blocks = split(x, self.block_size)
+        s = self._exponent(blocks)
+        elements = self.round_element(blocks * power_of_two(-s, x.dtype))
+        return merge(elements.mul_(self.scale(s, x.dtype)), x.shape)
+
+    def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = split(x, self.block_size)
+        scale = self.scale(self._exponent(blocks), x.dtype)
+        largest = merge((scale * self.largest_element(x.dtype)).expand(blocks.shape), x.shape)
+        return -largest, largest
+
+    def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        s = self._exponent(split(x, self.block_size))
+        rounded = split(self.round(x).double(), self.block_size)
+        codes = self.encode_element(rounded * power_of_two(-s, torch.float64))
+        shared = (s - self.shared_range[0]).squeeze(-1).squeeze(-2)
+        return merge(codes, x.shape), shared.squeeze(0) if x.ndim < 2 else shared
+
+    def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
+        assert shared is not None
+        blocks = split(codes, self.block_size)
+        s = shared.reshape(*blocks.shape[:-3], 1, blocks.shape[-2], 1) + self.shared_range[0]
+        values = self.decode_element(blocks) * power_of_two(s, torch.float64)
+        return merge(values, codes.shape)

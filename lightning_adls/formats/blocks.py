@@ -1,0 +1,50 @@
+"""Tensors as blocks of elements that share something."""
+
+import torch
+from torch import Tensor
+
+from lightning_adls.formats.floats import finite_magnitude, layout
+
+BlockSize = int | tuple[int, int]
+
+
+def split(x: Tensor, block_size: BlockSize) -> Tensor:
+    """View ``x`` as blocks, with zeros where the last blocks are shorter.
+
+    Args:
+        x: Shape ``(..., rows, columns)``; fewer than two dimensions count as one row.
+        block_size: Elements per block along the last dimension, or (rows, columns) of a tile.
+
+    Returns:
+        Shape ``(..., tiles down, rows of a tile, tiles across, columns of a tile)``.
+    """
+    rows, columns = block_size if isinstance(block_size, tuple) else (1, block_size)
+    x = x.reshape((1,) * (2 - x.ndim) + x.shape)
+    down, across = -x.shape[-2] % rows, -x.shape[-1] % columns
+    if down or across:
+        x = torch.nn.functional.pad(x, (0, across, 0, down))
+    shape = (x.shape[-2] // rows, rows, x.shape[-1] // columns, columns)
+    return x.reshape(*x.shape[:-2], *shape)
+
+
+def merge(blocks: Tensor, shape: torch.Size) -> Tensor:
+    """Undo ``split`` for a tensor of this shape."""
+    rows, columns = (1, 1, *shape)[-2:]
+    flat = blocks.flatten(-2).flatten(-3, -2)
+    return flat[..., :rows, :columns].reshape(shape)
+
+
+def block_count(shape: torch.Size, block_size: BlockSize) -> int:
+    """Number of blocks that a tensor of this shape is split into, rounded up per row."""
+    return split(torch.empty(shape, device="meta"), block_size)[..., 0, :, 0].numel()
+
+
+def block_max(blocks: Tensor) -> Tensor:
+    """Largest finite magnitude of each block, its dimensions kept with size 1."""
+    magnitude, _ = finite_magnitude(blocks)
+    if not torch.compiler.is_compiling():
+        # In the order of their values, and faster: eager torch is slow at few floats.
+        magnitude = magnitude.view(layout(blocks.dtype).integer)
+    if blocks.shape[-3] > 1:
+        magnitude = magnitude.amax(-3, keepdim=True)
+    return magnitude.amax(-1, keepdim=True).view(blocks.dtype)

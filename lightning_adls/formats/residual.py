@@ -1,0 +1,143 @@
+"""Sums of a few signs, each with a scale of its own that can be learned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_adls.formats.base import Bound, NumberFormat
+from lightning_adls.formats.binary import SCALES, mean_magnitude, scale_count
+from lightning_adls.formats.checks import check_choice, check_integer
+from lightning_adls.formats.floats import keep_nan
+
+
+@dataclass(frozen=True)
+class ResidualSign(NumberFormat):
+    """A sum of signs: each level binarises what the levels before it left over.
+
+    ReBNet (Ghasemzadeh, Samragh, Koushanfar 2018, arXiv:1711.01243, section 3): the value is the
+    sum over levels of ``sign(residual) * scale``, where 0 counts as positive. Levels have learned
+    scales, of which the magnitude is used. They start at
+
+    - ``2 * (L - l + 1) / (L * (L + 1))`` for ``l = 1..L`` if ``scale`` is "none". The values are
+      then equally spaced from -1 to 1, and greedy rounding finds the nearest of them.
+    - what suits a normal distribution otherwise: with ``r_1 = abs(x)`` and
+      ``r_(l+1) = abs(r_l - mean(r_l))``, level ``l`` starts at ``mean(r_l) / mean(r_1)``, the
+      scale of least squared error for a sign. The level scales are multiplied by the mean
+      magnitude of the tensor; rounding twice then differs from rounding once.
+
+    Args:
+        levels: Number of levels, 1 to 16, which is also the bits per element.
+        scale: "none", "per_tensor" or "per_channel": what level scales are multiplied by.
+
+    Example:
+        >>> import torch
+        >>> ResidualSign(levels=2)(torch.tensor([-5.0, -0.2, 0.0, 0.6, 0.7]))
+        tensor([-1.0000, -0.3333,  0.3333,  0.3333,  1.0000])
+    """
+
+    learns_scales: ClassVar[bool] = True
+
+    levels: int = 2
+    scale: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer(self, "levels", 1, 16, "for more bits use Integer")
+        check_choice(self, "scale", SCALES)
+
+    @property
+    def code_bits(self) -> int:
+        return self.levels
+
+    def storage_bits(self, shape: Sequence[int]) -> int:
+        shared = max(1, scale_count(shape, self.scale)) * self.levels
+        return super().storage_bits(shape) + 32 * shared
+
+    def initial_scales(self) -> Tensor:
+        if self.scale != "none":
+            return _normal_scales(self.levels)
+        # Multiples of one number that is short enough for sums of levels to be exact.
+        unit = 2**24 // (self.levels * (self.levels + 1) // 2) / 2**24
+        return torch.arange(self.levels, 0, -1) * unit
+
+    def _level_scales(self, x: Tensor, scales: Tensor | None) -> Tensor:
+        """Magnitudes of every level's scale: ``(levels,)`` before dimensions that fit ``x``."""
+        levels = self.initial_scales() if scales is None else scales
+        levels = levels.to(x).abs().reshape(-1, *(1,) * x.ndim)
+        return levels if self.scale == "none" else levels * mean_magnitude(x, self.scale)
+
+    def round(self, x: Tensor) -> Tensor:
+        return self._round(x, None, False)
+
+    def _round(self, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
+        return keep_nan(_total(_parts(x, self._level_scales(x, scales))), x)
+
+    def limits(self, x: Tensor) -> tuple[Bound, Bound]:
+        return self._limits(x, None)
+
+    def _limits(self, x: Tensor, scales: Tensor | None) -> tuple[Bound, Bound]:
+        largest = self._level_scales(x, scales).sum(0)
+        return -largest, largest
+
+    def _scales_gradient(self, x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
+        parts = _parts(x, self._level_scales(x, scales))
+        # A level scale is abs(scale) times the mean magnitude, which a scale of one gives.
+        factors = self._level_scales(x, torch.ones_like(scales))
+        pairs = zip(parts, factors, strict=True)
+        sums = [torch.copysign(factor, part).mul_(grad).sum() for part, factor in pairs]
+        return torch.stack(sums) * torch.where(scales < 0, -1.0, 1.0)
+
+    def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._encode(x, None)
+
+    def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+        level_scales = self._level_scales(x, scales)
+        codes = torch.zeros_like(x, dtype=torch.int64)
+        for part in _parts(x, level_scales):
+            codes = 2 * codes + ~part.signbit()
+        return codes, level_scales
+
+    def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
+        assert shared is not None
+        bits = [codes >> place & 1 for place in reversed(range(self.levels))]
+        pairs = zip(bits, shared, strict=True)
+        return _total([torch.where(bit > 0, scale, -scale) for bit, scale in pairs])
+
+    def _check(self, x: Tensor, scales: Tensor | None) -> None:
+        super()._check(x, scales)
+        if scales is not None and scales.shape != (self.levels,):
+            raise ValueError(
+                f"ResidualSign: scales.shape={tuple(scales.shape)} does not fit "
+                f"levels={self.levels}; its shape is ({self.levels},)."
+            )
+
+
+def _parts(x: Tensor, level_scales: Tensor) -> list[Tensor]:
+    """What every level contributes: its scale with the sign of the residual."""
+    parts, residual = [], x + 0.0  # which makes -0.0 positive
+    for scale in level_scales:
+        parts.append(torch.copysign(scale, residual))
+        residual = residual - parts[-1]
+    return parts
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """The sum, in an order that encoding and rounding agree on."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _normal_scales(levels: int) -> Tensor:
+    """Level scales for a normal distribution, relative to its mean magnitude."""
+    quantiles = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    residual = torch.special.ndtri((1 + quantiles) / 2)
+    means = []
+    for _ in range(levels):
+        means.append(residual.mean())
+        residual = (residual - means[-1]).abs()
+    return torch.stack(means).div(means[0]).float()

@@ -1,0 +1,77 @@
+"""Minus one, zero and one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_adls.formats.base import Bound, NumberFormat
+from lightning_adls.formats.binary import SCALES, scale_count, weighted_mean
+from lightning_adls.formats.checks import check_choice, check_fraction
+from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
+from lightning_adls.formats.floats import finite_magnitude, keep_nan
+
+
+@dataclass(frozen=True)
+class Ternary(NumberFormat):
+    """Minus the scale, zero or the scale (Li & Liu 2016, arXiv:1605.04711, section 2).
+
+    An element is zero unless its magnitude is above ``threshold`` times the mean magnitude. The
+    scale is the mean magnitude of the elements that are not zero. So an element does not go to
+    the nearest of the three values, but the boundary is chosen for all of them together.
+
+    Args:
+        scale: "none" (values are -1, 0 and 1), "per_tensor" or "per_channel" (a threshold and a
+            scale for each index of the first dimension).
+        threshold: Share of the mean magnitude, 0 <= threshold < 1.
+
+    Example:
+        >>> import torch
+        >>> Ternary(scale="per_tensor")(torch.tensor([0.1, -1.0, 3.0, -0.3]))
+        tensor([ 0., -2.,  2., -0.])
+    """
+
+    scale: str = "none"
+    threshold: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "scale", SCALES)
+        check_fraction(self, "threshold")
+
+    @property
+    def code_bits(self) -> int:
+        return 2
+
+    def storage_bits(self, shape: Sequence[int]) -> int:
+        return super().storage_bits(shape) + 32 * scale_count(shape, self.scale)
+
+    def _boundary_and_factor(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        magnitude, infinite = finite_magnitude(x)
+        boundary = weighted_mean(magnitude, 1 + infinite, self.scale).mul_(self.threshold)
+        if self.scale == "none":
+            return boundary, x.new_ones(())
+        kept = _above(magnitude, boundary)
+        return boundary, weighted_mean(magnitude.mul_(kept), kept, self.scale)
+
+    def round(self, x: Tensor) -> Tensor:
+        boundary, factor = self._boundary_and_factor(x)
+        return keep_nan(_above(x.abs(), boundary).mul_(factor).copysign_(x), x)
+
+    def limits(self, x: Tensor) -> tuple[Bound, Bound]:
+        _, factor = self._boundary_and_factor(x)
+        return -factor, factor
+
+    def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        boundary, factor = self._boundary_and_factor(x)
+        digit = _above(x.abs(), boundary).copysign_(x).long()
+        return to_twos_complement(digit, 2), None if self.scale == "none" else factor
+
+    def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
+        digits = from_twos_complement(codes, 2).double()
+        return digits if shared is None else digits * shared
+
+
+def _above(magnitude: Tensor, boundary: Tensor) -> Tensor:
+    """1 where the magnitude is above the boundary, else 0: faster than a comparison."""
+    return (magnitude - boundary).sign_().relu_()

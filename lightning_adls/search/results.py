@@ -1,0 +1,67 @@
+"""What a search found, as rows and as a summary."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from lightning_adls.report import running_best
+from lightning_adls.search.study import best_trial, counted_trials
+
+
+def trial_rows(studies: Mapping[str, optuna.Study]) -> list[dict[str, Any]]:
+    """One row per trial, study by study; trials count from 1.
+
+    The value of a pruned trial is the last that it reported; it does not enter the running best.
+    """
+    rows = []
+    for name, study in studies.items():
+        trials = counted_trials(study)
+        for trial, best in zip(trials, best_so_far(study), strict=True):
+            rows.append(
+                {
+                    "study": name,
+                    "trial": trial.user_attrs["index"] + 1,
+                    "state": trial.state.name.lower(),
+                    "value": _rounded(trial.value),
+                    "running_best": _rounded(best),
+                    "bits_per_weight": trial.user_attrs.get("bits_per_weight"),
+                    "seconds": trial.user_attrs.get("seconds"),
+                    "recipe": trial.user_attrs.get("recipe"),
+                }
+            )
+    return rows
+
+
+def best_so_far(study: optuna.Study) -> list[float | None]:
+    """The best value after each trial."""
+    return running_best(
+        [t.value if t.state == TrialState.COMPLETE else None for t in counted_trials(study)]
+    )
+
+
+def best_curve(study: optuna.Study) -> list[tuple[float, float]]:
+    """The running best as points: number of trials, best value so far."""
+    return [(n, best) for n, best in enumerate(best_so_far(study), 1) if best is not None]
+
+
+def summary(study: optuna.Study) -> dict[str, Any]:
+    """Counts, seconds and the best trial of a study."""
+    trials = counted_trials(study)
+    states = [trial.state for trial in trials]
+    best = best_trial(study)
+    return {
+        "best_value": None if best is None else _rounded(best.value),
+        "best_trial": None if best is None else best.user_attrs["index"] + 1,
+        "bits_per_weight": None if best is None else best.user_attrs["bits_per_weight"],
+        "trials": len(trials),
+        "pruned": states.count(TrialState.PRUNED),
+        "failed": states.count(TrialState.FAIL),
+        "seconds": round(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials), 1),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    # Metrics are float32: digits beyond its seven say nothing.
+    return None if value is None else round(value, 6)

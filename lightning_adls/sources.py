@@ -1,0 +1,308 @@
+"""Where labelled texts come from: files, a folder, the hub, or the built-in reviews.
+
+A source names its splits, tells cheaply whether one has changed, and reads it as an Arrow table;
+``text_column`` and ``label_column`` check what was read.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+import torch
+from torch import Tensor
+
+from lightning_adls import reviews
+
+_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+_SHARD = re.compile(r"-\d+-of-\d+$")  # "train-00000-of-00002.parquet" is a part of "train"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split as it was read.
+
+    Args:
+        rows: A ``pyarrow.Table``.
+        where: Its name in messages.
+        class_names: Names of the classes of integer columns, where the source knows them.
+    """
+
+    rows: Any
+    where: str
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """Splits of labelled texts; ``name`` is what the user called it."""
+
+    name: str
+    divided = True  # False where all rows lie in "train" and a test split must be carved off
+
+    @abstractmethod
+    def splits(self) -> list[str]:
+        """Name the splits there are."""
+
+    @abstractmethod
+    def fingerprint(self, split: str) -> str:
+        """Describe a split without reading it: where its texts change, the string changes."""
+
+    @abstractmethod
+    def read(self, split: str) -> Table:
+        """Read a split that is there."""
+
+    def check(self, test_split: str) -> None:
+        """Refuse a source that lacks the training or the test split.
+
+        Raises:
+            ValueError: Naming the splits there are.
+        """
+        splits = self.splits()
+        if "train" not in splits:
+            raise ValueError(
+                f"TextData: dataset={self.name!r} has no split 'train'; it has {splits}. In a "
+                f"folder it is train{' or train'.join(_SUFFIXES)} or train/<class>/*.txt."
+            )
+        if self.divided and test_split not in splits:
+            raise ValueError(
+                f"TextData: test_split={test_split!r} is no split of {self.name!r}; "
+                f"it has {splits}."
+            )
+
+
+class Reviews(Source):
+    """The built-in data set."""
+
+    name = "reviews"
+
+    def splits(self) -> list[str]:
+        return ["train", "test"]
+
+    def fingerprint(self, split: str) -> str:
+        return f"reviews {reviews.VERSION} {split}"
+
+    def read(self, split: str) -> Table:
+        texts, labels = zip(*reviews.split(split), strict=True)
+        rows = pa.table({"text": texts, "label": labels})
+        return Table(rows, f"reviews ({split})", {"label": reviews.CLASS_NAMES})
+
+
+@dataclass
+class Hub(Source):
+    """A data set of the Hugging Face hub, or of its cache on this machine."""
+
+    name: str
+    subset: str | None
+
+    @cached_property
+    def _loaded(self) -> Any:
+        import datasets
+
+        try:
+            return datasets.load_dataset(self.name, self.subset)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"TextData: dataset={self.name!r} subset={self.subset!r} is no file or folder "
+                f"here, and the hub did not give it; check the spelling and the network. {error}"
+            ) from error
+
+    def splits(self) -> list[str]:
+        return list(self._loaded)
+
+    def fingerprint(self, split: str) -> str:
+        # What the hub keeps under a name hardly ever changes, and asking it takes seconds.
+        return f"hub {self.name} {self.subset} {split}"
+
+    def read(self, split: str) -> Table:
+        rows = self._loaded[split]
+        names = {key: getattr(value, "names", None) for key, value in rows.features.items()}
+        known = {key: value for key, value in names.items() if value}
+        return Table(rows.with_format("arrow")[:], f"{self.name!r} ({split})", known)
+
+
+@dataclass
+class Files(Source):
+    """A file, a folder of files named after their splits, or a tree ``split/class/*.txt``."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.name = str(self.path)
+        self.divided = self.path.is_dir()
+
+    def splits(self) -> list[str]:
+        if not self.divided:
+            return ["train"]
+        files = [_SHARD.sub("", p.stem) for p in self.path.iterdir() if p.suffix in _SUFFIXES]
+        trees = [p.name for p in self.path.iterdir() if any(p.glob("*/*.txt"))]
+        return sorted({*files, *trees})
+
+    def _paths(self, split: str) -> list[Path]:
+        if not self.divided:
+            return [self.path]
+        files = [p for p in self.path.iterdir() if p.suffix in _SUFFIXES]
+        shards = [p for p in files if _SHARD.sub("", p.stem) == split]
+        # The reviews without a label in the tree of the Large Movie Review Dataset.
+        classes = [p for p in (self.path / split).glob("*/") if p.name != "unsup"]
+        return sorted(shards or [text for folder in classes for text in folder.glob("*.txt")])
+
+    def fingerprint(self, split: str) -> str:
+        stats = [(str(path), path.stat()) for path in self._paths(split)]
+        return repr([self.path.resolve(), *((p, s.st_size, s.st_mtime_ns) for p, s in stats)])
+
+    def read(self, split: str) -> Table:
+        paths = self._paths(split)
+        try:
+            if paths[0].suffix == ".txt":
+                texts = [path.read_text(encoding="utf-8") for path in paths]
+                rows = pa.table({"text": texts, "label": [path.parent.name for path in paths]})
+            else:
+                rows = pa.concat_tables([_read_file(path) for path in paths])
+        except (pa.ArrowException, UnicodeError) as error:
+            raise ValueError(
+                f"TextData: dataset={self.name!r} ({split}) cannot be read; {error}"
+            ) from error
+        return Table(rows, f"{self.name!r} ({split})")
+
+
+def _read_file(path: Path) -> Any:
+    # One block: types are inferred from all rows, and no row is longer than a block.
+    block_size = min(path.stat().st_size + 1, 2**31 - 1)
+    match path.suffix:
+        case ".parquet":
+            return pa.parquet.read_table(path)
+        case ".jsonl":
+            return pa.json.read_json(path, pa.json.ReadOptions(block_size=block_size))
+        case suffix:
+            return pa.csv.read_csv(
+                path,
+                pa.csv.ReadOptions(block_size=block_size),
+                pa.csv.ParseOptions("\t" if suffix == ".tsv" else ",", newlines_in_values=True),
+            )
+
+
+def open_source(dataset: str, subset: str | None) -> Source:
+    """Find what ``TextData`` means by its ``dataset`` and ``subset``.
+
+    Raises:
+        FileNotFoundError: If ``dataset`` is written like a path and is not there.
+        ValueError: If it is a file of a kind that is not read.
+    """
+    if dataset == "reviews":
+        return Reviews()
+    path = Path(dataset).expanduser()
+    if path.is_file() and path.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"TextData: dataset={dataset!r} is not of a kind that is read: {', '.join(_SUFFIXES)}."
+        )
+    if path.exists():
+        return Files(path)
+    like_a_path = path.is_absolute() or path.suffix in _SUFFIXES or dataset.startswith((".", "~"))
+    if like_a_path or dataset.count("/") > 1:  # the hub's names are "name" and "owner/name"
+        raise FileNotFoundError(
+            f"TextData: dataset={dataset!r} is no file or folder (looked in {Path.cwd()})."
+        )
+    return Hub(dataset, subset)
+
+
+def _column(table: Table, argument: str, column: str) -> Any:
+    if column not in table.rows.column_names:
+        raise ValueError(
+            f"TextData: {argument}={column!r} is no column of {table.where}; "
+            f"its columns are {table.rows.column_names}."
+        )
+    if not table.rows.num_rows:
+        raise ValueError(f"TextData: dataset={table.where} has no rows.")
+    values = table.rows[column].combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    missing = pc.is_null(values, nan_is_null=True)
+    if _is_text(values) and argument == "label":  # a csv file has no other way to leave it out
+        missing = pc.or_(missing, pc.equal(values, ""))
+    if pc.any(missing).as_py():
+        raise ValueError(
+            f"TextData: {argument}={column!r} is missing in row {missing.index(True).as_py()} of "
+            f"{table.where}, counted from 0; fill it in or leave the row out."
+        )
+    return values
+
+
+def _is_text(values: Any) -> bool:
+    return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
+
+
+def text_column(table: Table, column: str) -> Any:
+    """Get the texts of a split as an Arrow array, or say what is wrong with them.
+
+    Raises:
+        ValueError: If the column or a text is missing, or the column does not hold strings.
+    """
+    values = _column(table, "text", column)
+    if not _is_text(values):
+        raise ValueError(
+            f"TextData: text={column!r} of {table.where} holds {values.type}, not strings; "
+            f"the columns are {table.rows.column_names}."
+        )
+    return values
+
+
+def label_column(
+    table: Table, column: str, trained: list[str] | None = None
+) -> tuple[Tensor, list[str]]:
+    """Get the classes of a split, numbered from 0, and their names.
+
+    Args:
+        table: The split.
+        column: Integers 0 to classes - 1, or strings, which are numbered in sorted order.
+        trained: Names of the classes in the training split, if this is another one.
+
+    Returns:
+        Labels, int64, shape ``(rows,)``, and the class names.
+
+    Raises:
+        ValueError: If the column or a label is missing, or a label is none of the classes.
+    """
+    values = _column(table, "label", column)
+    where = f"TextData: label={column!r} of {table.where}"
+    if _is_text(values):
+        names = trained or sorted(set(values.to_pylist()))
+        if unseen := sorted(set(values.to_pylist()) - set(names)):
+            raise ValueError(f"{where} has {unseen[:5]}, which train lacks; it has {names}.")
+        labels = pc.index_in(values, pa.array(names)).to_numpy()
+    else:
+        labels = values.to_numpy(zero_copy_only=False)
+        names = _integer_classes(labels, table.class_names.get(column), trained, where)
+    if len(names) < 2:
+        raise ValueError(f"{where} is {names[0]!r} in every row; a classifier needs two classes.")
+    return torch.from_numpy(labels.astype(np.int64)), names
+
+
+def _integer_classes(
+    labels: Any, declared: list[str] | None, trained: list[str] | None, where: str
+) -> list[str]:
+    """Check labels that are numbers, and name their classes."""
+    if labels.dtype.kind not in "iubf" or (labels != labels.astype(np.int64)).any():
+        raise ValueError(f"{where} holds {labels.dtype} values; use whole numbers or strings.")
+    found = np.unique(labels.astype(np.int64)).tolist()
+    if found == [-1]:
+        raise ValueError(
+            f"{where} is -1 in every row: the split seems to be unlabelled. Name another one, "
+            "such as test_split='validation'."
+        )
+    names = declared or trained or [str(value) for value in range(len(found))]
+    if trained and not declared and trained != [str(value) for value in range(len(trained))]:
+        raise ValueError(f"{where} holds numbers, but train holds the strings {trained}.")
+    if outside := [value for value in found if not 0 <= value < len(names)]:
+        raise ValueError(
+            f"{where} has {outside[:5]}, outside 0..{len(names) - 1}; number the "
+            f"{len(names)} classes from 0 without gaps, or use strings."
+        )
+    return names

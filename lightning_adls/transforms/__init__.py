@@ -1,0 +1,16 @@
+"""Changes made to a model before or while it trains: each is called with the model.
+
+To add one: a frozen dataclass in a file of its own with ``__call__(model)``; find and replace
+layers with :mod:`lightning_adls.transforms.walk`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from lightning_adls.transforms.quantize import Quantize, bits_per_weight, summarize
+
+Transform = Callable[[nn.Module], Any]
+
+__all__ = ["Quantize", "Transform", "bits_per_weight", "summarize"]

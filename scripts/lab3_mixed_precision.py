@@ -1,0 +1,358 @@
+"""Lab 3: search a number format for every tensor of every linear layer of a BERT.
+
+Each study searches one family of formats: every layer chooses its own formats and parameters, the
+model is quantised, trained within a budget and validated. Run:
+
+    python scripts/lab3_mixed_precision.py
+    python scripts/lab3_mixed_precision.py --config configs/lab3_low_bit.yaml --run low_bit
+    python scripts/lab3_mixed_precision.py --data configs/data/imdb.yaml \
+        --model.checkpoint prajjwal1/bert-tiny --run imdb
+
+The same command continues an interrupted run and repeats nothing that is done.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import optuna
+import torch
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import nn
+
+from lightning_adls import cli, report, search
+from lightning_adls.classifier import TextClassifier
+from lightning_adls.data import TextData
+from lightning_adls.models import bert, check_length
+from lightning_adls.search import Budget, Objective, Space
+from lightning_adls.transforms import Quantize, Transform
+from lightning_adls.transforms.walk import linear_layers, match
+
+HERE = Path(__file__).resolve()
+LOGS = Path("lightning_logs", "lab3")
+
+# Two calls that differ in these alone continue the same search. (Each study remembers its own
+# space, and the content of the weights, not their path.)
+PASSING = {"run", "storage", "trials", "only", "figures", "weights"}
+SPACE = {"studies", "precisions", "ranges"}
+
+Template = str | dict[str, str | None] | None
+Studies = Mapping[str, optuna.Study]
+console = Console()
+
+
+def main(
+    config_yaml: str,
+    data: Callable[..., TextData],
+    model: Callable[..., nn.Module],
+    classifier: Callable[..., TextClassifier],
+    precisions: dict[str, Template],
+    ranges: dict[str, list[int | str]],
+    studies: dict[str, list[str]],
+    figures: dict[str, list[str]],
+    layers: list[str],
+    budget: Budget,
+    finetune: Budget | None = None,
+    weights: str | None = None,
+    train: bool = True,
+    share: bool = False,
+    trials: int = 24,
+    only: list[str] | None = None,
+    sampler: Literal["tpe", "random", "grid"] = "tpe",
+    prune_after: int = 25,
+    seed: int = 0,
+    run: str = "default",
+    storage: str | None = None,
+) -> None:
+    """Search a number format for every tensor of every linear layer of a BERT.
+
+    Args:
+        config_yaml: All arguments, as the run's ``config.yaml`` keeps them.
+        data: The data set.
+        model: The BERT: a checkpoint or dimensions.
+        classifier: How it is trained.
+        precisions: By name, the formats of a layer's input, weight and bias. Parameters that are
+            not fixed are searched over their ranges. One format stands for all three tensors,
+            null for full precision.
+        ranges: Values of the formats' parameters; ``MXFP.width`` is the width of MXFP alone.
+        studies: By name, the precisions that each layer chooses among.
+        figures: By file name, the studies whose running best is drawn together.
+        layers: Shell patterns of the layers that are searched; the others stay as they are.
+        budget: What each trial may spend.
+        finetune: Budget of a fine-tune in full precision from which all trials start.
+        weights: A checkpoint to start from instead, written by scripts/train.py.
+        train: Train after quantising; if false, trials only evaluate.
+        share: Make one choice for all layers instead of one for each.
+        trials: Trials of each study.
+        only: The studies to run now; by default all.
+        sampler: What proposes the trials.
+        prune_after: Percent of its budget that a trial spends before it can be pruned; at 100 none
+            is.
+        seed: Of everything.
+        run: Name of the folder in lightning_logs/lab3.
+        storage: URL of an Optuna storage; by default a journal file in the run's folder.
+    """
+    folder = LOGS / run
+    with ExitStack() as stack:
+        with cli.refusing(MisconfigurationException):
+            only = list(studies) if only is None else only
+            check_arguments(trials, prune_after, precisions, studies, {"only": only, **figures})
+            L.seed_everything(seed, verbose=False)
+            texts = data()
+            texts.prepare_data()
+            texts.setup("fit")
+            network = model(num_classes=texts.num_classes, vocab_size=texts.vocab_size)
+            check_length(network, texts.max_length)
+            build = partial(build_classifier, classifier, network, texts.num_classes)
+            start = build([])
+            budget.trainer(1)
+            if weights is not None:
+                start.load_weights(weights)
+            names = list(match(linear_layers(network), dict.fromkeys(layers), "layers"))
+            spaces = {
+                name: Space.from_templates(
+                    layers if share else names, {p: precisions[p] for p in members}, ranges
+                )
+                for name, members in studies.items()
+            }
+            for space in spaces.values():
+                search.make_sampler(sampler, space, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            store = stack.enter_context(search.open_storage(storage or folder / "search.journal"))
+            prefix = f"lab3/{run}/" if storage else ""
+            opened = open_studies(
+                store, prefix, spaces, settings(config_yaml, weights), prune_after
+            )
+        (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        console.print(f"{len(names)} linear layers; {len(only)} studies of up to {trials} trials")
+        if weights is None and finetune is not None:
+            fine_tune(start, texts, finetune, folder)
+        network.load_state_dict(start.model.state_dict())
+        objectives = {
+            name: Objective(space, build, texts, budget, folder / name, seed, train)
+            for name, space in spaces.items()
+            if name in only
+        }
+        run_studies(opened, objectives, trials, sampler, seed, figures, folder)
+        test_best(opened, objectives, texts)
+        results = write_summary(opened, folder)
+    show(results, folder)
+
+
+def check_arguments(
+    trials: int,
+    prune_after: int,
+    precisions: Mapping[str, Template],
+    studies: Mapping[str, list[str]],
+    figures: Mapping[str, list[str]],
+) -> None:
+    """Refuse numbers out of range, and studies and figures of what is not there."""
+    if trials < 1:
+        raise ValueError(f"lab3: trials={trials} is below 1.")
+    if not 0 <= prune_after <= 100:
+        raise ValueError(f"lab3: prune_after={prune_after} is not in 0..100.")
+    for groups, what, known in (
+        (studies, "precision", precisions),
+        (figures, "study", studies),
+    ):
+        for name, members in groups.items():
+            for member in members:
+                if member not in known:
+                    raise ValueError(
+                        f"lab3: {name!r} names {member!r}, which is no {what}; "
+                        f"there are {', '.join(known)}."
+                    )
+            if not members:
+                raise ValueError(f"lab3: {name!r} names no {what}; there are {', '.join(known)}.")
+
+
+def build_classifier(
+    classifier: Callable[..., TextClassifier],
+    network: nn.Module,
+    num_classes: int,
+    transforms: list[Transform],
+) -> TextClassifier:
+    """A fresh copy of the network, transformed, in its LightningModule."""
+    return classifier(copy.deepcopy(network), transforms=transforms, num_classes=num_classes)
+
+
+def fine_tune(module: TextClassifier, texts: TextData, budget: Budget, folder: Path) -> None:
+    """Train in full precision, once per run."""
+    path = folder / "start.ckpt"
+    if not path.exists():
+        console.print(f"Fine-tuning in full precision, {budget.epochs:g} epochs ...")
+        logger = TensorBoardLogger(folder, name="", version="start")
+        trainer = budget.trainer(len(texts.train_dataloader()), logger, progress_bar=True)
+        trainer.fit(module, datamodule=texts)
+        torch.save({"state_dict": module.state_dict()}, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+    module.load_weights(path)
+
+
+def settings(config_yaml: str, weights: str | None) -> dict[str, Any]:
+    """What decides the value of a trial besides its space: the fingerprint of a study."""
+    kept = {
+        key: value
+        for key, value in yaml.safe_load(config_yaml).items()
+        if key not in PASSING | SPACE
+    }
+    for key in ("cache_dir", "num_workers"):
+        kept["data"].pop(key, None)
+    if weights is not None:
+        kept.pop("finetune", None)
+        kept["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    return kept
+
+
+def open_studies(
+    store: optuna.storages.BaseStorage,
+    prefix: str,
+    spaces: Mapping[str, Space],
+    fingerprint: dict[str, Any],
+    prune_after: int,
+) -> Studies:
+    """Create or continue one study per space."""
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=prune_after)
+    return {
+        name: search.open_study(
+            store, prefix + name, {"space": space.to_dict(), **fingerprint}, pruner
+        )
+        for name, space in spaces.items()
+    }
+
+
+def run_studies(
+    studies: Studies,
+    objectives: Mapping[str, Objective],
+    trials: int,
+    sampler: str,
+    seed: int,
+    figures: Mapping[str, list[str]],
+    folder: Path,
+) -> None:
+    """Run what is missing of each study; after each trial everything found so far is on disk."""
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        for name, objective in objectives.items():
+            study = studies[name]
+            total = min(trials, objective.space.points)
+            task = progress.add_task(name, total=total, best="")
+            done = len(search.counted_trials(study))
+            if done >= total:
+                progress.update(task, completed=done, best="complete already")
+                continue
+            progress.update(task, completed=done)
+
+            def after_trial(
+                study: optuna.Study, name: str = name, task: Any = task, total: int = total
+            ) -> None:
+                report.write_csv(folder / "results.csv", search.trial_rows(studies))
+                done = search.counted_trials(study)
+                curve = search.best_curve(study)
+                best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
+                progress.update(task, completed=len(done), best=best)
+                if "error" in done[-1].user_attrs:
+                    console.print(f"{name} trial {len(done)}: {done[-1].user_attrs['error']}")
+                if not console.is_terminal:
+                    state = done[-1].state.name.lower()
+                    console.print(f"{name} {len(done)}/{total} {state}, {best}")
+
+            search.run_study(study, objective, trials, sampler, seed, after_trial)
+            progress.stop_task(task)
+            draw(studies, figures, folder)
+
+
+def draw(studies: Studies, figures: Mapping[str, list[str]], folder: Path) -> None:
+    """Draw the running best of all studies so far, as PNG files and as TensorBoard curves."""
+    curves = {name: search.best_curve(study) for name, study in studies.items()}
+    for file, names in figures.items():
+        report.draw_curves(
+            folder / f"{file}.png",
+            {name: curves[name] for name in names},
+            title="Mixed-precision search: best validation accuracy so far",
+            x_label="number of trials",
+            y_label="validation accuracy",
+        )
+    report.log_curves(folder / "running_best", "search/running_best", curves)
+
+
+def test_best(studies: Studies, objectives: Mapping[str, Objective], texts: TextData) -> None:
+    """Read the test split, once per study: when all trials are done, with the best model."""
+    for name, objective in objectives.items():
+        study = studies[name]
+        best = search.best_trial(study)
+        if best is None or study.user_attrs.get("test", {}).get("trial") == best.number:
+            continue
+        trainer = objective.budget.trainer(1)
+        trainer.test(objective.load(best), datamodule=texts, verbose=False)
+        accuracy = trainer.callback_metrics["test/accuracy"].item()
+        study.set_user_attr("test", {"trial": best.number, "accuracy": accuracy})
+
+
+def write_summary(studies: Studies, folder: Path) -> dict[str, dict[str, Any]]:
+    """Write ``summary.json``, the rows of all trials and the best recipe of each study."""
+    results = {}
+    for name, study in studies.items():
+        if not search.counted_trials(study):
+            continue
+        results[name] = search.summary(study)
+        best = search.best_trial(study)
+        if best is None:
+            continue
+        test = study.user_attrs.get("test", {})
+        recipe = Path(name) / "best_recipe.yaml"
+        Quantize(best.user_attrs["recipe"]).save(folder / recipe)
+        results[name] |= {
+            "test_accuracy": test["accuracy"] if test.get("trial") == best.number else None,
+            "best_recipe": str(recipe),
+            "best_checkpoint": str(Path(name) / best.user_attrs["checkpoint"]),
+        }
+    report.write_csv(folder / "results.csv", search.trial_rows(studies))
+    report.write_json(folder / "summary.json", results)
+    return results
+
+
+def show(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Print the table of results, best validation accuracy first."""
+    table = Table(title="Best of each study")
+    table.add_column("study", no_wrap=True)
+    for column in ("val acc.", "test acc.", "bits/w", "trials", "pruned", "failed", "s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    ranked = sorted(results.items(), key=lambda item: -(item[1]["best_value"] or 0))
+    for name, found in ranked:
+        numbers = [
+            "-" if found.get(key) is None else f"{found[key]:.{digits}f}"
+            for key, digits in (("best_value", 4), ("test_accuracy", 4), ("bits_per_weight", 2))
+        ]
+        counts = [str(found[key]) for key in ("trials", "pruned", "failed")]
+        table.add_row(name, *numbers, *counts, f"{found['seconds']:.0f}")
+    console.print(table)
+    console.print(f"Figures, recipes and checkpoints: {folder}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(
+        main,
+        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        {
+            "data": (TextData, set()),
+            "model": (bert, {"num_classes", "vocab_size"}),
+            "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
+        },
+    )

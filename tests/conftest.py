@@ -1,0 +1,82 @@
+"""Small models and data that tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from lightning_adls.classifier import TextClassifier
+from lightning_adls.data import TextData
+from lightning_adls.models import bert
+from lightning_adls.transforms import Transform
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Draw the same numbers in every test, whatever ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def mlp() -> nn.Sequential:
+    """Three linear layers named 0, 2 and head.0."""
+    return nn.Sequential(
+        nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8), nn.Sequential(nn.Linear(8, 2))
+    )
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> TextData:
+    """A few of the built-in reviews, ready to train on."""
+    data = TextData(
+        max_length=24, limit_train=96, limit_val=64, limit_test=64, cache_dir=str(tmp_path / "cache")
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture
+def tiny_bert(texts: TextData) -> nn.Module:
+    """A BERT of one layer."""
+    return bert(
+        vocab_size=texts.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        intermediate_size=32,
+        max_position_embeddings=24,
+    )
+
+
+@pytest.fixture
+def build(texts: TextData) -> Callable[[list[Transform]], L.LightningModule]:
+    """Makes a classifier on a fresh one-layer BERT, changed by the transforms it is given."""
+
+    def build(transforms: list[Transform]) -> TextClassifier:
+        model = bert(
+            vocab_size=texts.vocab_size,
+            hidden_size=16,
+            num_hidden_layers=1,
+            intermediate_size=32,
+            max_position_embeddings=24,
+        )
+        return TextClassifier(model, transforms, learning_rate=1e-3)
+
+    return build
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> L.Trainer:
+    """A Trainer that writes nothing but into ``tmp_path`` and stops after three steps."""
+    return L.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )

@@ -1,0 +1,344 @@
+"""The rules that every number format keeps, for every class in the registry."""
+
+import copy
+import dataclasses
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from oracle import BLOCKS, FORMATS, MEANS, few, mixed, rows, same
+from torch import Tensor
+
+from lightning_adls.formats import NumberFormat, ResidualSign, parse
+from lightning_adls.formats.block_base import BlockFormat
+
+SCALED_RESIDUALS = [text for text in MEANS if text.startswith("ResidualSign")]
+WITHOUT_ZERO = ("Binary", "ResidualSign")
+COMPILED = [
+    "MinifloatIEEE",
+    "MinifloatIEEE(width=32, exponent_width=4, exponent_bias=3)",
+    "Log(width=16)",
+    "Binary(scale=per_tensor)",
+    "Ternary",
+    "ResidualSign",
+    "BlockFP(width=5, exponent_width=3, block_size=(3, 4))",
+    "BlockLog",
+]
+"""One for each way of rounding, because inductor takes its time."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+every_format = pytest.mark.parametrize("text", FORMATS)
+block_formats = pytest.mark.parametrize("text", BLOCKS)
+
+
+def segments(text: str, x: Tensor) -> list[Tensor]:
+    """Parts of a tensor of one dimension that a format rounds by the same rule."""
+    size = getattr(parse(text), "block_size", x.numel())
+    return list(x.split(size[1] if isinstance(size, tuple) else size))
+
+
+def hard_input() -> Tensor:
+    x = mixed(6, 33)
+    x[0, :5] = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 0.0])
+    x[1] = 0.0
+    return x
+
+
+@every_format
+@few
+@given(x=rows)
+def test_a_larger_input_never_gives_a_smaller_output(text: str, x: Tensor) -> None:
+    x = torch.cat([part.sort().values for part in segments(text, x)])
+    for part in segments(text, parse(text)(x)):
+        assert (part.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("text", [text for text in FORMATS if text not in MEANS])
+@few
+@given(x=rows)
+def test_rounding_twice_is_rounding_once(text: str, x: Tensor) -> None:
+    fmt = parse(text)
+    assert torch.equal(fmt(fmt(x)), fmt(x))
+
+
+@pytest.mark.parametrize("text", [text for text in MEANS if text not in SCALED_RESIDUALS])
+@few
+@given(x=rows)
+def test_rounding_twice_changes_a_mean_by_one_unit_in_the_last_place_at_most(
+    text: str, x: Tensor
+) -> None:
+    once = parse(text)(x)
+    torch.testing.assert_close(parse(text)(once), once, rtol=2.0**-23, atol=1e-45)
+
+
+@pytest.mark.parametrize("text", [t for t in FORMATS if not t.startswith(WITHOUT_ZERO)])
+def test_zero_stays_zero(text: str) -> None:
+    x = mixed(4, 33)
+    x[:, ::3] = 0.0
+    assert (parse(text)(x)[:, ::3] == 0).all()
+    assert (parse(text)(-x)[:, ::3] == 0).all()
+
+
+@pytest.mark.parametrize("text", [t for t in FORMATS if t.startswith("Binary")])
+def test_zero_of_either_sign_is_positive_where_there_is_no_zero(text: str) -> None:
+    x = mixed(4, 33)
+    x[:, ::3] = 0.0
+    assert (parse(text)(x)[:, ::3] > 0).all()
+    assert (parse(text)(-x)[:, ::3] > 0).all()
+
+
+@pytest.mark.parametrize("text", [text for text in FORMATS if text not in MEANS])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_a_nan_or_infinity_changes_no_other_element(text: str, odd: float) -> None:
+    fmt, x = parse(text), mixed(6, 33)
+    here = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.1
+    others = fmt(x.masked_fill(here, odd)).masked_fill(here, 0.0)
+    assert torch.equal(others, fmt(x.masked_fill(here, 0.0)).masked_fill(here, 0.0))
+
+
+@pytest.mark.parametrize("text", MEANS)
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_a_nan_or_infinity_does_not_count_in_a_mean(text: str, odd: float) -> None:
+    fmt, x = parse(text), mixed(40)
+    with_odd = torch.cat([x[:7], torch.tensor([odd]), x[7:]])
+    assert torch.equal(fmt(with_odd)[torch.arange(41) != 7], fmt(x))
+
+
+@every_format
+def test_a_nan_stays_nan_and_an_infinity_becomes_the_largest_value(text: str) -> None:
+    fmt, x = parse(text), hard_input()
+    rounded, limits = fmt(x), torch.broadcast_tensors(x, *map(torch.as_tensor, fmt.limits(x)))[1:]
+    assert rounded[0, 0].isnan()
+    assert rounded.isnan().sum() == 1
+    assert rounded.isinf().sum() == 0
+    assert rounded[0, 1] == limits[1][0, 1]
+    assert rounded[0, 2] == limits[0][0, 2]
+
+
+@every_format
+def test_no_output_lies_outside_the_limits(text: str) -> None:
+    fmt, x = parse(text), mixed(6, 33)
+    low, high = fmt.limits(x)
+    assert (fmt(x) >= low).all()
+    assert (fmt(x) <= high).all()
+
+
+@block_formats
+def test_a_ragged_last_block_is_rounded_as_a_tensor_of_its_own(text: str) -> None:
+    fmt, x = parse(text), mixed(37)
+    alone = torch.cat([fmt(part) for part in segments(text, x)])
+    assert torch.equal(fmt(x), alone)
+
+
+@block_formats
+def test_a_block_of_zeros_stays_zero_beside_large_blocks(text: str) -> None:
+    x = mixed(64)
+    x[:32] = 0.0
+    assert (parse(text)(x)[:32] == 0).all()
+
+
+@every_format
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_dtype_is_kept_and_only_the_result_is_cast_to_it(text: str, dtype: torch.dtype) -> None:
+    fmt, x = parse(text), hard_input().to(dtype)
+    wide = fmt(x.float() if dtype != torch.float64 else x)
+    largest = torch.finfo(dtype).max
+    assert same(fmt(x), wide.clamp(-largest, largest).to(dtype))
+    assert not fmt(x).isinf().any()
+
+
+@pytest.mark.parametrize("text", [t for t in FORMATS if "width=32" not in t])
+def test_float64_gives_what_float32_gives_where_both_hold_the_values(text: str) -> None:
+    x = mixed(6, 33).clamp(-1e30, 1e30)
+    x[x.abs() < 1e-30] = math.nan  # in float64 formats have more small values
+    torch.testing.assert_close(
+        parse(text)(x.double()).float(), parse(text)(x), rtol=2.0**-21, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("text", [text for text in FORMATS if text not in MEANS])
+def test_leading_dimensions_are_independent(text: str) -> None:
+    fmt, x = parse(text), mixed(2, 3, 5, 33)
+    for i in range(2):
+        for j in range(3):
+            assert torch.equal(fmt(x)[i, j], fmt(x[i, j]))
+    assert fmt(x[0, 0, 0]).shape == (33,)
+
+
+@every_format
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 16), (2, 0, 5)])
+def test_an_empty_tensor_stays_empty(text: str, shape: tuple[int, ...]) -> None:
+    fmt = parse(text)
+    assert fmt(torch.empty(shape)).shape == shape
+    assert fmt.decode(fmt.encode(torch.empty(shape))).shape == shape
+
+
+@every_format
+def test_strides_do_not_matter_and_the_input_is_left_alone(text: str) -> None:
+    fmt, x = parse(text), mixed(33, 12)
+    before = x.clone()
+    assert torch.equal(fmt(x.t()), fmt(x.t().contiguous()))
+    assert torch.equal(fmt(x[:, ::2]), fmt(x[:, ::2].contiguous()))
+    assert torch.equal(fmt(x[:1].expand(4, 12)), fmt(x[:1].repeat(4, 1)))
+    assert torch.equal(x, before)
+
+
+def test_every_format_compiles_to_one_graph_that_gives_the_same() -> None:
+    formats, x = [parse(text) for text in (*NumberFormat.classes, *COMPILED)], hard_input()
+
+    def round_all(x: Tensor) -> list[Tensor]:
+        return [fmt(x) for fmt in formats]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(round_all, fullgraph=True, backend="aot_eager")
+    leaf = x.clone().requires_grad_()
+    outputs = compiled(leaf)
+    for fmt, output in zip(formats, outputs, strict=True):
+        assert same(output.detach(), fmt(x)), str(fmt)
+    torch.stack(outputs).sum().backward()
+    assert leaf.grad is not None
+    assert (leaf.grad == len(formats)).all()
+
+
+def test_inductor_gives_the_same_bits() -> None:
+    formats, x = [parse(text) for text in COMPILED], hard_input()
+
+    def round_all(x: Tensor) -> list[Tensor]:
+        return [fmt(x) for fmt in formats]
+
+    torch._dynamo.reset()
+    outputs = torch.compile(round_all, fullgraph=True)(x)
+    for fmt, output in zip(formats, outputs, strict=True):
+        assert same(output, fmt(x)), str(fmt)
+
+
+@every_format
+def test_the_gradient_passes_unchanged(text: str) -> None:
+    x, grad = hard_input().requires_grad_(), mixed(6, 33, seed=1)
+    parse(text)(x).backward(grad)
+    assert x.grad is not None
+    assert torch.equal(x.grad, grad)
+
+
+@every_format
+def test_the_clipped_gradient_is_zero_outside_the_limits_and_one_at_them(text: str) -> None:
+    fmt = dataclasses.replace(parse(text), ste="clipped")
+    x = mixed(6, 33)
+    low, high = (torch.as_tensor(limit).expand_as(x) for limit in fmt.limits(x))
+    if text in BLOCKS:  # limits depend on the maximum, which stays where it is
+        small = x.abs() < x.abs().amax(-1, keepdim=True) / 4096
+        x = torch.where(small & (torch.arange(33) % 2 == 0), high, x)
+    elif text not in MEANS:
+        x[:, 0], x[:, 1] = low[:, 0], high[:, 0]
+        x[:, 2], x[:, 3] = low[:, 0] - 1e-3 * x[:, 0].abs(), high[:, 0].nextafter(2 * high[:, 0])
+    low, high = (torch.as_tensor(limit).expand_as(x) for limit in fmt.limits(x))
+    x.requires_grad_()
+    fmt(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, ((x >= low) & (x <= high)).float())
+
+
+@every_format
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(text: str, dtype: torch.dtype) -> None:
+    fmt, x = parse(text), mixed(6, 33)
+    with torch.autocast("cpu", dtype):
+        inside = fmt(x)
+    assert same(inside, fmt(x))
+
+
+@every_format
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(70,), (5, 33), (2, 3, 4, 20)])
+def test_decoding_a_code_gives_the_rounded_value(
+    text: str, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    fmt, x = parse(text), mixed(*shape).to(dtype)
+    x.view(-1)[1:3] = torch.tensor([math.inf, -math.inf])
+    encoded = fmt.encode(x)
+    assert same(fmt.decode(encoded), fmt(x))
+    assert encoded.codes.shape == x.shape
+    assert encoded.codes.min() >= 0
+    assert encoded.codes.max() < 2**fmt.code_bits
+
+
+@every_format
+def test_a_nan_is_refused_by_encode(text: str) -> None:
+    with pytest.raises(ValueError, match="x holds 2 NaN"):
+        parse(text).encode(torch.tensor([1.0, math.nan, math.nan]))
+
+
+@every_format
+@pytest.mark.parametrize("shape", [(70,), (5, 33), (2, 3, 4, 20), (0, 16)])
+def test_storage_counts_every_bit_that_encoding_produces(text: str, shape: tuple[int, ...]) -> None:
+    fmt = parse(text)
+    encoded = fmt.encode(mixed(*shape))
+    shared_bits = 0
+    if encoded.shared is not None:
+        shared_bits = encoded.shared.numel() * getattr(fmt, "shared_bits", 32)
+    assert fmt.storage_bits(shape) == encoded.codes.numel() * fmt.code_bits + shared_bits
+
+
+@block_formats
+def test_nominal_bits_are_the_storage_of_full_blocks(text: str) -> None:
+    fmt = parse(text)
+    assert fmt.bits == fmt.storage_bits((480, 480)) / 480**2
+
+
+@block_formats
+def test_a_shared_exponent_fits_its_bits(text: str) -> None:
+    fmt, shared = parse(text), parse(text).encode(mixed(40, 33)).shared
+    assert isinstance(fmt, BlockFormat)
+    assert shared is not None
+    assert shared.min() >= 0
+    assert shared.max() < 2**fmt.shared_bits
+
+
+@every_format
+def test_a_format_is_a_value(text: str) -> None:
+    fmt, again = parse(text), parse(text)
+    assert fmt == again
+    assert hash(fmt) == hash(again)
+    assert parse(str(fmt)) == fmt
+    assert copy.deepcopy(fmt) == fmt
+    assert pickle.loads(pickle.dumps(fmt)) == fmt
+    assert type(fmt)(ste="clipped") != type(fmt)()
+
+
+def test_formats_of_different_parameters_differ_in_their_text() -> None:
+    formats = {parse(text) for text in FORMATS}
+    assert len({str(fmt) for fmt in formats}) == len(formats) == len(FORMATS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_format
+def test_cuda_gives_the_bits_of_the_cpu(text: str) -> None:
+    fmt, x = parse(text), hard_input()
+    assert same(fmt(x.cuda()).cpu(), fmt(x))
+    torch._dynamo.reset()
+    assert same(torch.compile(fmt, fullgraph=True)(x.cuda()).cpu(), fmt(x))
+
+
+@every_format
+def test_whole_numbers_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"x\.dtype=torch\.int64"):
+        parse(text)(torch.tensor([1]))
+
+
+@every_format
+def test_scales_are_refused_by_formats_that_learn_none(text: str) -> None:
+    fmt = parse(text)
+    assert (fmt.initial_scales() is None) == (not isinstance(fmt, ResidualSign))
+    if not isinstance(fmt, ResidualSign):
+        with pytest.raises(ValueError, match="this format learns none"):
+            fmt(torch.ones(2), torch.ones(2))
+
+
+def test_defining_a_class_registers_it_once() -> None:
+    assert len(NumberFormat.classes) >= 12
+    with pytest.raises(TypeError, match="already defines this name"):
+        type("Integer", (NumberFormat.classes["Integer"],), {})

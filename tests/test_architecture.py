@@ -1,0 +1,105 @@
+"""Who may import whom, and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "lightning_adls"
+
+# From the top down; a part may import from its own level's folder and from all levels below.
+LEVELS = (
+    {"cli", "callbacks", "search", "report"},
+    {"classifier", "data", "sources", "tokens", "batching", "reviews"},
+    {"models", "transforms"},
+    {"layers"},
+    {"formats"},
+)
+ONLY_IN = {
+    "lightning": {"classifier", "data", "callbacks", "search"},
+    "transformers": {"models", "data", "tokens"},
+    "optuna": {"search", "callbacks"},
+    "optuna_integration": {"callbacks"},
+    "matplotlib": {"report"},
+    "datasets": {"data", "sources", "tokens"},
+}
+# Neighbours on one level that need each other.
+ALLOWED = {("search", "callbacks"), ("search", "report")} | {
+    (a, b) for a in LEVELS[1] - {"classifier"} for b in LEVELS[1] - {"classifier", "data"}
+}
+
+
+def part(module: str) -> str:
+    """``lightning_adls.search.study`` belongs to ``search``."""
+    return module.split(".")[1]
+
+
+def imports() -> list[tuple[str, str]]:
+    """Pairs of a part of the package and a module that it imports, also within functions."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        where = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found += [(where, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module == "lightning_adls":
+                found += [(where, f"lightning_adls.{alias.name}") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                found.append((where, str(node.module)))
+    return [(where, module) for where, module in found if where != "__init__"]
+
+
+def level(name: str) -> int:
+    return next(n for n, names in enumerate(LEVELS) if name in names)
+
+
+def test_every_part_has_a_level() -> None:
+    parts = {p.relative_to(PACKAGE).with_suffix("").parts[0] for p in PACKAGE.rglob("*.py")}
+    assert parts - {"__init__"} == set().union(*LEVELS)
+
+
+def test_imports_go_downwards_only() -> None:
+    wrong = [
+        (where, module)
+        for where, module in imports()
+        if module.startswith("lightning_adls.")
+        and part(module) != where
+        and level(part(module)) <= level(where)
+        and (where, part(module)) not in ALLOWED
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
+    users = {where for where, module in imports() if module.split(".")[0] == library}
+    assert users <= ONLY_IN[library]
+    assert users, "a rule about a library that nobody uses"
+
+
+HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning", "torchmetrics"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import lightning_adls", set()),
+        ("from lightning_adls.formats import Integer", {"torch"}),
+        ("from lightning_adls import QuantizedLinear, Quantize", {"torch"}),
+    ],
+)
+def test_an_import_brings_only_what_it_needs(statement: str, allowed: set[str]) -> None:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert HEAVY & set(output.stdout.split()) == allowed
+
+
+def test_every_public_name_can_be_imported() -> None:
+    import lightning_adls
+
+    for name in lightning_adls.__all__:
+        assert getattr(lightning_adls, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        lightning_adls.Nothing  # noqa: B018

@@ -1,0 +1,185 @@
+"""TextClassifier: training, logging, checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from lightning_adls.classifier import TextClassifier, warmup_and_decay
+from lightning_adls.data import TextData
+from lightning_adls.transforms import Quantize, Transform
+
+Build = Callable[[list[Transform]], TextClassifier]
+FOUR_BITS = Quantize({"*": {"input": "ResidualSign", "weight": "MXInt(width=4)"}})
+
+
+def trained(build: Build, trainer: L.Trainer, texts: TextData) -> TextClassifier:
+    torch.manual_seed(0)
+    module = build([FOUR_BITS])
+    trainer.fit(module, datamodule=texts)
+    return module
+
+
+def test_fit_logs_loss_and_accuracy_of_each_stage(
+    build: Build, trainer: L.Trainer, texts: TextData
+) -> None:
+    module = build([])
+    trainer.fit(module, datamodule=texts)
+    assert {"train/loss", "val/loss", "val/accuracy"} <= set(trainer.callback_metrics)
+    trainer.test(module, datamodule=texts, verbose=False)
+    assert {"test/loss", "test/accuracy"} == set(trainer.callback_metrics)
+
+
+def test_logged_accuracy_is_the_share_of_right_answers_over_the_whole_split(
+    build: Build, trainer: L.Trainer, texts: TextData
+) -> None:
+    module = build([])
+    trainer.validate(module, datamodule=texts, verbose=False)
+    right = rows = 0
+    with torch.no_grad():
+        for batch in texts.val_dataloader():
+            right += int((module.eval()(batch).argmax(-1) == batch["labels"]).sum())
+            rows += len(batch["labels"])
+    assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(right / rows)
+
+
+def test_quantised_training_moves_the_weights(
+    build: Build, trainer: L.Trainer, texts: TextData
+) -> None:
+    torch.manual_seed(0)
+    before = build([FOUR_BITS]).state_dict()
+    after = trained(build, trainer, texts).state_dict()
+    layer = "model.bert.encoder.layer.0.intermediate.dense"
+    assert not torch.equal(before[f"{layer}.weight"], after[f"{layer}.weight"])
+    assert not torch.equal(before[f"{layer}.input_scales"], after[f"{layer}.input_scales"])
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(build: Build, texts: TextData) -> None:
+    states = []
+    for _ in range(2):
+        L.seed_everything(1, verbose=False)
+        module = build([FOUR_BITS])
+        options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
+        L.Trainer(max_steps=3, accelerator="cpu", **options).fit(module, datamodule=texts)  # type: ignore[arg-type]
+        states.append(module.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_checkpoints_load_weights_only_into_quantised_and_plain_models(
+    build: Build, trainer: L.Trainer, texts: TextData, tmp_path: Path
+) -> None:
+    module = trained(build, trainer, texts)
+    path = tmp_path / "quantised.ckpt"
+    trainer.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    for transforms in ([FOUR_BITS], []):
+        other = build(list(transforms))
+        trainer.validate(other, datamodule=texts, ckpt_path=str(path), verbose=False)
+        for name, value in other.state_dict().items():
+            assert torch.equal(value, module.state_dict()[name]), name
+
+
+def test_a_plain_checkpoint_loads_into_a_quantised_model(
+    build: Build, trainer: L.Trainer, texts: TextData, tmp_path: Path
+) -> None:
+    plain = build([])
+    trainer.fit(plain, datamodule=texts)
+    path = tmp_path / "plain.ckpt"
+    trainer.save_checkpoint(path)
+    quantised = build([FOUR_BITS])
+    quantised.load_weights(path)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, quantised.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    build: Build, mlp: nn.Sequential, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": mlp.state_dict()}, path)
+    with pytest.raises(ValueError, match=r"other\.ckpt does not fit the model"):
+        build([]).load_weights(path)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="does not fit the model"):
+        build([]).load_weights(path)
+
+
+def test_fit_resumes_from_a_checkpoint(
+    build: Build, trainer: L.Trainer, texts: TextData, tmp_path: Path
+) -> None:
+    trained(build, trainer, texts)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
+    longer = L.Trainer(max_steps=5, accelerator="cpu", **options)  # type: ignore[arg-type]
+    longer.fit(build([FOUR_BITS]), datamodule=texts, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert longer.global_step == 5
+
+
+def test_predictions_name_their_rows(build: Build, trainer: L.Trainer, texts: TextData) -> None:
+    batches = trainer.predict(build([]), datamodule=texts)
+    assert batches is not None
+    assert len(torch.cat([batch["index"] for batch in batches]).unique()) == 64  # type: ignore[call-overload]
+    for batch in batches:
+        assert torch.equal(batch["probabilities"].argmax(-1), batch["class"])  # type: ignore[call-overload]
+
+
+def test_compiling_keeps_the_keys_and_trains(texts: TextData, tiny_bert: nn.Module) -> None:
+    keys = list(TextClassifier(tiny_bert).state_dict())
+    module = TextClassifier(tiny_bert, [FOUR_BITS], compile=True)
+    module.model.compile(backend="eager", dynamic=True)  # inductor would take most of a minute
+    assert [key for key in module.state_dict() if "input_scales" not in key] == keys
+    options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
+    L.Trainer(max_steps=2, accelerator="cpu", **options).fit(module, datamodule=texts)  # type: ignore[arg-type]
+
+
+def test_bfloat16_training_keeps_float32_parameters(build: Build, texts: TextData) -> None:
+    module = build([FOUR_BITS])
+    options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
+    L.Trainer(
+        max_steps=2, accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, **options  # type: ignore[arg-type]
+    ).fit(module, datamodule=texts)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert all(p.isfinite().all() for p in module.parameters())
+
+
+def test_biases_and_norms_do_not_decay(build: Build, trainer: L.Trainer, texts: TextData) -> None:
+    module = build([])
+    trainer.fit(module, datamodule=texts)
+    decayed, rest = trainer.optimizers[0].param_groups
+    assert decayed["weight_decay"] == 0.01
+    assert rest["weight_decay"] == 0
+    assert {p.dim() for p in rest["params"]} == {1}
+    assert sum(len(group["params"]) for group in (decayed, rest)) == len(list(module.parameters()))
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+    factor = warmup_and_decay(steps=100, warmup=0.1)
+    factors = [factor(step) for step in range(101)]
+    assert factors[9] == 1.0
+    assert factors == sorted(factors[:10]) + sorted(factors[10:], reverse=True)
+    assert factors[0] > 0
+    assert factors[100] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": 0.0}, r"learning_rate=0\.0 is not above 0"),
+        ({"weight_decay": -1.0}, r"weight_decay=-1\.0 is below 0"),
+        ({"warmup": 1.5}, r"warmup=1\.5 is not in 0\.\.1"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TextClassifier(nn.Linear(2, 2), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_trainer_without_an_end_is_refused(build: Build, texts: TextData) -> None:
+    options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
+    endless = L.Trainer(max_steps=-1, max_epochs=-1, accelerator="cpu", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the Trainer has no end"):
+        endless.fit(build([]), datamodule=texts)
