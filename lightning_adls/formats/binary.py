@@ -57,7 +57,7 @@ class Binary(NumberFormat):
             the tensor, or of each index of its first dimension).
         stochastic: Whether training rounds at random, to plus the scale with probability
             ``(x / scale + 1) / 2`` clamped to 0..1, so that the mean is kept within the scale
-            (BinaryConnect, Courbariaux et al. 2015, section 2.3). Otherwise the sign decides.
+            (BinaryConnect, Courbariaux et al. 2015, section 2.2). Otherwise the sign decides.
 
     Example:
         >>> import torch

@@ -15,7 +15,7 @@ from lightning_adls.formats.minifloat import decode_minifloat, encode_minifloat,
 
 @dataclass(frozen=True)
 class BlockFP(BlockFormat):
-    """Block floating point (MSFP, Rouhani et al. 2020, NeurIPS, section 3).
+    """Block floating point (MSFP, Rouhani et al. 2020, NeurIPS).
 
     A block shares ``e = floor(log2(largest)) + 1``; an element is a sign and ``M / 2**m * 2**e``
     with ``m = width - 1`` and ``M`` in ``0..2**m - 1``. Ties round to even ``M``.
@@ -82,7 +82,7 @@ class BlockFP(BlockFormat):
 
 @dataclass(frozen=True)
 class BlockMinifloat(BlockFormat):
-    """Minifloats whose bias is shared (Fox et al. 2021, ICLR, section 3).
+    """Minifloats whose bias is shared (Fox et al. 2021, ICLR).
 
     The bias puts the block's largest magnitude into the top binade, ``2**s`` to ``2**(s+1)`` with
     ``s = floor(log2(largest))``: elements are those of ``MinifloatIEEE`` with

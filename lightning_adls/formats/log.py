@@ -63,7 +63,7 @@ def decode_power(codes: Tensor, lowest: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Log(NumberFormat):
-    """Base-2 logarithmic numbers (Miyashita, Lee, Murmann 2016, arXiv:1603.01025, section 3).
+    """Base-2 logarithmic numbers (Miyashita, Lee, Murmann 2016, arXiv:1603.01025).
 
     A sign and a code ``c`` of ``width - 1`` bits, which stands for ``2**(c-b)``; code 0 is zero.
     Rounding is to the nearest in the log domain: the boundary between two powers is

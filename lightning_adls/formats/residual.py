@@ -17,7 +17,7 @@ from lightning_adls.formats.floats import keep_nan
 class ResidualSign(NumberFormat):
     """A sum of signs: each level binarises what the levels before it left over.
 
-    ReBNet (Ghasemzadeh, Samragh, Koushanfar 2018, arXiv:1711.01243, section 3): the value is the
+    ReBNet (Ghasemzadeh, Samragh, Koushanfar 2018, arXiv:1711.01243): the value is the
     sum over levels of ``sign(residual) * scale``, where 0 counts as positive. Levels have learned
     scales, of which the magnitude is used. They start at
 

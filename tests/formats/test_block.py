@@ -130,6 +130,24 @@ def test_a_tile_shares_over_rows_and_columns() -> None:
     assert shared.shape == (3, 3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "block_size", "shared_shape"),
+    [
+        ((37,), 16, (3,)),
+        ((37,), (4, 16), (3,)),
+        ((5, 37), 16, (5, 3)),
+        ((5, 37), (4, 16), (2, 3)),
+        ((2, 3, 5, 37), (4, 16), (2, 3, 2, 3)),
+    ],
+)
+def test_shared_codes_have_the_shape_of_the_blocks(
+    shape: tuple[int, ...], block_size: int | tuple[int, int], shared_shape: tuple[int, ...]
+) -> None:
+    shared = BlockFP(block_size=block_size).encode(torch.randn(shape)).shared
+    assert shared is not None
+    assert shared.shape == shared_shape
+
+
 def test_blocks_run_along_the_last_dimension() -> None:
     x = torch.tensor([[1000.0, 1.0], [1.0, 1.0]])
     assert BlockFP(width=4, block_size=2)(x).tolist() == [[896.0, 0.0], [1.0, 1.0]]

@@ -12,7 +12,7 @@ from lightning_adls.formats import Log
 
 def root_two_points(lowest: int, highest: int) -> Tensor:
     """Floats on both sides of the boundaries between powers of two."""
-    exponents = torch.arange(lowest - 2, highest + 2).clamp(-126, 126)
+    exponents = torch.arange(lowest - 2, highest + 2).clamp(-148, 126)
     return around(2.0 ** exponents.double() * 2**0.5, torch.float32)
 
 

@@ -13,6 +13,7 @@ from lightning_adls.formats import MinifloatDenorm, MinifloatIEEE
 
 PARAMETERS = [(3, 1, None), (4, 2, None), (5, 2, 7), (6, 3, 15), (8, 4, None), (8, 2, 3)]
 PARAMETERS += [(8, 6, None), (10, 8, None), (10, 8, 100), (9, 3, -5), (10, 2, 127), (8, 5, -126)]
+PARAMETERS += [(8, 4, -92), (8, 4, -93)]  # the last that float32 can round, and the first it cannot
 BOTH = [MinifloatIEEE, MinifloatDenorm]
 
 

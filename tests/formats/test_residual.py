@@ -133,7 +133,7 @@ def test_learning_the_scales_lowers_the_error() -> None:
 
 
 def test_encoding_uses_the_given_scales() -> None:
-    fmt, x, scales = ResidualSign(2), torch.randn(3, 7), torch.tensor([1.1, 0.4])
+    fmt, x, scales = ResidualSign(2), torch.randn(3, 7), torch.tensor([1.1, -0.4])
     encoded = fmt.encode(x, scales)
     assert torch.equal(fmt.decode(encoded), fmt(x, scales))
     assert not torch.equal(fmt.decode(encoded), fmt(x))
