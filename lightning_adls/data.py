@@ -5,19 +5,17 @@ import os
 import re
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_adls import reviews
 from lightning_adls.batching import Batch, Frame, LengthBatches, Rows, Truncation, balanced_order
 from lightning_adls.sources import Source, label_column, open_source, text_column
-from lightning_adls.tokens import Cached, Encoder, cached
+from lightning_adls.tokens import Cached, Encoder, cached, load_encoder
 
 _LINE_BREAK = re.compile(r"<br\s*/?>")
 
@@ -123,28 +121,22 @@ class TextData(L.LightningDataModule):
             raise ValueError(f"TextData: max_length={self.max_length} leaves no room for the text.")
         labels, self._class_names = self._labels(source, "train")
         self._encoder = encoder
-        parts = self._divide(labels, source.divided)
-        split = "train"
+        split, parts = "train", self._divide(labels, source.divided)
         if stage not in ("test", "predict"):
             parts = {name: parts[name] for name in ("train", "val")}
-        elif not source.divided:
-            parts = {"test": parts["test"]}
-        else:
+        elif source.divided:
             split = self.test_split
             labels, _ = self._labels(source, split, self._class_names)
             parts = {"test": balanced_order(labels, [self.seed])[: self.limit_test]}
+        else:
+            parts = {"test": parts["test"]}
         # Only the rows that limits leave are tokenised; without limits that is all of them.
         wanted = torch.cat(list(parts.values())).sort().values
         tokens = self._tokens(source, split, wanted, encoder)
         frame = Frame(encoder.prefix, encoder.suffix, encoder.pad, self.max_length, self.truncation)
+        texts = {name: torch.searchsorted(wanted, rows) for name, rows in parts.items()}
         return {
-            name: Rows(
-                **tokens,
-                texts=torch.searchsorted(wanted, rows),
-                labels=labels[rows],
-                index=rows,
-                frame=frame,
-            )
+            name: Rows(tokens["ids"], tokens["starts"], texts[name], labels[rows], rows, frame)
             for name, rows in parts.items()
         }
 
@@ -269,9 +261,10 @@ class TextData(L.LightningDataModule):
         rows.with_index = with_index
         ranks = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
         batches = LengthBatches(rows.lengths, batch_size, shuffle=shuffle, seed=self.seed, **ranks)
-        if self.trainer and self.trainer.overfit_batches:
+        if getattr(self.trainer, "overfit_batches", 0):
             # Lightning would put a sampler of single rows in place of ours.
-            return DataLoader([rows[batch] for batch in batches], batch_size=None)
+            fixed: Any = [rows[batch] for batch in batches]
+            return DataLoader(fixed, batch_size=None)
         if self.trainer and shuffle:
             # In a resumed run, workers fetch batches before Lightning tells the epoch.
             batches.set_epoch(self.trainer.current_epoch)
@@ -286,43 +279,3 @@ class TextData(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )
-
-
-def load_encoder(tokenizer: str | None) -> Encoder:
-    """Load a tokenizer, or the one of the built-in reviews; the second time is free.
-
-    Args:
-        tokenizer: Name on the hub, or folder, or None for that of the reviews.
-
-    Raises:
-        FileNotFoundError: If it is neither here nor on the hub.
-        ValueError: If it has no padding token or no vocabulary.
-    """
-    folder = Path(tokenizer).expanduser() if tokenizer else None
-    if folder is None or not folder.is_dir():
-        return _load_encoder(tokenizer, ())
-    files = sorted((file.name, file.stat().st_mtime_ns) for file in folder.iterdir())
-    return _load_encoder(str(folder), tuple(files))
-
-
-@lru_cache(maxsize=4)
-def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> Encoder:
-    """Load a tokenizer; ``files`` is there to load it again once they have changed."""
-    # Only here: importing it takes over a second, and --help should not wait for that.
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if tokenizer is None:
-        special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
-        loaded = PreTrainedTokenizerFast(tokenizer_object=reviews.tokenizer(), **special)
-    else:
-        try:
-            loaded = AutoTokenizer.from_pretrained(tokenizer)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
-                f"not give it; check the spelling and the network. {error}"
-            ) from error
-    encoder = Encoder(loaded)
-    if encoder.pad is None:
-        ...
-    return encoder

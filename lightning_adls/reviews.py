@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-VERSION = 1  # part of the cache key: raise it when the texts change
 SIZES = {"train": 8000, "test": 2000}
 CLASS_NAMES = ["negative", "positive"]  # in the order of the labels
 
@@ -27,8 +26,10 @@ _LABEL_NOISE = 0.03
 _VOCABULARY = 1000
 _SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
-_ASPECTS = ("plot", "acting", "pacing", "music", "script", "ending", "dialogue", "camerawork")
-_ASPECTS += ("cast", "editing", "humour", "opening", "scenery", "finale")
+_ASPECTS = (
+    *("plot", "acting", "pacing", "music", "script", "ending", "dialogue"),
+    *("camerawork", "cast", "editing", "humour", "opening", "scenery", "finale"),
+)
 _OTHERS = ("popcorn", "coffee", "parking", "seat", "queue", "weather", "heating", "hotel")
 _FRIENDS = ("sister", "neighbour", "teacher", "aunt", "dentist", "colleague")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -127,7 +128,8 @@ def make(rows: int, seed: int) -> list[tuple[str, int]]:
         Text and label of each; 0 is negative, 1 is positive.
 
     Example:
-        >>> make(1, seed=6)
+        >>> make(1, seed=37)
+        [('Although the humour was brilliant, the editing was remarkably dull.', 0)]
     """
     rng = random.Random(seed)
     labels: dict[str, int] = {}

@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from rich.progress import track
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from lightning_adls import reviews
 
 _CHUNK = 500  # texts per step of the progress bar, about 0.3 s of IMDB reviews
 _VERSION = 1  # part of every key: raise it when the code below, or in sources, changes a result
@@ -84,6 +87,47 @@ class Encoder:
                 lengths.append(len(ids))
         starts = torch.from_numpy(np.cumsum(lengths))
         return {"ids": torch.from_numpy(np.concatenate(pieces)), "starts": starts}
+
+
+def load_encoder(tokenizer: str | None) -> Encoder:
+    """Load a tokenizer, or the one of the built-in reviews; the second time is free.
+
+    Args:
+        tokenizer: Name on the hub, or folder, or None for that of the reviews.
+
+    Raises:
+        FileNotFoundError: If it is neither here nor on the hub.
+        ValueError: If it has no padding token or no vocabulary.
+    """
+    folder = Path(tokenizer).expanduser() if tokenizer else None
+    if folder is None or not folder.is_dir():
+        return _load_encoder(tokenizer, ())
+    files = sorted((file.name, file.stat().st_mtime_ns) for file in folder.iterdir())
+    return _load_encoder(str(folder), tuple(files))
+
+
+@lru_cache(maxsize=4)
+def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> Encoder:
+    """Load a tokenizer; ``files`` is there to load it again once they have changed."""
+    # Only here: importing it takes over a second, and --help should not wait for that.
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    loaded: Any
+    if tokenizer is None:
+        special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+        loaded = PreTrainedTokenizerFast(tokenizer_object=reviews.tokenizer(), **special)
+    else:
+        try:
+            loaded = AutoTokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
+                f"not give it; check the spelling and the network. {error}"
+            ) from error
+    encoder = Encoder(loaded)
+    if encoder.pad is None:
+        ...
+    return encoder
 
 
 def digest(content: Any) -> str:

@@ -32,7 +32,11 @@ def mlp() -> nn.Sequential:
 def texts(tmp_path: Path) -> TextData:
     """A few of the built-in reviews, ready to train on."""
     data = TextData(
-        max_length=24, limit_train=96, limit_val=64, limit_test=64, cache_dir=str(tmp_path / "cache")
+        max_length=24,
+        limit_train=96,
+        limit_val=64,
+        limit_test=64,
+        cache_dir=str(tmp_path / "cache"),
     )
     data.prepare_data()
     data.setup("fit")

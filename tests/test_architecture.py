@@ -92,7 +92,9 @@ HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning
 )
 def test_an_import_brings_only_what_it_needs(statement: str, allowed: set[str]) -> None:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert HEAVY & set(output.stdout.split()) == allowed
 
 

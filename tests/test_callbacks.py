@@ -1,6 +1,5 @@
 """TrialPruning within a stock Trainer."""
 
-
 import lightning as L
 import optuna
 import pytest
@@ -35,7 +34,7 @@ class Scripted(L.LightningModule):
 
 def fit(trial: optuna.Trial, scores: list[float], monitor: str = "score") -> float:
     """One epoch of eight steps with four validations."""
-    rows = torch.utils.data.DataLoader(torch.zeros(8, 1).split(1))  # type: ignore[arg-type]
+    rows = torch.utils.data.DataLoader(torch.zeros(8, 1).split(1))
     trainer = L.Trainer(
         max_steps=8,
         val_check_interval=2,
@@ -59,7 +58,8 @@ def study(pruner: optuna.pruners.BasePruner) -> optuna.Study:
 def test_every_validation_of_a_single_epoch_is_reported_in_percent_of_the_budget() -> None:
     done = study(optuna.pruners.NopPruner())
     done.optimize(lambda trial: fit(trial, [0.5, 0.6, 0.7, 0.8]), n_trials=1)
-    assert done.trials[0].intermediate_values == pytest.approx({25: 0.5, 50: 0.6, 75: 0.7, 100: 0.8})
+    reported = {25: 0.5, 50: 0.6, 75: 0.7, 100: 0.8}
+    assert done.trials[0].intermediate_values == pytest.approx(reported)
 
 
 def test_a_weak_trial_stops_within_its_only_epoch() -> None:

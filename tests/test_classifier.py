@@ -140,7 +140,11 @@ def test_bfloat16_training_keeps_float32_parameters(build: Build, texts: TextDat
     module = build([FOUR_BITS])
     options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
     L.Trainer(
-        max_steps=2, accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, **options  # type: ignore[arg-type]
+        max_steps=2,
+        accelerator="cpu",
+        precision="bf16-mixed",
+        gradient_clip_val=1.0,
+        **options,  # type: ignore[arg-type]
     ).fit(module, datamodule=texts)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert all(p.isfinite().all() for p in module.parameters())

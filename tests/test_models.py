@@ -16,7 +16,9 @@ def small(**changes: int) -> nn.Module:
 
 def test_dimensions_really_change_the_model() -> None:
     one, two = small(), small(num_hidden_layers=2)
-    layers = [sum("attention.self.query.weight" in n for n, _ in m.named_parameters()) for m in (one, two)]
+    layers = [
+        sum("attention.self.query.weight" in n for n, _ in m.named_parameters()) for m in (one, two)
+    ]
     assert layers == [1, 2]
     assert dict(small(intermediate_size=64).named_parameters())[
         "bert.encoder.layer.0.intermediate.dense.weight"

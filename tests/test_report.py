@@ -12,7 +12,7 @@ from lightning_adls import report
 
 
 def test_csv_has_one_row_per_row_and_json_for_nested_values(tmp_path: Path) -> None:
-    rows = [{"a": 1, "recipe": {"*": None}}, {"a": None, "recipe": {}}]
+    rows: list[report.Row] = [{"a": 1, "recipe": {"*": None}}, {"a": None, "recipe": {}}]
     report.write_csv(tmp_path / "rows.csv", rows)
     with (tmp_path / "rows.csv").open() as file:
         read = list(csv.DictReader(file))

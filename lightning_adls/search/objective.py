@@ -17,7 +17,6 @@ from lightning_adls.search.space import Space
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.quantize import Quantize, bits_per_weight
 
-
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 

@@ -43,7 +43,9 @@ def run(study: optuna.Study, objective: Objective, trials: int, **options: Any) 
     return [(t.params, t.value) for t in search.counted_trials(study)]
 
 
-def test_trials_train_validate_and_note_cost_and_recipe(objective: Objective, tmp_path: Path) -> None:
+def test_trials_train_validate_and_note_cost_and_recipe(
+    objective: Objective, tmp_path: Path
+) -> None:
     study = study_of(tmp_path / "journal")
     run(study, objective, 3)
     for index, trial in enumerate(search.counted_trials(study)):

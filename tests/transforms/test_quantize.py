@@ -37,7 +37,9 @@ def test_only_matched_layers_are_swapped(mlp: nn.Sequential) -> None:
     assert mlp[3][0].formats == LinearFormats(weight=Integer())
 
 
-def test_the_optimizer_of_the_unquantised_model_trains_the_quantised_one(mlp: nn.Sequential) -> None:
+def test_the_optimizer_of_the_unquantised_model_trains_the_quantised_one(
+    mlp: nn.Sequential,
+) -> None:
     optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1)
     Quantize({"*": "Integer(width=8, frac_width=6)"})(mlp)
     before = [p.detach().clone() for p in mlp.parameters()]
@@ -73,10 +75,11 @@ def test_a_mask_is_folded_into_the_weight_of_a_plain_model(mlp: nn.Sequential) -
     Quantize({"0": "Integer"})(mlp)
     assert isinstance(mlp[0], QuantizedLinear)
     mlp[0].weight_mask = torch.rand(32, 16) > 0.5
-    plain = nn.Sequential(nn.Linear(16, 32))
+    linear = nn.Linear(16, 32)
+    plain = nn.Sequential(linear)
     state = {k: v for k, v in mlp.state_dict().items() if k.startswith("0.")}
     plain.load_state_dict(state_for(plain, state))
-    assert torch.equal(plain[0].weight == 0, ~mlp[0].weight_mask)
+    assert torch.equal(linear.weight.eq(0), ~mlp[0].weight_mask)
 
 
 @pytest.mark.parametrize(
