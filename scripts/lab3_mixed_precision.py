@@ -25,6 +25,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -330,7 +331,8 @@ def write_summary(studies: Studies, folder: Path) -> dict[str, dict[str, Any]]:
 
 def show(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """Print the table of results, best validation accuracy first."""
-    table = Table(title="Best of each study")
+    # Fits into 80 columns, the width of a log file.
+    table = Table(title="Best of each study", box=SIMPLE, pad_edge=False)
     table.add_column("study", no_wrap=True)
     for column in ("val acc.", "test acc.", "bits/w", "trials", "pruned", "failed", "s"):
         table.add_column(column, justify="right", no_wrap=True)
