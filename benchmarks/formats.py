@@ -1,7 +1,8 @@
 """Time to round a tensor to each number format, as a multiple of the time to copy it.
 
 Copying reads and writes every element once, as rounding at best does. Copy, eager and compiled
-calls take turns, so that a disturbance by other processes meets all three alike.
+calls take turns and each is divided by the copy of its own turn, so that a disturbance by other
+processes meets all three alike. Compiling is part of the warm-up, which is not timed.
 
 Run:
     python benchmarks/formats.py
@@ -9,9 +10,12 @@ Run:
 """
 
 import argparse
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -22,6 +26,8 @@ from lightning_adls.formats import NumberFormat, parse
 
 SHAPES = {"activation": (8, 128, 768), "weight": (768, 3072)}
 """Of a linear layer of BERT-base, with 8 sequences of 128 tokens."""
+
+WARM_UP = 3
 
 
 def time_ms(call: Callable[[], object], device: torch.device) -> float:
@@ -35,18 +41,28 @@ def time_ms(call: Callable[[], object], device: torch.device) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def medians_ms(
+def times_ms(
     calls: Sequence[Callable[[], object]], device: torch.device, repeats: int
-) -> list[float]:
-    """Median time of each call, all of them called in turn, after three rounds of warming up."""
-    rounds = [[time_ms(call, device) for call in calls] for _ in range(3 + repeats)]
-    return [statistics.median(times) for times in zip(*rounds[3:], strict=True)]
+) -> list[list[float]]:
+    """Times of each call, all of them called in turn ``repeats`` times after warming up."""
+    for _ in range(WARM_UP):
+        for call in calls:
+            call()
+    rounds = [[time_ms(call, device) for call in calls] for _ in range(repeats)]
+    return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, and 10th and 90th percentile."""
+    percentiles = torch.tensor(values).quantile(torch.tensor([0.1, 0.9])).tolist()
+    low, high = (f"{value:.2f}" for value in percentiles)
+    return f"{statistics.median(values):.2f} ({low} - {high})"
 
 
 def measure(
-    fmt: NumberFormat, shape: tuple[int, ...], device: torch.device, repeats: int
-) -> tuple[float, float, float]:
-    """Time to copy in ms, and time to round as a multiple of it, eager and compiled."""
+    fmt: NumberFormat, shape: tuple[int, ...], device: torch.device, repeats: int, compiled: bool
+) -> list[str]:
+    """Cells of a row: time to copy in ms, then times to round as multiples of it."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     torch.compiler.reset()  # torch stops compiling after a few formats otherwise
 
@@ -54,12 +70,27 @@ def measure(
     def rounded(x: Tensor) -> Tensor:
         return fmt(x)
 
-    compiled = torch.compile(rounded, fullgraph=True, dynamic=False)
+    calls: list[Callable[[], object]] = [lambda: x.clone(), lambda: rounded(x)]
+    if compiled:
+        fast = torch.compile(rounded, fullgraph=True, dynamic=False)
+        calls.append(lambda: fast(x))
     with torch.no_grad():
-        copy, eager, fast = medians_ms(
-            [lambda: x.clone(), lambda: rounded(x), lambda: compiled(x)], device, repeats
-        )
-    return copy, eager / copy, fast / copy
+        copy, *others = times_ms(calls, device, repeats)
+    ratios = [[a / b for a, b in zip(times, copy, strict=True)] for times in others]
+    return [spread(times) for times in (copy, *ratios)]
+
+
+def machine(device: torch.device) -> str:
+    """What the times were taken on."""
+    threads = (
+        f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}"
+    )
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {threads}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {threads}"
 
 
 def format_argument(text: str) -> NumberFormat:
@@ -68,6 +99,13 @@ def format_argument(text: str) -> NumberFormat:
         return parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive(text: str) -> int:
+    """Parse a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,31 +119,29 @@ def parse_arguments() -> argparse.Namespace:
         default=[cls() for cls in NumberFormat.classes.values()],
         help="formats to time, as text (default: every format with its defaults)",
     )
-    parser.add_argument("--repeats", type=int, default=30, help="rounds timed (default: 30)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: what torch chooses)")
+    parser.add_argument("--repeats", type=positive, default=30, help="turns (default: 30)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Print a table with one row for each format."""
+    """Print a table with one row for each format and shape."""
     arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    where = f"{arguments.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
-    table = Table(title=f"Time to round, in copies of the tensor ({where})")
-    table.add_column("format")
-    for name, shape in SHAPES.items():
-        table.add_column(f"{name} {shape}\ncopy (ms)", justify="right")
-        table.add_column("eager", justify="right")
-        table.add_column("compiled", justify="right")
+    print(machine(arguments.device))
+    print(f"Median (10th - 90th percentile) of {arguments.repeats} turns; rounding in copies.")
+    columns = ["copy (ms)", "eager", *([] if arguments.no_compile else ["compiled"])]
+    table = Table("format", "tensor", *columns)
     for fmt in arguments.formats:
-        cells = []
-        for shape in SHAPES.values():
-            copy, eager, fast = measure(fmt, shape, arguments.device, arguments.repeats)
-            cells += [f"{copy:.2f}", f"{eager:.1f}", f"{fast:.1f}"]
-        table.add_row(str(fmt), *cells)
-    Console(width=None if Console().is_terminal else 140).print(table)
+        for name, shape in SHAPES.items():
+            cells = measure(
+                fmt, shape, arguments.device, arguments.repeats, not arguments.no_compile
+            )
+            table.add_row(str(fmt), f"{name} {shape}", *cells)
+    Console(width=None if Console().is_terminal else 160).print(table)
 
 
 if __name__ == "__main__":

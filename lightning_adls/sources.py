@@ -5,6 +5,7 @@ A source names its splits, tells cheaply whether one has changed, and reads it a
 """
 
 import hashlib
+import os
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -147,21 +148,24 @@ class Files(Source):
         trees = [p.name for p in self.path.iterdir() if any(p.glob("*/*.txt"))]
         return sorted({*files, *trees})
 
-    def _paths(self, split: str) -> list[Path]:
+    def _entries(self, split: str) -> list[os.DirEntry[str]]:
         if not self.divided:
-            return [self.path]
-        files = [p for p in self.path.iterdir() if p.suffix in _SUFFIXES]
-        shards = [p for p in files if _SHARD.sub("", p.stem) == split]
+            return [entry for entry in os.scandir(self.path.parent) if entry.name == self.path.name]
+        files = [e for e in os.scandir(self.path) if Path(e.name).suffix in _SUFFIXES]
+        if shards := [e for e in files if _SHARD.sub("", Path(e.name).stem) == split]:
+            return sorted(shards, key=lambda entry: entry.path)
         # The reviews without a label in the tree of the Large Movie Review Dataset.
         classes = [p for p in (self.path / split).glob("*/") if p.name != "unsup"]
-        return sorted(shards or [text for folder in classes for text in folder.glob("*.txt")])
+        texts = [e for p in classes for e in os.scandir(p) if e.name.endswith(".txt")]
+        return sorted(texts, key=lambda entry: entry.path)
 
     def fingerprint(self, split: str) -> str:
-        stats = [(str(path), path.stat()) for path in self._paths(split)]
-        return repr([self.path.resolve(), *((p, s.st_size, s.st_mtime_ns) for p, s in stats)])
+        root = len(str(self.path))
+        stats = [(entry.path[root:], entry.stat()) for entry in self._entries(split)]
+        return repr([str(self.path.resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in stats]])
 
     def read(self, split: str) -> Table:
-        paths = self._paths(split)
+        paths = [Path(entry) for entry in self._entries(split)]
         try:
             if paths[0].suffix == ".txt":
                 texts = [path.read_text(encoding="utf-8") for path in paths]
@@ -187,8 +191,17 @@ def _read_file(path: Path) -> Any:
             return pa.csv.read_csv(
                 path,
                 pa.csv.ReadOptions(block_size=block_size),
-                pa.csv.ParseOptions("\t" if suffix == ".tsv" else ",", newlines_in_values=True),
+                pa.csv.ParseOptions(
+                    delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
+                ),
             )
+
+
+def looks_like_a_path(name: str) -> bool:
+    """Tell a path from a name on the hub, which is ``name`` or ``owner/name``."""
+    path = Path(name)
+    written_so = path.is_absolute() or name.startswith((".", "~")) or path.suffix in _SUFFIXES
+    return written_so or len(path.parts) > 2
 
 
 def open_source(dataset: str, subset: str | None) -> Source:
@@ -207,8 +220,7 @@ def open_source(dataset: str, subset: str | None) -> Source:
         )
     if path.exists():
         return Files(path)
-    like_a_path = path.is_absolute() or path.suffix in _SUFFIXES or dataset.startswith((".", "~"))
-    if like_a_path or dataset.count("/") > 1:  # the hub's names are "name" and "owner/name"
+    if looks_like_a_path(dataset):
         raise FileNotFoundError(
             f"TextData: dataset={dataset!r} is no file or folder (looked in {Path.cwd()})."
         )

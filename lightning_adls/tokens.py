@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_adls import reviews
+from lightning_adls.sources import looks_like_a_path
 
 _CHUNK = 500  # texts per step of the progress bar, about 0.3 s of IMDB reviews
 _VERSION = 1  # part of every key: raise it when the code below, or in sources, changes a result
@@ -100,6 +101,10 @@ def load_encoder(tokenizer: str | None) -> Encoder:
         ValueError: If it has no padding token or no vocabulary.
     """
     folder = Path(tokenizer).expanduser() if tokenizer else None
+    if tokenizer and folder and not folder.exists() and looks_like_a_path(tokenizer):
+        raise FileNotFoundError(
+            f"TextData: tokenizer={tokenizer!r} is no folder (looked in {Path.cwd()})."
+        )
     if folder is None or not folder.is_dir():
         return _load_encoder(tokenizer, ())
     files = sorted((file.name, file.stat().st_mtime_ns) for file in folder.iterdir())
@@ -124,10 +129,17 @@ def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> 
                 f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
                 f"not give it; check the spelling and the network. {error}"
             ) from error
-    encoder = Encoder(loaded)
-    if encoder.pad is None:
-        ...
-    return encoder
+    if len(loaded) <= len(set(loaded.all_special_ids)):  # what comes of a folder without the files
+        raise ValueError(
+            f"TextData: tokenizer={tokenizer!r} has no vocabulary; its folder must hold "
+            "tokenizer.json, or vocab.txt with tokenizer_config.json, or the like."
+        )
+    if loaded.pad_token_id is None:
+        raise ValueError(
+            f"TextData: tokenizer={tokenizer!r} has no padding token; use an encoder's, such as "
+            "'google-bert/bert-base-uncased'."
+        )
+    return Encoder(loaded)
 
 
 def digest(content: Any) -> str:

@@ -7,10 +7,19 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from oracle import few, nearest_power, round_exactly, rows
+from oracle import few, mixed, nearest, nearest_power, round_exactly, rows, table
 from torch import Tensor
 
-from lightning_adls.formats import BlockFP, BlockLog, BlockMinifloat, Log, MinifloatIEEE
+from lightning_adls.formats import (
+    MXFP,
+    BlockFP,
+    BlockLog,
+    BlockMinifloat,
+    Log,
+    MinifloatIEEE,
+    MXInt,
+)
+from lightning_adls.formats.block_base import BlockFormat
 
 
 def blocks_of_all_sizes(size: int = 12) -> Tensor:
@@ -97,6 +106,29 @@ def test_block_formats_follow_their_definitions_on_any_row(x: Tensor) -> None:
         assert fp(part).tolist() == block_fp(fp, part.tolist())
         assert minifloat(part).tolist() == block_minifloat(minifloat, part.tolist())
         assert log(part).tolist() == block_log(log, part.tolist())
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    [
+        BlockFP(4, block_size=16),
+        BlockFP(8, block_size=256),
+        BlockMinifloat(5, 2, block_size=32),
+        BlockMinifloat(8, 4, block_size=256),
+        MXInt(4, block_size=16),
+        MXInt(8, block_size=256),
+        *(MXFP(e, m, block_size=2 ** (1 + e + m)) for e, m in ((4, 3), (5, 2), (3, 2), (2, 1))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_nearest_of_the_decoded_codes_is_found(fmt: BlockFormat, seed: int) -> None:
+    size = 2**fmt.code_bits  # so that all codes are one block
+    for x in (torch.randn(size) * 10.0**seed, mixed(size, seed=seed).clamp(-1e30, 1e30)):
+        values, codes = table(fmt, fmt.encode(x).shared)
+        _, high = fmt.limits(x)
+        used = values.abs() <= torch.as_tensor(high)[0]  # not the codes for -2 or NaN
+        assert torch.equal(fmt(x).double(), nearest(x, values[used], codes[used]))
 
 
 @pytest.mark.parametrize("s", [-20, 0, 5])

@@ -1,0 +1,510 @@
+"""TextData: what it reads, how it divides, what it keeps, and how a Trainer runs on it."""
+
+import json
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lightning as L
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from lightning_adls import reviews
+from lightning_adls.batching import Batch, LengthBatches
+from lightning_adls.data import TextData
+from lightning_adls.tokens import Cached, Encoder, cached
+
+Columns = dict[str, list[Any]]
+TEXTS = ["The plot was dull, but I loved the acting.", 'I "loved" it,\nthe music.', "A b c d e f g"]
+
+
+def columns(rows: int, first: int = 0, classes: int = 2) -> Columns:
+    """Rows that all differ; the class is the number modulo ``classes``."""
+    texts = [f"row {first + i} {TEXTS[i % len(TEXTS)]}" for i in range(rows)]
+    return {"text": texts, "label": [i % classes for i in range(rows)]}
+
+
+def write(path: Path, rows: Columns) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(rows)
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(table, path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
+    else:
+        tab = pa.csv.WriteOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+        pa.csv.write_csv(table, path, tab)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tokenizer whose own truncation and padding must not have a say."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made = reviews.tokenizer()
+    made.enable_truncation(6)
+    made.enable_padding(length=40)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=12, **names).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+Make = Callable[..., TextData]
+
+
+@pytest.fixture
+def make(tmp_path: Path, tokenizer: str) -> Make:
+    """Make a TextData of a file or folder in ``tmp_path``."""
+
+    def make(name: str = "data", **arguments: Any) -> TextData:
+        arguments = {"tokenizer": tokenizer, "cache_dir": str(tmp_path / "cache")} | arguments
+        return TextData(str(tmp_path / name), **arguments)
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of 60 rows to train on and 20 to test on."""
+    write(tmp_path / "data" / "train.parquet", columns(60))
+    write(tmp_path / "data" / "test.parquet", columns(20, first=1000))
+    return tmp_path / "data"
+
+
+def ready(data: TextData, *stages: str) -> TextData:
+    data.prepare_data()
+    for stage in stages or ("fit",):
+        data.setup(stage)
+    return data
+
+
+def texts_of(loader: Any) -> list[str]:
+    """The texts of a loader as the tokenizer of the reviews decodes them, sorted."""
+    decode = reviews.tokenizer().decode
+    return sorted(decode(row.tolist()) for batch in loader for row in batch["input_ids"])
+
+
+def row_numbers(loader: Any) -> list[int]:
+    return sorted(
+        int(found[1]) for text in texts_of(loader) if (found := re.match(r"row ([\d #]+)", text))
+    )
+
+
+# What it reads
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
+def test_every_kind_of_file_gives_the_same_batches(
+    suffix: str, folder: Path, make: Make, tmp_path: Path
+) -> None:
+    write(tmp_path / "other" / f"train{suffix}", columns(60))
+    write(tmp_path / "other" / f"test{suffix}", columns(20, first=1000))
+    expected, got = ready(make(), "fit", "test"), ready(make("other"), "fit", "test")
+    for name in ("train_dataloader", "val_dataloader", "predict_dataloader"):
+        for one, other in zip(getattr(expected, name)(), getattr(got, name)(), strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
+    assert len(got.train_dataloader().dataset) == 54  # type: ignore[arg-type]
+
+
+def test_a_split_may_come_in_parts(folder: Path, make: Make, tmp_path: Path) -> None:
+    rows = columns(60)
+    for part in range(2):
+        half = {key: values[30 * part :][:30] for key, values in rows.items()}
+        write(tmp_path / "parts" / f"train-0000{part}-of-00002.parquet", half)
+    shutil.copy(folder / "test.parquet", tmp_path / "parts")
+    assert texts_of(ready(make("parts")).train_dataloader()) == texts_of(
+        ready(make()).train_dataloader()
+    )
+
+
+def test_a_tree_of_texts_is_read_without_its_unlabelled_part(make: Make, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("pos", "neg", "unsup"):
+            for i in range(10):
+                path = tmp_path / "data" / split / label / f"{i}_7.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{'good' if label == 'pos' else 'bad'} film <br /> {i}")
+    (tmp_path / "data" / "README").write_text("about")
+    data = ready(make(limit_train=1000), "fit", "test")
+    assert data.class_names == ["neg", "pos"]
+    for batch in [*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()]:
+        for row, label in zip(batch["input_ids"], batch["labels"], strict=True):
+            decoded = reviews.tokenizer().decode(row.tolist())
+            assert decoded.startswith("good" if label else "bad")
+    assert len(data.test_dataloader().dataset) == 20  # type: ignore[arg-type]
+
+
+def test_string_labels_are_numbered_in_sorted_order(make: Make, tmp_path: Path) -> None:
+    words = ["so", "bad", "good", "awful"]
+    for split in ("train", "test"):
+        rows = columns(80, classes=4)
+        rows["opinion"] = [words[i % 4] for i in range(80)]
+        write(
+            tmp_path / "data" / f"{split}.csv", {"review": rows["text"], "opinion": rows["opinion"]}
+        )
+    data = ready(make(text="review", label="opinion"), "fit", "test")
+    assert (data.num_classes, data.class_names) == (4, ["awful", "bad", "good", "so"])
+    for batch in data.predict_dataloader():
+        for index, label in zip(batch["index"].tolist(), batch["labels"].tolist(), strict=True):
+            assert data.class_names[label] == words[index % 4]
+
+
+def test_line_breaks_of_web_pages_are_cleaned(make: Make, tmp_path: Path) -> None:
+    rows = columns(20)
+    write(tmp_path / "plain.csv", rows | {"text": [f"dull. {text}" for text in rows["text"]]})
+    write(tmp_path / "marked.csv", rows | {"text": [f"dull.<br /><br>{t}" for t in rows["text"]]})
+    plain, marked = (
+        texts_of(ready(make(name)).train_dataloader()) for name in ("plain.csv", "marked.csv")
+    )
+    assert plain == marked
+
+
+def test_the_hub_is_asked_for_the_subset_and_names_the_classes(
+    make: Make, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    rows = columns(40)
+    parts = {"sentence": rows["text"], "label": rows["label"]}
+    hidden = {"sentence": rows["text"], "label": [-1] * 40}
+    splits = {"train": parts, "validation": parts, "test": hidden}
+    asked = []
+
+    def load_dataset(*name: str) -> dict[str, datasets.Dataset]:
+        asked.append(name)
+        return {k: datasets.Dataset.from_dict(v, features=features) for k, v in splits.items()}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    cache = make().cache_dir
+    glue = {"subset": "sst2", "text": "sentence", "tokenizer": tokenizer, "cache_dir": cache}
+    data = ready(TextData("nyu-mll/glue", test_split="validation", **glue), "fit", "test")
+    assert data.class_names == ["no", "yes"]
+    assert set(asked) == {("nyu-mll/glue", "sst2")}
+    asked.clear()
+    ready(TextData("nyu-mll/glue", test_split="validation", **glue), "fit", "test")
+    assert not asked
+    with pytest.raises(ValueError, match="-1 in every row.*unlabelled.*test_split='validation'"):
+        ready(TextData("nyu-mll/glue", **glue), "test")
+
+
+def test_reviews_need_nothing_but_their_name(tmp_path: Path) -> None:
+    data = ready(TextData(cache_dir=str(tmp_path)), "fit", "test")
+    assert (data.class_names, data.vocab_size, data.pad_token_id) == (
+        ["negative", "positive"],
+        1000,
+        0,
+    )
+    rows = [len(loader.dataset) for loader in (data.train_dataloader(), data.val_dataloader())]  # type: ignore[arg-type]
+    assert rows == [7200, 800]
+    assert texts_of(data.predict_dataloader())[0].islower()
+
+
+# What it makes of a text
+
+
+def test_texts_are_cut_and_padded_as_asked_not_as_the_tokenizer_would(
+    folder: Path, make: Make, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = next(iter(ready(make()).train_dataloader()))["input_ids"]
+    assert whole.shape[1] in (16, 24)
+    assert (whole[:, 0] == 2).all()
+    assert ((whole == 3).sum(1) == 1).all()
+    short = next(iter(ready(make(max_length=11, truncation="tail")).train_dataloader()))
+    assert short["input_ids"].shape[1] == 11
+    assert (short["input_ids"][:, -1] == 3).all()
+    assert "longer than" not in caplog.text + capfd.readouterr().err
+
+
+def test_the_ways_to_truncate_keep_other_ends(folder: Path, make: Make) -> None:
+    first, second, both = (
+        texts_of(ready(make(max_length=10, truncation=how)).train_dataloader())
+        for how in ("head", "tail", "head_tail")
+    )
+    assert all(text.startswith("row") for text in first + both)
+    assert not any(text.startswith("row") for text in second)
+    assert (
+        sum(text.endswith("d e f g") for text in second)
+        == sum(text.endswith("d e f g") for text in both)
+        > 0
+    )
+
+
+# How it divides
+
+
+def test_validation_is_a_balanced_part_of_train(folder: Path, make: Make) -> None:
+    data = ready(make(val_fraction=0.2))
+    train, val = row_numbers(data.train_dataloader()), row_numbers(data.val_dataloader())
+    assert sorted(train + val) == list(range(60))
+    assert len(val) == 12
+    assert sum(row % 2 for row in val) == 6
+
+
+def test_the_seed_decides_the_division(folder: Path, make: Make) -> None:
+    val = [row_numbers(ready(make(seed=seed)).val_dataloader()) for seed in (0, 0, 1)]
+    assert val[0] == val[1] != val[2]
+
+
+def test_limits_keep_the_balance_and_spare_the_other_rows(
+    folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = count_tokenised(monkeypatch)
+    data = ready(make(limit_train=10, limit_val=4, limit_test=6), "fit", "test")
+    parts = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    for loader, rows in zip(parts, (10, 4, 6), strict=True):
+        labels = torch.cat([batch["labels"] for batch in loader])
+        assert (len(labels), int(labels.sum())) == (rows, rows // 2)
+    assert counts == [14, 6]
+    everything = ready(make())
+    assert set(row_numbers(parts[1])) <= set(row_numbers(everything.val_dataloader()))
+
+
+def test_fitting_does_not_touch_the_test_file(folder: Path, make: Make) -> None:
+    (folder / "test.parquet").write_text("nobody can read this")
+    assert ready(make()).num_classes == 2
+    with pytest.raises(ValueError, match="cannot be read"):
+        make().setup("test")
+
+
+def test_a_single_file_is_divided_in_three_and_tested_on_the_same_rows_for_every_seed(
+    make: Make, tmp_path: Path
+) -> None:
+    write(tmp_path / "all.csv", columns(50))
+    parts = []
+    for seed in (0, 1):
+        data = ready(make("all.csv", seed=seed, val_fraction=0.2), "fit", "test")
+        loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+        train, val, test = (row_numbers(loader) for loader in loaders)
+        assert sorted(train + val + test) == list(range(50))
+        assert (len(train), len(val), len(test)) == (32, 8, 10)
+        parts.append((val, test))
+    assert parts[0][1] == parts[1][1]
+    assert parts[0][0] != parts[1][0]
+
+
+def test_predictions_can_be_put_back_in_order(folder: Path, make: Make) -> None:
+    data = ready(make(eval_batch_size=3), "predict")
+    for batch in data.predict_dataloader():
+        for index, ids in zip(batch["index"].tolist(), batch["input_ids"].tolist(), strict=True):
+            assert (
+                reviews.tokenizer()
+                .decode(ids)
+                .startswith(" ".join(f"row {1000 + index}"[:4]).replace(" ", "")[:3])
+            )
+    numbers = torch.cat([batch["index"] for batch in data.predict_dataloader()])
+    assert sorted(numbers.tolist()) == list(range(20))
+    assert numbers.tolist() != list(range(20))
+    assert "index" not in next(iter(data.test_dataloader()))
+
+
+# What it keeps
+
+
+def count_tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record how many texts each tokenising takes."""
+    counts: list[int] = []
+    encode = Encoder.encode
+
+    def counting(self: Encoder, texts: list[str], title: str) -> dict[str, Tensor]:
+        counts.append(len(texts))
+        return encode(self, texts, title)
+
+    monkeypatch.setattr(Encoder, "encode", counting)
+    return counts
+
+
+def test_the_same_texts_are_tokenised_once(
+    folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = count_tokenised(monkeypatch)
+    first = list(ready(make()).train_dataloader())
+    for arguments in ({}, {"max_length": 12}, {"seed": 5}, {"val_fraction": 0.3, "batch_size": 4}):
+        again = list(ready(make(**arguments)).train_dataloader())
+        if not arguments:
+            assert all(
+                torch.equal(a[k], b[k]) for a, b in zip(first, again, strict=True) for k in a
+            )
+    assert counts == [60]
+
+
+def test_changed_texts_are_tokenised_again(
+    folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = count_tokenised(monkeypatch)
+    ready(make())
+    write(folder / "train.parquet", columns(60, first=200))
+    assert row_numbers(ready(make()).train_dataloader())[0] >= 200
+    assert counts == [60, 60]
+
+
+def test_another_tokenizer_tokenises_again(
+    folder: Path, make: Make, tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = count_tokenised(monkeypatch)
+    ready(make())
+    copied = shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    ready(make(tokenizer=str(copied)))  # the same content in another place
+    changed = (
+        (copied / "tokenizer.json").read_text().replace('"lowercase":true', '"lowercase":false')
+    )
+    changed = changed.replace('"lowercase": true', '"lowercase": false')
+    (copied / "tokenizer.json").write_text(changed)
+    ready(make(tokenizer=str(copied)))
+    assert counts == [60, 60]
+
+
+def test_processes_that_tokenise_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    value = torch.arange(200_000)
+
+    def read(_: int) -> bool:
+        made = cached(tmp_path, {"a": 1}, lambda: Cached({"x": value.clone()}, ["word"]))
+        return torch.equal(made.tensors["x"], value) and made.words == ["word"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(32)))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_nothing_is_kept_of_what_failed_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(tensors: object, path: Path, words: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    made = Cached({"x": torch.ones(2)}, [])
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr("lightning_adls.tokens.save_file", torn)
+        cached(tmp_path, {}, lambda: made)
+    assert not list(tmp_path.iterdir())
+    assert cached(tmp_path, {}, lambda: made).tensors["x"].tolist() == [1, 1]
+
+
+def test_the_cache_lies_where_the_platform_keeps_its_caches(
+    folder: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    ready(make(cache_dir=None))
+    assert list((tmp_path / "xdg" / "lightning_adls").iterdir())
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    ready(make(cache_dir=None))
+    assert list((tmp_path / "home" / ".cache" / "lightning_adls").iterdir())
+
+
+# How a Trainer runs on it
+
+
+class Recorder(L.LightningModule):
+    """Learns nothing, and remembers the batches of every epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen: dict[tuple[str, int], list[list[list[int]]]] = {}
+
+    def _record(self, stage: str, batch: Batch) -> None:
+        rows = batch["input_ids"].tolist()
+        self.seen.setdefault((stage, self.current_epoch), []).append(rows)
+
+    def training_step(self, batch: Batch) -> Tensor:
+        self._record("train", batch)
+        return self.weight * 0
+
+    def validation_step(self, batch: Batch) -> None:
+        self._record("val", batch)
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        return batch["index"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer(tmp_path: Path, **arguments: Any) -> L.Trainer:
+    quiet = dict.fromkeys(["enable_progress_bar", "enable_model_summary", "logger"], False)
+    quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0}
+    return L.Trainer(
+        **(
+            quiet
+            | {"accelerator": "cpu", "default_root_dir": tmp_path, "max_epochs": 2}
+            | arguments
+        )
+    )
+
+
+def expected(data: TextData, epoch: int) -> list[list[list[int]]]:
+    """The training batches of an epoch, without a Trainer."""
+    loader = TextData(**data.hparams)
+    loader.setup("fit")
+    batches = loader.train_dataloader()
+    assert isinstance(batches.sampler, LengthBatches)
+    batches.sampler.set_epoch(epoch)
+    return [batch["input_ids"].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_trainer_gets_the_batches_of_each_epoch(
+    workers: int, folder: Path, make: Make, tmp_path: Path
+) -> None:
+    data, module = make(batch_size=8, num_workers=workers), Recorder()
+    trainer(tmp_path).fit(module, datamodule=data)
+    first, second = (module.seen["train", epoch] for epoch in (0, 1))
+    assert first == expected(data, 0) != second
+    assert second == expected(data, 1)
+    assert module.seen["val", 0] == module.seen["val", 1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_continues_with_the_next_epoch(
+    workers: int, folder: Path, make: Make, tmp_path: Path
+) -> None:
+    data = make(batch_size=8, num_workers=workers)
+    before = trainer(tmp_path, max_epochs=1)
+    before.fit(Recorder(), datamodule=data)
+    before.save_checkpoint(tmp_path / "last.ckpt")
+    module = Recorder()
+    trainer(tmp_path).fit(module, datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+    assert module.seen["train", 1] == expected(data, 1)
+
+
+def test_a_checkpoint_with_the_data_loads_with_weights_only(
+    folder: Path, make: Make, tmp_path: Path
+) -> None:
+    data, run = make(), trainer(tmp_path, max_epochs=1)
+    run.fit(Recorder(), datamodule=data)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["datamodule_hyper_parameters"]["dataset"] == data.dataset
+
+
+def test_overfitting_repeats_the_same_full_batches(
+    folder: Path, make: Make, tmp_path: Path
+) -> None:
+    module = Recorder()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        trainer(tmp_path, overfit_batches=2).fit(module, datamodule=make(batch_size=8))
+    assert module.seen["train", 0] == module.seen["train", 1]
+    assert [len(batch) for batch in module.seen["train", 0]] == [8, 8]
+
+
+def test_prediction_meets_every_row_once(folder: Path, make: Make, tmp_path: Path) -> None:
+    found = trainer(tmp_path).predict(Recorder(), datamodule=make(eval_batch_size=3))
+    assert found is not None
+    assert sorted(torch.cat(found).tolist()) == list(range(20))  # type: ignore[arg-type]
