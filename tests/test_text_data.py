@@ -213,7 +213,7 @@ def test_epochs_differ_and_repeat_with_the_seed(tmp_path: Path, make: Make) -> N
 
 def wrong(column: str, row: int, value: object) -> pd.DataFrame:
     rows = frame(40).astype(object)
-    rows.loc[row, column] = value  # type: ignore[index]
+    rows.loc[row, column] = value
     return rows
 
 
