@@ -26,9 +26,9 @@ def blocks_of_all_sizes(size: int = 12) -> Tensor:
     """Blocks, shape ``(blocks, size)``, whose maxima lie all over the range of float32."""
     exponents = torch.tensor([-149, -140, -128, -127, -126, -120, -100, -20, 0, 20, 100, 126, 127])
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(5, len(exponents), size, generator=generator, dtype=torch.float64) * 2 - 1
+    x = torch.rand(6, len(exponents), size, generator=generator, dtype=torch.float64) * 2 - 1
     x *= torch.exp2(torch.randint(-12, 1, x.shape, generator=generator))
-    x[..., 0] = torch.tensor([1.0, 1.99, 1.5, 1.42, 1.41])[:, None]
+    x[..., 0] = torch.tensor([1.0, 2 - 2**-23, 1.99, 1.5, 1.42, 1.41])[:, None]
     return (x * torch.exp2(exponents.double())[:, None]).float().reshape(-1, size)
 
 
