@@ -27,7 +27,7 @@ _VERSION = 1  # part of every key: raise it when the code below, or in sources, 
 
 
 class Encoder:
-    """A tokenizer, set to neither truncate nor pad, and what is put around a text.
+    """A tokenizer that neither truncates nor pads, and what is put around a text.
 
     Args:
         tokenizer: A tokenizer of Transformers that has a padding token.
@@ -41,13 +41,11 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        if backend := getattr(tokenizer, "backend_tokenizer", None):
-            backend.no_truncation()  # a tokenizer.json may carry both
-            backend.no_padding()
         tokenizer.model_max_length = sys.maxsize  # else it warns of texts that are cut only later
         self._tokenizer = tokenizer
         self.pad: int = tokenizer.pad_token_id
         self.vocab_size = len(tokenizer)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
         self.digest = digest([type(tokenizer).__name__, content])
         (probe,), full = self._ids(["a"]), tokenizer("a")["input_ids"]
@@ -60,7 +58,7 @@ class Encoder:
         encoded = self._tokenizer(
             texts,
             add_special_tokens=False,
-            padding=False,
+            padding=False,  # a tokenizer.json may ask for this and for truncation
             truncation=False,
             return_attention_mask=False,
             return_token_type_ids=False,

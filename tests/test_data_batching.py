@@ -116,6 +116,11 @@ def test_every_prefix_of_the_balanced_order_has_each_class_in_its_share(
         assert ((count - share_of * length).abs() <= 2).all()
 
 
+def test_a_class_of_one_row_comes_in_the_middle_and_so_not_into_a_small_part() -> None:
+    order = balanced_order(torch.tensor([0] * 40 + [1]), [0]).tolist()
+    assert 18 <= order.index(40) <= 22
+
+
 def test_the_balanced_order_depends_on_the_seed() -> None:
     labels = torch.arange(50) % 2
     assert torch.equal(balanced_order(labels, [1]), balanced_order(labels, [1]))

@@ -142,7 +142,10 @@ def test_lab3_stopped_in_the_middle_loses_no_finished_trial(tmp_path: Path, how:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precisions={A: Intger}", "--studies={A: [A]}"], "did you mean Integer"),
+        (
+            ["--precisions={A: Intger}", "--studies={A: [A]}", "--figures={a: [A]}"],
+            "did you mean Integer",
+        ),
         (["--ranges={widht: [8]}"], "'widht' is no parameter of any format"),
         (["--ranges={width: [99]}"], "no combination of the ranges makes a Integer"),
         (["--ranges={width: 8}"], "Expected a <class 'list'>"),
