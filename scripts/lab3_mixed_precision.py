@@ -332,7 +332,7 @@ def write_summary(studies: Studies, folder: Path) -> dict[str, dict[str, Any]]:
 def show(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """Print the table of results, best validation accuracy first."""
     # Fits into 80 columns, the width of a log file.
-    table = Table(title="Best of each study", box=SIMPLE, pad_edge=False)
+    table = Table(title="Best of each study", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("study", no_wrap=True)
     for column in ("val acc.", "test acc.", "bits/w", "trials", "pruned", "failed", "s"):
         table.add_column(column, justify="right", no_wrap=True)
