@@ -17,7 +17,7 @@ def read(path: Path) -> TextData:
     """What the scripts make of ``--data path``: types are checked, then the values."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TextData, "data")
-    data = parser.instantiate_classes(parser.parse_args(["--data", str(path)])).data
+    data = parser.instantiate(parser.parse_args(["--data", str(path)])).data
     assert isinstance(data, TextData)
     return data
 

@@ -119,7 +119,14 @@ def test_lab3_shares_one_choice_and_enumerates_it_on_a_grid(run: Run, tmp_path: 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_lab3_stopped_in_the_middle_loses_no_finished_trial(tmp_path: Path, how: int) -> None:
     command = [sys.executable, str(LAB3), *SMALL_LAB3, "--only=[Integer]", "--trials=40"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs, and so perhaps these tests, with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     folder = tmp_path / "lightning_logs" / "lab3" / "test"
     deadline = time.monotonic() + 120
     while not (folder / "results.csv").is_file() or len(rows(folder)) < 2:
