@@ -49,7 +49,8 @@ def run(
         parsed = parser.parse_args()
         config_yaml = parser.dump(parsed)
         made = {
-            name: partial(factory, **parsed.pop(name)) for name, (factory, _) in factories.items()
+            name: partial(factory, **parsed.pop(name).clone(with_meta=False))
+            for name, (factory, _) in factories.items()
         }
         arguments = dict(parser.instantiate(parsed))
     arguments.pop("config", None)

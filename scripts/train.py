@@ -56,7 +56,7 @@ class TrainCLI(LightningCLI):
 
 def take_from_data(options: Namespace) -> None:
     """Give the model as many classes and word vectors as the data set has."""
-    data = TextData(**options.data)
+    data = TextData(**options.data.clone(with_meta=False))
     data.prepare_data()
     data.setup("fit")
     options.model.num_classes = data.num_classes

@@ -192,6 +192,12 @@ def test_lab3_refuses_wrong_input_in_one_line_before_any_training(
     assert not list(tmp_path.glob("lightning_logs/**/*.ckpt"))
 
 
+def test_scripts_read_a_data_set_from_its_own_file(run: Run) -> None:
+    data = f"--data={ROOT / 'configs' / 'data' / 'reviews.yaml'}"
+    assert run(LAB3, data, *SMALL_LAB3, "--only=[Full]") == 0
+    assert run(TRAIN, "fit", data, *SMALL_TRAIN) == 0
+
+
 def test_lab3_refuses_to_continue_a_changed_search(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
