@@ -1,26 +1,31 @@
-"""Quantise the linear layers of a model, by a recipe that is one small YAML file."""
+"""Quantise the layers of a model, by a recipe that is one small YAML file."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_adls.formats import NumberFormat, parse
-from lightning_adls.layers import LinearFormats, QuantizedLinear
-from lightning_adls.transforms.walk import linear_layers, match, replace_layers
+from lightning_adls.layers import (
+    COMPUTING,
+    KINDS,
+    ROLES,
+    LayerFormats,
+    QuantizedLayer,
+    quantized,
+)
+from lightning_adls.transforms.walk import layers_of, match, replace_layers
 
 FormatText = NumberFormat | str | None
-LayerChoice = LinearFormats | FormatText | Mapping[str, FormatText]
-
-_ROLES = tuple(field.name for field in fields(LinearFormats))
+LayerChoice = LayerFormats | FormatText | Mapping[str, FormatText]
 
 
-def linear_formats(choice: LayerChoice, who: str = "LinearFormats") -> LinearFormats:
-    """Read the formats of a linear layer from what a YAML file can hold.
+def layer_formats(choice: LayerChoice, who: str = "LayerFormats") -> LayerFormats:
+    """Read the formats of a layer from what a YAML file can hold.
 
     Args:
         choice: One format (or its text) for input, weight and bias alike; a mapping from those
@@ -31,16 +36,16 @@ def linear_formats(choice: LayerChoice, who: str = "LinearFormats") -> LinearFor
         ValueError: If a name, a format or a parameter is not known.
 
     Example:
-        >>> str(linear_formats({"weight": "Integer(width=4, frac_width=3)"}))
+        >>> str(layer_formats({"weight": "Integer(width=4, frac_width=3)"}))
         'input=None, weight=Integer(width=4, frac_width=3), bias=None'
     """
-    if isinstance(choice, LinearFormats):
+    if isinstance(choice, LayerFormats):
         return choice
     if not isinstance(choice, Mapping):
-        choice = dict.fromkeys(_ROLES, choice)
-    if unknown := [name for name in choice if name not in _ROLES]:
-        raise ValueError(f"{who}: {unknown[0]!r} is no tensor of a layer; there are {_ROLES}.")
-    return LinearFormats(**{name: _format(value, who) for name, value in choice.items()})
+        choice = dict.fromkeys(ROLES, choice)
+    if unknown := [name for name in choice if name not in ROLES]:
+        raise ValueError(f"{who}: {unknown[0]!r} is no tensor of a layer; there are {ROLES}.")
+    return LayerFormats(**{name: _format(value, who) for name, value in choice.items()})
 
 
 def _format(value: FormatText, who: str) -> NumberFormat | None:
@@ -55,12 +60,14 @@ def _format(value: FormatText, who: str) -> NumberFormat | None:
 
 @dataclass(frozen=True)
 class Quantize:
-    """Swap linear layers for :class:`QuantizedLinear`; the parameters stay the same objects.
+    """Swap layers for quantised ones; the parameters stay the same objects.
 
     Args:
         layers: From shell patterns over module names (``*`` also matches dots) to what
-            :func:`linear_formats` reads. Later patterns win; a layer that no pattern matches, or
+            :func:`layer_formats` reads. Later patterns win; a layer that no pattern matches, or
             whose choice is None, is left in full precision.
+        kinds: Which kinds of layers the patterns are about, of ``Linear``, ``Conv1d``, ``Conv2d``
+            and ``Embedding``.
 
     Raises:
         ValueError: If a format is not known, or, when called, a pattern matches nothing.
@@ -74,6 +81,7 @@ class Quantize:
     """
 
     layers: Mapping[str, LayerChoice]
+    kinds: Sequence[str] = COMPUTING
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Mapping) or not self.layers:
@@ -82,41 +90,44 @@ class Quantize:
                 "'*' is the pattern of every linear layer."
             )
         chosen = {
-            str(pattern): linear_formats(choice, f"Quantize: {pattern!r}")
+            str(pattern): layer_formats(choice, f"Quantize: {pattern!r}")
             for pattern, choice in self.layers.items()
         }
         object.__setattr__(self, "layers", chosen)
+        if isinstance(self.kinds, str) or not set(self.kinds) <= set(KINDS):
+            raise ValueError(
+                f"Quantize: kinds={self.kinds!r} is not a list of some of {', '.join(KINDS)}."
+            )
+        object.__setattr__(self, "kinds", tuple(self.kinds))
 
     def __call__(self, model: nn.Module) -> None:
         """Quantise ``model`` in place."""
-        layers = linear_layers(model)
+        layers = layers_of(model, self.kinds)
         formats = match(layers, self._formats(), "Quantize")
-        full = LinearFormats()
-        swapped = [
-            name
-            for name, choice in formats.items()
-            if choice != full or isinstance(layers[name], QuantizedLinear)
-        ]
-        replace_layers(
-            model, swapped, lambda name, _: QuantizedLinear.from_linear(layers[name], formats[name])
-        )
+        # A layer that is as it shall be keeps what it learned.
+        swapped = [name for name, choice in formats.items() if choice != _formats_of(layers[name])]
+        replace_layers(model, swapped, lambda name, _: quantized(layers[name], formats[name]))
 
-    def _formats(self) -> dict[str, LinearFormats]:
-        return {pattern: linear_formats(choice) for pattern, choice in self.layers.items()}
+    def _formats(self) -> dict[str, LayerFormats]:
+        return {pattern: layer_formats(choice) for pattern, choice in self.layers.items()}
 
     def to_dict(self) -> dict[str, dict[str, str | None] | None]:
         """The recipe as text: what :class:`Quantize` reads back."""
         return {
-            pattern: None if choice == LinearFormats() else _texts(choice)
+            pattern: None if choice == LayerFormats() else _texts(choice)
             for pattern, choice in self._formats().items()
         }
 
     def __str__(self) -> str:
-        return f"Quantize({self.to_dict()})"
+        kinds = "" if tuple(self.kinds) == COMPUTING else f", kinds={list(self.kinds)}"
+        return f"Quantize({self.to_dict()}{kinds})"
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML."""
-        text = yaml.safe_dump({"quantize": self.to_dict()}, sort_keys=False, width=200)
+        content: dict[str, Any] = {"quantize": self.to_dict()}
+        if tuple(self.kinds) != COMPUTING:
+            content["kinds"] = list(self.kinds)
+        text = yaml.safe_dump(content, sort_keys=False, width=200)
         Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -125,65 +136,95 @@ class Quantize:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not a mapping with the one key ``quantize``, or names an unknown
-                format or parameter.
+            ValueError: If it is not a mapping with the key ``quantize`` and at most ``kinds``
+                beside it, or names an unknown kind, format or parameter.
         """
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"Quantize: {path} is not YAML: {error}") from error
-        if not isinstance(content, dict) or set(content) != {"quantize"}:
+        if not isinstance(content, dict) or set(content) - {"kinds"} != {"quantize"}:
             raise ValueError(f"Quantize: {path} does not hold the one key 'quantize'.")
-        return cls(content["quantize"])
+        return cls(content["quantize"], content.get("kinds", COMPUTING))
 
 
-def _texts(formats: LinearFormats) -> dict[str, str | None]:
-    values = {role: getattr(formats, role) for role in _ROLES}
+def _formats_of(layer: nn.Module) -> LayerFormats:
+    return layer.formats if isinstance(layer, QuantizedLayer) else LayerFormats()
+
+
+def _texts(formats: LayerFormats) -> dict[str, str | None]:
+    values = {role: getattr(formats, role) for role in ROLES}
     return {role: None if value is None else str(value) for role, value in values.items()}
 
 
-def _weight_bits(layer: nn.Linear) -> int:
-    fmt = layer.formats.weight if isinstance(layer, QuantizedLinear) else None
+def weight_bits(layer: nn.Module) -> int:
+    """Storage of a layer's weight in bits, what its elements share included."""
+    weight, fmt = _weight(layer), _formats_of(layer).weight
     if fmt is None:
-        return layer.weight.numel() * layer.weight.element_size() * 8
-    return fmt.storage_bits(tuple(layer.weight.shape))
+        return weight.nbytes * 8
+    return fmt.storage_bits((len(weight), weight[0].numel()))
 
 
 def bits_per_weight(model: nn.Module) -> float:
-    """Storage of the linear layers' weights in bits per weight, shared scales included.
+    """Storage of the weights that are multiplied with, in bits per weight, shared scales included.
 
-    Layers that are not quantised count with the width of their data type. Pruned weights count in
-    full: a mask by itself saves no storage.
+    Layers that are not quantised count with the width of their data type; embeddings do not count.
+    Pruned weights count in full: a mask by itself saves no storage.
+
+    Raises:
+        ValueError: If the model has no linear layer and no convolution.
     """
-    layers = linear_layers(model).values()
-    return sum(map(_weight_bits, layers)) / sum(layer.weight.numel() for layer in layers)
+    layers = layers_of(model).values()
+    if not layers:
+        raise ValueError(
+            f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
+        )
+    return sum(map(weight_bits, layers)) / sum(_weight(layer).numel() for layer in layers)
+
+
+def size_mb(model: nn.Module) -> float:
+    """Storage of a model in MB, 10^6 bytes.
+
+    Weights count in their format, embeddings included, and every other parameter (norms, biases,
+    scales) in its data type; a parameter that is used twice counts once.
+    """
+    saved_bits = {
+        id(layer.weight): _weight(layer).nbytes * 8 - weight_bits(layer)
+        for layer in layers_of(model, tuple(KINDS)).values()
+    }
+    return (_full_bytes(model) - sum(saved_bits.values()) / 8) / 1e6
+
+
+def _full_bytes(model: nn.Module) -> int:
+    return sum(p.nbytes for p in model.parameters())
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return cast(Tensor, layer.weight)
 
 
 def summarize(model: nn.Module) -> str:
-    """A short table of what is quantised: layers and weights per format, bits, size in MB.
-
-    The size counts weights in their format and every other parameter (embeddings, norms, biases)
-    in its data type; 1 MB is 10^6 bytes.
-    """
-    layers = linear_layers(model)
+    """A short table of what is quantised: layers and weights per format, bits, size in MB."""
+    layers = layers_of(model)
+    layers |= {
+        name: layer
+        for name, layer in layers_of(model, ("Embedding",)).items()
+        if isinstance(layer, QuantizedLayer)
+    }
     layer_count: Counter[str] = Counter()
     weight_count: Counter[str] = Counter()
     for layer in layers.values():
-        formats = layer.formats if isinstance(layer, QuantizedLinear) else "full precision"
-        layer_count[str(formats)] += 1
-        weight_count[str(formats)] += layer.weight.numel()
+        formats = _formats_of(layer)
+        text = "full precision" if formats == LayerFormats() else str(formats)
+        layer_count[text] += 1
+        weight_count[text] += _weight(layer).numel()
     rows = [
         f"{n:>4} layers {weight_count[text]:>12,} weights  {text}"
         for text, n in layer_count.items()
     ]
-    full_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    saved_bits = sum(
-        layer.weight.numel() * layer.weight.element_size() * 8 - _weight_bits(layer)
-        for layer in layers.values()
-    )
     rows.append(
         f"{bits_per_weight(model):.2f} bits per weight; "
-        f"{(full_bytes - saved_bits / 8) / 1e6:.2f} MB, {full_bytes / 1e6:.2f} MB unquantised"
+        f"{size_mb(model):.2f} MB, {_full_bytes(model) / 1e6:.2f} MB unquantised"
     )
     return "\n".join(rows)
 
@@ -194,12 +235,14 @@ def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     Scales learned by formats that ``model`` does not use are left out; a sparsity mask whose layer
     has no place for one is applied to the weight, so that nothing pruned comes back.
     """
-    plain = {name for name, m in model.named_modules() if type(m) is nn.Linear}
+    plain_types = {plain for plain, _ in KINDS.values()}
+    plain = {name for name, m in model.named_modules() if type(m) in plain_types}
     own = model.state_dict()
+    scales = [f"{role}_scales" for role in ROLES]
     fitted = dict(state)
     for key in state:
         layer, _, entry = key.rpartition(".")
-        if entry == "input_scales" and key not in own:
+        if entry in scales and key not in own:
             del fitted[key]
         elif entry == "weight_mask" and layer in plain:
             fitted[f"{layer}.weight"] = state[f"{layer}.weight"].masked_fill(~state[key], 0.0)

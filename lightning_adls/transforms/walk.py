@@ -1,36 +1,49 @@
 """Finding layers by name and replacing them: the one place that walks over a model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from torch import nn
 
-from lightning_adls.layers import QuantizedLinear
+from lightning_adls.layers import COMPUTING, KINDS
 
 T = TypeVar("T")
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of ``model`` by name, in the order of ``named_modules``.
+def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, nn.Module]:
+    """The layers of some kinds by name, plain or quantised, in the order of ``named_modules``.
 
-    Subclasses other than ours are left out: their owners may read ``weight`` without calling the
-    layer, as ``nn.MultiheadAttention`` does, and a replacement would change nothing.
+    Other subclasses are left out: their owners may read ``weight`` without calling the layer, as
+    ``nn.MultiheadAttention`` does, and a replacement would change nothing.
+
+    Raises:
+        ValueError: If a kind is not one of ``lightning_adls.layers.KINDS``.
     """
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if name and type(module) in (nn.Linear, QuantizedLinear)
-    }
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(
+            f"layers_of: kinds={list(kinds)} names {unknown[0]!r}; there are {', '.join(KINDS)}."
+        )
+    types = {kind_type for kind in kinds for kind_type in KINDS[kind]}
+    return {name: m for name, m in model.named_modules() if name and type(m) in types}
 
 
-def match(names: Iterable[str], choices: Mapping[str, T], who: str) -> dict[str, T]:
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of ``model``, as :func:`layers_of` finds them."""
+    layers = layers_of(model, ("Linear",))
+    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+
+
+def match(
+    names: Iterable[str], choices: Mapping[str, T], who: str, what: str = "layers"
+) -> dict[str, T]:
     """Give each name the choice of the LAST shell pattern that matches it.
 
     Args:
         names: Names of layers, ``encoder.layer.0.output.dense``.
         choices: What the names matched by a pattern get; ``*`` also matches dots.
         who: Begins the error message.
+        what: What the names are of, in the error message.
 
     Raises:
         ValueError: If a pattern matches no name.
@@ -46,8 +59,8 @@ def match(names: Iterable[str], choices: Mapping[str, T], who: str) -> dict[str,
         if not matched:
             known = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise ValueError(
-                f"{who}: pattern {pattern!r} matches none of the {len(names)} layers; "
-                f"there are {known or 'no such layers'}."
+                f"{who}: pattern {pattern!r} matches none of the {len(names)} {what}; "
+                f"there are {known or f'no such {what}'}."
             )
         chosen.update(dict.fromkeys(matched, choice))
     return {name: chosen[name] for name in names if name in chosen}

@@ -1,6 +1,7 @@
 """Recipes: reading, writing, applying and summing them up."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_adls.formats import Integer, MXInt, NumberFormat
-from lightning_adls.layers import LinearFormats, QuantizedLinear
-from lightning_adls.transforms import Quantize, bits_per_weight, summarize
-from lightning_adls.transforms.quantize import state_for
+from lightning_adls.layers import KINDS, LayerFormats, QuantizedEmbedding, QuantizedLinear
+from lightning_adls.transforms import Prune, Quantize, bits_per_weight, summarize
+from lightning_adls.transforms.quantize import size_mb, state_for
 
 formats = st.sampled_from([None, *(str(cls()) for cls in NumberFormat.classes.values())])
 choices = st.one_of(
@@ -31,10 +32,10 @@ def test_every_recipe_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFa
 def test_only_matched_layers_are_swapped(mlp: nn.Sequential) -> None:
     Quantize({"*": "MXInt(width=4)", "2": None, "3.*": {"weight": "Integer"}})(mlp)
     assert isinstance(mlp[0], QuantizedLinear)
-    assert mlp[0].formats == LinearFormats(*[MXInt(width=4)] * 3)
+    assert mlp[0].formats == LayerFormats(*[MXInt(width=4)] * 3)
     assert type(mlp[2]) is nn.Linear
     assert isinstance(mlp[3], nn.Sequential)
-    assert mlp[3][0].formats == LinearFormats(weight=Integer())
+    assert mlp[3][0].formats == LayerFormats(weight=Integer())
 
 
 def test_the_optimizer_of_the_unquantised_model_trains_the_quantised_one(
@@ -128,3 +129,71 @@ def test_summary_says_layers_formats_bits_and_size() -> None:
     assert "1 layers      500,000 weights  full precision" in lines[1]
     # One byte for each of 10^6 weights, four for the 500,000 others and the 1,000 biases.
     assert lines[2] == "16.00 bits per weight; 3.00 MB, 6.00 MB unquantised"
+
+
+def net() -> nn.Sequential:
+    """One layer of each kind."""
+    return nn.Sequential(
+        nn.Embedding(10, 16), nn.Conv1d(4, 8, 3), nn.Conv2d(2, 4, 2), nn.Linear(16, 4)
+    )
+
+
+def test_embeddings_are_quantised_only_where_they_are_asked_for() -> None:
+    model = net()
+    Quantize({"*": "MXInt(width=4)"})(model)
+    assert [type(layer).__name__ for layer in model] == [
+        *("Embedding", "QuantizedConv1d", "QuantizedConv2d", "QuantizedLinear")
+    ]
+    Quantize({"*": "MXInt(width=4)"}, kinds=["Embedding"])(model)
+    assert type(model[0]) is QuantizedEmbedding
+
+
+def test_kinds_are_kept_in_text_and_file(tmp_path: Path) -> None:
+    recipe = Quantize({"*": "MXInt"}, kinds=["Linear", "Embedding"])
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Quantize.load(tmp_path / "recipe.yaml") == recipe
+    assert "Embedding" in str(recipe)
+
+
+@pytest.mark.parametrize("kinds", ["Linear", ["Conv3d"]])
+def test_unknown_kinds_are_refused(kinds: Any) -> None:
+    with pytest.raises(ValueError, match=r"kinds=.* some of Linear, Conv1d"):
+        Quantize({"*": None}, kinds=kinds)
+
+
+def test_quantising_again_keeps_learned_scales() -> None:
+    recipe = Quantize({"*": "LearnedInteger(width=4)"})
+    model = nn.Sequential(nn.Linear(8, 8))
+    recipe(model)
+    model(torch.randn(3, 8))
+    layer, scales = model[0], model[0].input_scales
+    recipe(model)
+    assert model[0] is layer
+    Quantize({"*": {"input": "LearnedInteger(width=4)", "weight": "MXInt"}})(model)
+    assert model[0].input_scales is scales
+
+
+def test_masks_and_scales_of_every_kind_pass_to_a_plain_model() -> None:
+    model = net()
+    Quantize({"*": {"weight": "LearnedInteger(width=4)"}}, kinds=tuple(KINDS))(model)
+    Prune(0.5, kinds=tuple(KINDS))(model)
+    plain = net()
+    plain.load_state_dict(state_for(plain, model.state_dict()))
+    masks = {name: mask for name, mask in model.state_dict().items() if name.endswith("_mask")}
+    assert len(masks) == 4
+    for name, weight in plain.named_parameters():
+        if name.endswith("weight"):
+            assert torch.equal(weight != 0, masks[f"{name}_mask"])
+
+
+def test_size_counts_quantised_embeddings_and_shared_weights_once() -> None:
+    model = nn.Sequential(nn.Embedding(1000, 32), nn.Linear(32, 1000, bias=False))
+    model[1].weight = model[0].weight
+    assert size_mb(model) == 0.128
+    Quantize({"*": "Integer(width=8)"}, kinds=("Linear", "Embedding"))(model)
+    assert size_mb(model) == 0.032
+
+
+def test_bits_of_a_model_without_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="model=ReLU has no layer of Linear"):
+        bits_per_weight(nn.ReLU())

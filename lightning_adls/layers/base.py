@@ -1,0 +1,223 @@
+"""What all quantised layers share: formats, mask, learned scales, the kept rounded weight."""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_adls.formats import NumberFormat
+
+
+@dataclass(frozen=True)
+class LayerFormats:
+    """The number format of each tensor of a layer; None leaves a tensor as it is.
+
+    Blocks and channel scales run along the dimension that the layer sums over.
+
+    Args:
+        input: Rounds the input: the last dimension of a linear layer's, the channels of a
+            convolution's.
+        weight: Rounds the weight, seen as a matrix of ``out_features`` or ``out_channels`` rows.
+        bias: Rounds the bias.
+    """
+
+    input: NumberFormat | None = None
+    weight: NumberFormat | None = None
+    bias: NumberFormat | None = None
+
+    def __str__(self) -> str:
+        return f"input={self.input}, weight={self.weight}, bias={self.bias}"
+
+
+ROLES = tuple(field.name for field in fields(LayerFormats))
+
+
+class QuantizedLayer(nn.Module):
+    """A layer that rounds its input, weight and bias to number formats.
+
+    The parameters stay in full precision and keep the names of the plain layer, so that state
+    dicts pass between the two; gradients reach them straight through the rounding. The sparsity
+    mask is applied after rounding, because some formats cannot hold zero. While nothing trains
+    (``eval()`` and no gradient asked for) the rounded weight is kept until the weight changes.
+    Writing through ``weight.data`` is the one change that cannot be seen then: call ``train()`` or
+    ``eval()`` after it.
+
+    Scales that a format learns are parameters ``input_scales``, ``weight_scales`` and
+    ``bias_scales``. The first training batch fits them to the data; until then (and not in a
+    checkpoint) they follow whatever is rounded.
+
+    Attributes:
+        formats: What each tensor is rounded to.
+        enabled: If false, nothing is rounded; the mask is still applied.
+        weight_mask: Bool, in the shape of the weight, true where a weight is kept; or None.
+        input_sparsity: Share of the input's features that is set to zero, those of the smallest
+            magnitude, for each token or pixel by itself.
+    """
+
+    # Where the features of the input lie, counted from the end.
+    feature_dim: ClassVar[int] = -1
+
+    weight: Tensor
+    weight_mask: Tensor | None
+    input_scales: nn.Parameter | None
+    weight_scales: nn.Parameter | None
+    bias_scales: nn.Parameter | None
+
+    @staticmethod
+    def arguments_of(layer: Any) -> dict[str, Any]:
+        """Constructor arguments of the plain ``layer``, without device and dtype."""
+        raise NotImplementedError
+
+    def _add_formats(self, formats: LayerFormats) -> None:
+        """Call at the end of a constructor."""
+        self.formats = formats
+        self.enabled = True
+        self.input_sparsity = 0.0
+        # A buffer, so that checkpoints carry it.
+        self.register_buffer("weight_mask", None)
+        self._rounded: tuple[tuple[Any, ...], Tensor] | None = None
+        for role in ROLES:
+            fmt: NumberFormat | None = getattr(formats, role)
+            absent = role == "bias" and self._parameters.get("bias") is None
+            scales = None if fmt is None or absent else fmt.initial_scales()
+            if scales is not None:
+                scales = nn.Parameter(scales)
+            self.register_parameter(f"{role}_scales", scales)
+        self._unfitted = frozenset(role for role in ROLES if self.scales_of(role) is not None)
+
+    @classmethod
+    def from_layer(cls, layer: nn.Module, formats: LayerFormats) -> Self:
+        """A layer on the SAME parameters as ``layer``, in the same mode.
+
+        If ``layer`` is quantised already, its mask, its switches and the scales of formats that
+        stay are kept.
+        """
+        weight = cast(Tensor, layer.weight)
+        new = cls(
+            **cls.arguments_of(layer),
+            formats=formats,
+            device="meta",  # nothing is allocated or drawn: the parameters are replaced below
+            dtype=weight.dtype,
+        )
+        for name in ("weight", "bias"):
+            if name in layer._parameters:
+                setattr(new, name, layer._parameters[name])
+        for role in new._unfitted:
+            scales = cast(Tensor, new.scales_of(role))
+            setattr(new, f"{role}_scales", nn.Parameter(scales.detach().to(weight.device)))
+        if isinstance(layer, QuantizedLayer):
+            new._take_over(layer)
+        return new.train(layer.training)
+
+    def _take_over(self, layer: "QuantizedLayer") -> None:
+        self.weight_mask = layer.weight_mask
+        self.enabled = layer.enabled
+        self.input_sparsity = layer.input_sparsity
+        for role in tuple(self._unfitted):
+            if getattr(self.formats, role) == getattr(layer.formats, role):
+                setattr(self, f"{role}_scales", layer.scales_of(role))
+                self._unfitted -= {role} - layer._unfitted
+
+    def scales_of(self, role: str) -> nn.Parameter | None:
+        """Learned scales of the input, the weight or the bias."""
+        return cast(nn.Parameter | None, getattr(self, f"{role}_scales"))
+
+    def rounded_input(self, input: Tensor) -> Tensor:
+        """The input as it is multiplied: rounded, its smallest features set to zero."""
+        if self.formats.input is None and not self.input_sparsity:
+            return input
+        features = input.movedim(self.feature_dim, -1)
+        rounded = self._round("input", features)
+        if self.input_sparsity:
+            dropped = round(self.input_sparsity * features.shape[-1])
+            smallest = features.abs().topk(dropped, dim=-1, largest=False).indices
+            rounded = rounded.scatter(-1, smallest, 0.0)
+        return rounded.movedim(-1, self.feature_dim)
+
+    def rounded_weight(self) -> Tensor:
+        """The weight as it is multiplied: rounded, then masked."""
+        scales = self.scales_of("weight")
+        parts = [t for t in (self.weight, self.weight_mask, scales) if t is not None]
+        if (
+            self.training
+            or (torch.is_grad_enabled() and any(part.requires_grad for part in parts))
+            or torch.compiler.is_compiling()
+            or any(part.is_inference() for part in parts)  # these do not count their versions
+        ):
+            return self._round_weight()
+        # An inference tensor cannot serve a later forward with gradients: keep the two apart.
+        state = (
+            *((part._version, part.data_ptr()) for part in parts),
+            self.weight.dtype,
+            self.enabled,
+            torch.is_inference_mode_enabled(),
+        )
+        if self._rounded is None or self._rounded[0] != state:
+            self._rounded = state, self._round_weight()
+        return self._rounded[1]
+
+    def rounded_bias(self) -> Tensor | None:
+        """The bias as it is added."""
+        bias = self._parameters.get("bias")
+        return None if bias is None else self._round("bias", bias)
+
+    def _round_weight(self) -> Tensor:
+        weight: Tensor = self.weight
+        if self.formats.weight is not None:
+            # As a matrix, whose rows are what one output sums over.
+            weight = self._round("weight", weight.flatten(1)).view_as(weight)
+        if self.weight_mask is not None:
+            weight = weight.masked_fill(~self.weight_mask, 0.0)
+        return weight
+
+    def _round(self, role: str, x: Tensor) -> Tensor:
+        fmt: NumberFormat | None = getattr(self.formats, role)
+        if fmt is None or not self.enabled:
+            return x
+        scales = self._fitted_scales(role, fmt, x)
+        return fmt(x, scales, training=self.training, batched=role == "input")
+
+    def _fitted_scales(self, role: str, fmt: NumberFormat, x: Tensor) -> Tensor | None:
+        scales = self.scales_of(role)
+        if scales is None or role not in self._unfitted:
+            return scales
+        fitted = fmt.fit_scales(x.detach())
+        if not self.training:
+            return scales if fitted is None else fitted.to(scales)
+        if fitted is not None:
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                # Every process sees other data, but must start from the same scales.
+                torch.distributed.all_reduce(fitted)
+                fitted = fitted / torch.distributed.get_world_size()
+            with torch.no_grad():
+                scales.copy_(fitted)
+        self._unfitted -= {role}
+        return scales
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode and forget the rounded weight."""
+        self._rounded = None
+        return super().train(mode)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Checkpoints of unquantised models have no mask and no scales; those of pruned ones bring a
+        # mask that this layer may not have yet.
+        mask = state_dict.get(prefix + "weight_mask")
+        if mask is not None and self.weight_mask is None:
+            self.weight_mask = torch.ones_like(self.weight, dtype=torch.bool)
+        elif mask is None and self.weight_mask is not None:
+            state_dict[prefix + "weight_mask"] = self.weight_mask
+        for role in ROLES:
+            scales, key = self.scales_of(role), f"{prefix}{role}_scales"
+            if scales is not None and key in state_dict:
+                self._unfitted -= {role}
+            elif scales is not None:
+                state_dict[key] = scales.detach()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """The arguments of the plain layer, then the formats."""
+        return f"{super().extra_repr()}, {self.formats}"
