@@ -1,0 +1,196 @@
+"""Pruning while a model trains, by a schedule over the budget of steps."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import lightning as L
+
+from lightning_adls.layers import COMPUTING
+from lightning_adls.transforms.prune import Prune, sparsity_of
+
+# From the share of the budget that is spent, 0 to 1, to the sparsity.
+Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """Prune once.
+
+    Args:
+        sparsity: Reached in one step, 0 to below 1.
+        at: Share of the budget that is spent before, 0 to 1.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> schedule = OneShot(0.5, at=0.25)
+        >>> schedule(0.2), schedule(0.25)
+        (0.0, 0.5)
+    """
+
+    sparsity: float
+    at: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"OneShot: sparsity={self.sparsity} is not in 0 <= sparsity < 1.")
+        if not 0 <= self.at <= 1:
+            raise ValueError(f"OneShot: at={self.at} is not in 0..1.")
+
+    def __call__(self, share: float) -> float:
+        """The sparsity when ``share`` of the budget is spent."""
+        return self.sparsity if share >= self.at else 0.0
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """Prune in steps, many weights at first and ever fewer towards the end.
+
+    Zhu and Gupta, "To prune, or not to prune" (2017, arXiv:1710.01878), equation 1: with ``k`` of
+    ``n`` updates done, the sparsity is ``final + (initial - final) * (1 - k / n) ** 3``.
+
+    Args:
+        sparsity: The final one, 0 to below 1.
+        initial: Sparsity at ``start``, 0 to ``sparsity``; before it nothing is pruned.
+        start: Share of the budget at which pruning starts, 0 to below ``end``.
+        end: Share of the budget at which the final sparsity is reached, up to 1.
+        updates: Steps between ``start`` and ``end``, 1 or more.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> schedule = Cubic(0.8, end=0.5, updates=2)
+        >>> [round(schedule(share), 3) for share in (0.0, 0.2, 0.25, 0.4, 0.5, 1.0)]
+        [0.0, 0.0, 0.7, 0.7, 0.8, 0.8]
+    """
+
+    sparsity: float
+    initial: float = 0.0
+    start: float = 0.0
+    end: float = 0.75
+    updates: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"Cubic: sparsity={self.sparsity} is not in 0 <= sparsity < 1.")
+        if not 0 <= self.initial <= self.sparsity:
+            raise ValueError(
+                f"Cubic: initial={self.initial} is not in 0..{self.sparsity}, the final sparsity."
+            )
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(
+                f"Cubic: start={self.start} and end={self.end} are not 0 <= start < end <= 1; "
+                "OneShot prunes at once."
+            )
+        if self.updates < 1:
+            raise ValueError(f"Cubic: updates={self.updates} is below 1.")
+
+    def __call__(self, share: float) -> float:
+        """The sparsity when ``share`` of the budget is spent."""
+        if share < self.start:
+            return 0.0
+        # The margin lets a share that is meant to lie on an update, but for its last bit, reach it.
+        passed = (share - self.start) / (self.end - self.start) * self.updates + 1e-9
+        left = 1 - min(math.floor(passed), self.updates) / self.updates
+        return self.sparsity + (self.initial - self.sparsity) * left**3
+
+
+class Pruning(L.Callback):
+    """Prune the layers of any LightningModule while it trains.
+
+    When a stage is set up, the layers are swapped for ones that carry a mask, on the same
+    parameters, so that checkpoints of pruned models load. From then on the sparsity of
+    ``schedule`` is reached after each optimiser step: validations and checkpoints that follow a
+    step see its masks, and after the last step the model has the sparsity of share 1, also when
+    that is the only one at which the schedule prunes. A run that stops early keeps what it has
+    reached. Masks only grow: what is sparser than the schedule waits until it catches up.
+
+    The masks are all the state there is, and are part of the model's checkpoints: a resumed run
+    goes on where it was. Under DDP every process computes the same masks, because weights and seed
+    are the same. Each change logs ``sparsity``, that of the whole model.
+
+    A ``ModelCheckpoint`` that keeps the best score compares models of different sparsity: let it
+    keep the last one, or one at a time after the schedule's end.
+
+    Args:
+        schedule: From the share of the Trainer's steps that are done, 0 to 1, to the sparsity:
+            :class:`OneShot`, :class:`Cubic` or any function that does not fall.
+        method: As in :class:`Prune`.
+        scope: As in :class:`Prune`.
+        layers: As in :class:`Prune`; names of modules in the LightningModule, which has to have
+            them when its ``setup`` is called.
+        kinds: As in :class:`Prune`.
+        seed: As in :class:`Prune`.
+
+    Raises:
+        ValueError: If an argument is out of range; out of ``fit``, if the Trainer has no end or
+            the model is sparser than the schedule's end.
+
+    Example:
+        >>> trainer = L.Trainer(max_epochs=3, callbacks=[Pruning(Cubic(0.9))], logger=False)
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        method: Literal["l1", "random"] = "l1",
+        scope: Literal["local", "global"] = "local",
+        layers: Sequence[str] = ("*",),
+        kinds: Sequence[str] = COMPUTING,
+        seed: int = 0,
+    ) -> None:
+        if not callable(schedule):
+            raise ValueError(
+                f"Pruning: schedule={schedule!r} cannot be called; give OneShot({schedule!r}) or "
+                "Cubic."
+            )
+        self.schedule = schedule
+        self._final = Prune(schedule(1.0), method, scope, layers, kinds, seed=seed)
+        self._steps = 0.0
+        self._target = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Swap the layers and give them masks, before optimisers are made and weights loaded."""
+        self._final.prepare(pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Ask how many steps there will be."""
+        self._steps = trainer.estimated_stepping_batches
+        # -1 is what the Trainer says of data without a length.
+        if self._steps == math.inf or self._steps < 0:
+            raise ValueError(
+                "Pruning: the Trainer has no end; set max_steps, or max_epochs if the data has a "
+                "length."
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prune as the schedule says of what is done already: nothing, or a part in a resumed run.
+
+        Raises:
+            ValueError: If the model is sparser than the schedule's end.
+        """
+        self._final.check(pl_module)
+        self._target = self._scheduled(trainer)
+        self._prune(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Prune further where the schedule has risen."""
+        target = self._scheduled(trainer)
+        if target > self._target:
+            self._target = target
+            self._prune(trainer, pl_module)
+
+    def _scheduled(self, trainer: L.Trainer) -> float:
+        # Several optimisers make several steps of a batch: they may count beyond the estimate.
+        return self.schedule(min(1.0, trainer.global_step / max(1.0, self._steps)))
+
+    def _prune(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        replace(self._final, sparsity=self._target).prune_up_to(pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics({"sparsity": sparsity_of(pl_module)}, step=trainer.global_step)
