@@ -2,12 +2,18 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
 Curve = Sequence[tuple[float, float]]
+Span = tuple[float, float, float]
 
 
 def write_csv(path: str | Path, rows: Sequence[Row]) -> None:
@@ -47,8 +53,39 @@ def running_best(values: Sequence[float | None]) -> list[float | None]:
     return bests
 
 
+def mean_and_range(curves: Sequence[Curve]) -> tuple[list[tuple[float, float]], list[Span]]:
+    """Put runs of the same search together: their mean, and their lowest and highest values.
+
+    Args:
+        curves: Stepped curves, in rising order of x; each keeps its value until its next point, and
+            its last one for good. Empty ones are left out.
+
+    Returns:
+        Points ``(x, mean)`` and spans ``(x, lowest, highest)``, from the first x at which all
+        curves have a value.
+
+    Example:
+        >>> mean_and_range([[(1, 0.5), (3, 0.7)], [(2, 0.9)]])
+        ([(2, 0.7), (3, 0.8)], [(2, 0.5, 0.9), (3, 0.7, 0.9)])
+    """
+    curves = [curve for curve in curves if curve]
+    first = max((curve[0][0] for curve in curves), default=0)
+    mean, spans = [], []
+    for x in sorted({x for curve in curves for x, _ in curve if x >= first}):
+        values = [[y for at, y in curve if at <= x][-1] for curve in curves]
+        mean.append((x, fmean(values)))
+        spans.append((x, min(values), max(values)))
+    return mean, spans
+
+
 def draw_curves(
-    path: str | Path, curves: Mapping[str, Curve], *, title: str, x_label: str, y_label: str
+    path: str | Path,
+    curves: Mapping[str, Curve],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    bands: Mapping[str, Sequence[Span]] | None = None,
 ) -> None:
     """Draw one stepped curve per name into a PNG file, best last value first in the legend.
 
@@ -59,36 +96,85 @@ def draw_curves(
         title: Above the figure.
         x_label: Below it.
         y_label: Beside it.
+        bands: Spans ``(x, lowest, highest)`` by the name of a curve, shaded in its colour.
     """
-    # pyplot keeps global state and may look for a display; Figure does neither.
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     drawn = {name: list(curve) for name, curve in curves.items() if curve}
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
     last_x = max((curve[-1][0] for curve in drawn.values()), default=1)
     ranked = sorted(drawn.items(), key=lambda item: -item[1][-1][1])
-    for place, (name, curve) in enumerate(ranked):
-        if curve[-1][0] < last_x:
-            curve = [*curve, (last_x, curve[-1][1])]
-        x, y = zip(*curve, strict=True)
-        axes.plot(
-            x,
-            y,
-            drawstyle="steps-post",
-            label=f"{name}  {y[-1]:.3f}",
-            linewidth=1.8,
-            color=colormaps["tab20"](place % 20),
-            linestyle=("-", "--", ":")[place // 20 % 3],
-            marker=".",
-            markersize=4,
-        )
+    with _figure(path, title, x_label, y_label) as axes:
+        for place, (name, curve) in enumerate(ranked):
+            x, y = zip(*_until(last_x, curve), strict=True)
+            color = colormaps["tab20"](place % 20)
+            axes.plot(
+                x,
+                y,
+                drawstyle="steps-post",
+                label=f"{name}  {y[-1]:.3f}",
+                linewidth=1.8,
+                color=color,
+                linestyle=("-", "--", ":")[place // 20 % 3],
+                marker=".",
+                markersize=4,
+            )
+            if bands and bands.get(name):
+                x, low, high = zip(*_until(last_x, bands[name]), strict=True)
+                axes.fill_between(x, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _until(last_x: float, points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The points, and the values of the last of them at ``last_x``."""
+    end = points[-1]
+    return [*points, (last_x, *end[1:])] if end[0] < last_x else list(points)
+
+
+def draw_lines(
+    path: str | Path,
+    curves: Mapping[str, Curve],
+    *,
+    levels: Mapping[str, float],
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Draw what was measured at some values of x: marked points joined by lines, into a PNG file.
+
+    Args:
+        path: Of the PNG file.
+        curves: Points ``(x, y)`` by name, in rising order of x.
+        levels: Values of y to compare with, drawn as horizontal lines, by name.
+        title: Above the figure.
+        x_label: Below it.
+        y_label: Beside it.
+    """
+    from matplotlib import colormaps
+
+    with _figure(path, title, x_label, y_label) as axes:
+        for place, (name, curve) in enumerate(curves.items()):
+            x, y = zip(*curve, strict=True)
+            color = colormaps["tab10"](place % 10)
+            axes.plot(x, y, label=name, color=color, marker="os^vD"[place % 5], markersize=5)
+        for place, (name, level) in enumerate(levels.items()):
+            label = f"{name}  {level:.3f}"
+            axes.axhline(level, color="black", linestyle=("-", "--", ":")[place % 3], label=label)
+        axes.set_xticks(sorted({x for curve in curves.values() for x, _ in curve}))
+
+
+@contextmanager
+def _figure(path: str | Path, title: str, x_label: str, y_label: str) -> Iterator["Axes"]:
+    """Axes to draw on, then a PNG file with the legend beside them."""
+    # pyplot keeps global state and may look for a display; Figure does neither.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    yield axes
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if drawn:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
     part = Path(path).with_suffix(".part.png")
     figure.savefig(part, dpi=130)

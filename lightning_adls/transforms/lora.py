@@ -1,0 +1,160 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) by PEFT: insert, train, count and merge."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from lightning_adls.transforms.walk import linear_layers, match, replace_layers
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Freeze a model and add a trainable low-rank product to some of its linear layers.
+
+    A layer with an adapter computes ``W x + b + alpha / rank * B A dropout(x)`` (Hu et al. 2021,
+    section 4.1). ``B`` starts at zero, so inserting changes no output. The layer itself, its bias
+    included, stays the same object; it is frozen and goes on to round and mask as it did, where it
+    is one of ours.
+
+    Args:
+        layers: Shell patterns of the linear layers that get an adapter.
+        rank: Rows of ``A``, ``(rank, in_features)``, and columns of ``B``, ``(out_features,
+            rank)``; at least 1.
+        alpha: Scale of the product, above 0, divided by ``rank``.
+        dropout: Probability with which an element of the adapter's input is dropped in training,
+            0 to below 1.
+        trainable: Shell patterns of other parameters that are trained, such as those of a head that
+            has not been trained yet.
+
+    Raises:
+        ImportError: If PEFT is not installed.
+        ValueError: If an argument is out of range; when called, if a pattern matches nothing, the
+            model has adapters already, or a layer that would get one is used in two places.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> LoRA(layers=("0",), rank=4, trainable=("2.*",))(model)
+        >>> parameter_counts(model)
+        ParameterCounts(trainable=162, total=434)
+    """
+
+    layers: tuple[str, ...] = ("*.query", "*.value")
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.1
+    trainable: tuple[str, ...] = ("classifier.*",)
+
+    def __post_init__(self) -> None:
+        if find_spec("peft") is None:
+            raise ImportError("LoRA: PEFT is not installed; run pip install 'peft>=0.18'.")
+        if not self.layers:
+            raise ValueError("LoRA: layers=() leaves no layer to adapt; '*' is every linear layer.")
+        if self.rank < 1:
+            raise ValueError(f"LoRA: rank={self.rank} is below 1.")
+        if not self.alpha > 0:
+            raise ValueError(f"LoRA: alpha={self.alpha} is not above 0.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA: dropout={self.dropout} is not in 0 <= dropout < 1.")
+
+    def __call__(self, model: nn.Module) -> None:
+        """Add the adapters to ``model`` in place; what is not trained is frozen."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        if _adapted_layers(model):
+            raise ValueError("LoRA: the model has adapters already; call merge_lora(model) first.")
+        names = list(match(linear_layers(model), dict.fromkeys(self.layers), "LoRA"))
+        _refuse_shared(model, names)
+        # The names change where an adapter is put around a layer; the parameters do not.
+        parameters = dict(model.named_parameters())
+        trained = match(parameters, dict.fromkeys(self.trainable), "LoRA", "parameters")
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # divided by the rank, so it may be a float
+            lora_dropout=self.dropout,
+            # As one regular expression: names in a list also match as the ends of longer names.
+            target_modules="|".join(map(re.escape, names)),
+        )
+        inject_adapter_in_model(config, model)
+        for name in trained:
+            parameters[name].requires_grad_(True)
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add each adapter's product to the weight under it and take the adapter out again.
+
+    The layers come back under their own names, so that the state dict fits a model that never had
+    adapters. What was frozen stays frozen. Weights are merged in full precision: a quantised layer
+    rounds and masks the sum from then on, while before it rounded the weight alone and left the
+    adapter as it was, so that there the outputs differ by that rounding.
+
+    Raises:
+        ValueError: If the model has no adapters, or the sum is not finite.
+    """
+    adapted = _adapted_layers(model)
+    if not adapted:
+        raise ValueError("merge_lora: the model has no adapters.")
+    for layer in adapted.values():
+        layer.merge(safe_merge=True)
+
+    def base_of(name: str, layer: nn.Module) -> nn.Module:
+        base: nn.Module = adapted[name].get_base_layer()
+        # PEFT writes through weight.data; a layer that keeps its rounded weight has to be told.
+        return base.train(base.training)
+
+    replace_layers(model, adapted, base_of)
+    for module in model.modules():
+        vars(module).pop("peft_config", None)
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Stop training the parameters whose names match one of the shell patterns.
+
+    Raises:
+        ValueError: If a pattern matches no parameter, or nothing is left to train.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> freeze(model, ["0.*"])
+        >>> parameter_counts(model)
+        ParameterCounts(trainable=10, total=30)
+    """
+    patterns = list(patterns)
+    parameters = dict(model.named_parameters())
+    frozen = match(parameters, dict.fromkeys(patterns), "freeze", "parameters")
+    if not any(p.requires_grad for name, p in parameters.items() if name not in frozen):
+        raise ValueError(f"freeze: patterns={patterns} leave no parameter to train.")
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+
+
+class ParameterCounts(NamedTuple):
+    """How many numbers a model holds in its parameters; one that is shared counts once."""
+
+    trainable: int
+    total: int
+
+
+def parameter_counts(model: nn.Module) -> ParameterCounts:
+    """Count the parameters of ``model``, adapters included."""
+    parameters = list(model.parameters())  # each once, however often the model holds it
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return ParameterCounts(trainable, sum(p.numel() for p in parameters))
+
+
+def _adapted_layers(model: nn.Module) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _refuse_shared(model: nn.Module, names: Iterable[str]) -> None:
+    """PEFT would put the adapter in one of the places only."""
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for name in names:
+        if places[id(model.get_submodule(name))] > 1:
+            raise ValueError(f"LoRA: layer {name!r} is used in two places; leave it out of layers.")
