@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_adls.batching import Batch, Frame, LengthBatches, Rows, Truncation, balanced_order
 from lightning_adls.sources import Source, label_column, open_source, text_column
@@ -271,11 +272,15 @@ class TextData(L.LightningDataModule):
         if self.num_workers:
             # Else the tokenizers library warns in every worker that is forked after tokenising.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        return DataLoader(
+        # Its place is in Lightning's checkpoints, so that a run resumes in the middle of an epoch.
+        loader: DataLoader[Batch] = StatefulDataLoader(
             rows,
             batch_size=None,  # the sampler yields batches, and rows[batch] makes one
             sampler=batches,
+            # Of its own: each new iterator draws a seed for its workers, from the global one else.
+            generator=torch.Generator().manual_seed(self.seed),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )
+        return loader

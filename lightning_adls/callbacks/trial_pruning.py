@@ -1,4 +1,4 @@
-"""Callbacks that other Lightning projects can use as they are."""
+"""Stopping weak trials of an Optuna study."""
 
 from types import SimpleNamespace
 
