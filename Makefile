@@ -4,14 +4,26 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab3 train test lint format bench clean help
+.PHONY: lab0 lab1 lab2 lab3 train test lint format bench clean help
 
 help:
-	@echo "make lab3    search number formats for every linear layer of a BERT (ARGS='--help' for options)"
+	@echo "make lab0    fine-tune a BERT, whole and with LoRA (ARGS='--help' for options, as everywhere)"
+	@echo "make lab1    quantise it at many widths, prune it to many sparsities"
+	@echo "make lab2    search its architecture, with and without compression"
+	@echo "make lab3    search number formats for every linear layer"
 	@echo "make train   fit, validate, test or predict: ARGS='fit --config configs/train.yaml'"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the number formats against copying a tensor"
+
+lab0: .venv/.lora
+	$(BIN)/python scripts/lab0_finetune.py $(ARGS)
+
+lab1: .venv/.package
+	$(BIN)/python scripts/lab1_compression.py $(ARGS)
+
+lab2: .venv/.package
+	$(BIN)/python scripts/lab2_nas.py $(ARGS)
 
 lab3: .venv/.package
 	$(BIN)/python scripts/lab3_mixed_precision.py $(ARGS)
@@ -43,12 +55,10 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # The stamp files say what was installed; a change of the requirements installs again.
-.venv/.package: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "Installing lightning_adls into .venv (the first time takes a minute or more) ..."
-	@$(PIP) --editable .
-	@touch $@
-
-.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "Installing lightning_adls and its test tools into .venv (the first time takes a minute or more) ..."
-	@$(PIP) --editable '.[dev]'
-	@touch $@ .venv/.package
+.venv/.package: EXTRAS :=
+.venv/.lora: EXTRAS := [lora]
+.venv/.dev: EXTRAS := [dev]
+.venv/.package .venv/.lora .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing lightning_adls$(EXTRAS) into .venv (the first time takes a minute or more) ..."
+	@$(PIP) --editable '.$(EXTRAS)'
+	@touch $@ .venv/.package $(if $(findstring dev,$@),.venv/.lora)

@@ -8,24 +8,50 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_adls.callbacks import Calibration as Calibration
+    from lightning_adls.callbacks import Pruning as Pruning
+    from lightning_adls.callbacks import QuantizationAwareTraining as QuantizationAwareTraining
+    from lightning_adls.callbacks import RngState as RngState
     from lightning_adls.callbacks import TrialPruning as TrialPruning
     from lightning_adls.classifier import TextClassifier as TextClassifier
     from lightning_adls.data import TextData as TextData
     from lightning_adls.formats import NumberFormat as NumberFormat
+    from lightning_adls.layers import LayerFormats as LayerFormats
+    from lightning_adls.layers import QuantizedConv1d as QuantizedConv1d
+    from lightning_adls.layers import QuantizedConv2d as QuantizedConv2d
+    from lightning_adls.layers import QuantizedEmbedding as QuantizedEmbedding
     from lightning_adls.layers import QuantizedLinear as QuantizedLinear
     from lightning_adls.models import bert as bert
+    from lightning_adls.transforms import Drop as Drop
+    from lightning_adls.transforms import LoRA as LoRA
+    from lightning_adls.transforms import Prune as Prune
+    from lightning_adls.transforms import PruneStructured as PruneStructured
+    from lightning_adls.transforms import calibrate as calibrate
     from lightning_adls.transforms.quantize import Quantize as Quantize
     from lightning_adls.transforms.quantize import summarize as summarize
 
 _MODULE_OF = {
+    "Calibration": "callbacks",
+    "Drop": "transforms",
+    "LayerFormats": "layers",
+    "LoRA": "transforms",
     "NumberFormat": "formats",
-    "Quantize": "transforms.quantize",
+    "Prune": "transforms",
+    "PruneStructured": "transforms",
+    "Pruning": "callbacks",
+    "QuantizationAwareTraining": "callbacks",
+    "Quantize": "transforms",
+    "QuantizedConv1d": "layers",
+    "QuantizedConv2d": "layers",
+    "QuantizedEmbedding": "layers",
     "QuantizedLinear": "layers",
+    "RngState": "callbacks",
     "TextClassifier": "classifier",
     "TextData": "data",
     "TrialPruning": "callbacks",
     "bert": "models",
-    "summarize": "transforms.quantize",
+    "calibrate": "transforms",
+    "summarize": "transforms",
 }
 
 __all__ = list(_MODULE_OF)

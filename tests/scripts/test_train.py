@@ -1,0 +1,74 @@
+"""scripts/train.py as its users run it, and what holds for all scripts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "scripts" / "train.py"
+# A few reviews.
+SMALL_TRAIN = [
+    *("--data.limit_train=64", "--data.limit_val=64", "--data.limit_test=64"),
+    *("--data.max_length=24", "--data.cache_dir=cache"),
+    *("--trainer.max_epochs=1", "--trainer.accelerator=cpu"),
+]
+
+Run = Callable[..., int]
+
+
+def test_train_fits_tests_and_predicts_from_its_checkpoint(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(TRAIN, "fit", *SMALL_TRAIN) == 0
+    assert "full precision" in capsys.readouterr().out
+    (best,) = tmp_path.glob("lightning_logs/train/version_0/checkpoints/best.ckpt")
+    assert (best.parent.parent / "config.yaml").is_file()
+    assert run(TRAIN, "test", *SMALL_TRAIN, f"--ckpt_path={best}") == 0
+    assert "test/accuracy" in capsys.readouterr().out
+    assert run(TRAIN, "predict", *SMALL_TRAIN, f"--ckpt_path={best}") == 0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("quantize: {'*': MXInt(width=4)}")
+    quantised = [f"--recipe={recipe}", f"--weights={best}"]
+    assert run(TRAIN, "fit", *SMALL_TRAIN, *quantised) == 0
+    assert "MXInt(width=4, block_size=32)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.learning_rate=x"], "learning_rate"),
+        (["--model.learning_rate=-1"], "learning_rate=-1.0 is not above 0"),
+        (["--data.dataset=nothing.csv", "--data.tokenizer=x"], "nothing.csv"),
+        (["--recipe=missing.yaml"], "missing.yaml"),
+        (["--weights=missing.ckpt"], "missing.ckpt"),
+        (["--data.max_length=600"], "max_length=600 is above the 64 positions"),
+    ],
+)
+def test_train_refuses_wrong_input_in_one_line(
+    refused: Callable[..., str], arguments: list[str], message: str
+) -> None:
+    assert message in refused(TRAIN, "fit", *SMALL_TRAIN, *arguments)
+
+
+def test_train_reads_a_data_set_from_its_own_file(run: Run) -> None:
+    data = f"--data={ROOT / 'configs' / 'data' / 'reviews.yaml'}"
+    assert run(TRAIN, "fit", data, *SMALL_TRAIN) == 0
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("scripts/*.py")), ids=lambda path: path.stem)
+def test_help_waits_for_nothing_but_lightning(script: Path) -> None:
+    code = (
+        f"import runpy, sys; sys.argv = [{str(script)!r}, '--help']\n"
+        f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "sys.exit('datasets' in sys.modules or 'transformers.models.bert' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--config" in done.stdout
