@@ -8,6 +8,7 @@ from lightning_adls.formats.base import Encoded, NumberFormat
 from lightning_adls.formats.binary import Binary
 from lightning_adls.formats.block import BlockFP, BlockLog, BlockMinifloat
 from lightning_adls.formats.integer import Integer
+from lightning_adls.formats.learned import LearnedInteger
 from lightning_adls.formats.log import Log
 from lightning_adls.formats.minifloat import MinifloatDenorm, MinifloatIEEE
 from lightning_adls.formats.mx import MXFP, MXInt
@@ -24,6 +25,7 @@ __all__ = [
     "BlockMinifloat",
     "Encoded",
     "Integer",
+    "LearnedInteger",
     "Log",
     "MXInt",
     "MinifloatDenorm",

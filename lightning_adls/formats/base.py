@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from lightning_adls.formats.checks import check_choice
 from lightning_adls.formats.text import format_text, parse_text
 
 Bound = Tensor | float
+
+# How ``calibrated`` weighs what saturates against what is rounded away.
+OBSERVERS = ("minmax", "percentile", "mse")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,12 @@ class NumberFormat(ABC):
         return parse_text(text, cls.classes)
 
     def __call__(
-        self, x: Tensor, scales: Tensor | None = None, *, training: bool = False
+        self,
+        x: Tensor,
+        scales: Tensor | None = None,
+        *,
+        training: bool = False,
+        batched: bool = False,
     ) -> Tensor:
         """Round ``x`` to the nearest representable values.
 
@@ -92,15 +100,43 @@ class NumberFormat(ABC):
         Args:
             x: Floating point, any shape.
             scales: Learned scales, shape ``(levels,)``, for the formats that have them; they get
-                their true gradient.
+                the gradient that their format defines.
             training: Whether a stochastic format rounds at random; others ignore it.
+            batched: Whether the first dimension of ``x`` counts samples, as that of an activation
+                does. Learned scales alone make a difference, in the size of their gradient.
         """
         self._check(x, scales)
-        return _straight_through(x, scales, self, training)
+        return _straight_through(x, scales, self, training, batched)
 
     def initial_scales(self) -> Tensor | None:
         """Scales to start learning from, shape ``(levels,)``; None if the format learns none."""
         return None
+
+    def fit_scales(self, x: Tensor) -> Tensor | None:
+        """Scales that suit ``x``, to start learning from; None if ``initial_scales`` do already."""
+        return None
+
+    def calibrated(self, low: float, high: float, sample: Tensor, observer: str) -> Self:
+        """This format with the range that suits observed data.
+
+        Formats that have no range to choose, or follow the data by themselves, stay as they are.
+
+        Args:
+            low: Smallest finite value that was observed.
+            high: Largest finite value that was observed.
+            sample: Finite values among those observed, any shape.
+            observer: "minmax" (the finest resolution at which nothing saturates), "percentile"
+                (at which 99.9 % of the magnitudes other than 0 do not) or "mse" (of least mean
+                squared error).
+
+        Raises:
+            ValueError: If there is no such observer.
+        """
+        if observer not in OBSERVERS:
+            choices = " or ".join(map(repr, OBSERVERS))
+            name = type(self).__name__
+            raise ValueError(f"{name}: observer={observer!r} is not a choice; use {choices}.")
+        return self
 
     @property
     @abstractmethod
@@ -168,6 +204,10 @@ class NumberFormat(ABC):
     def _scales_gradient(self, x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _gradient_scale(self, elements: int) -> float:
+        """Factor of the scales' gradient, for a weight or a sample of this many elements."""
+        return 1.0
+
     def _check(self, x: Tensor, scales: Tensor | None) -> None:
         name = type(self).__name__
         if not x.is_floating_point():
@@ -194,10 +234,15 @@ class _StraightThrough(torch.autograd.Function):
     # can leave the grid in bfloat16.
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scales: Tensor | None, fmt: NumberFormat, training: bool
+        ctx: Any,
+        x: Tensor,
+        scales: Tensor | None,
+        fmt: NumberFormat,
+        training: bool,
+        batched: bool,
     ) -> Tensor:
         wide = widen(x)
-        ctx.fmt = fmt
+        ctx.fmt, ctx.batched = fmt, batched
         inside = None
         if fmt.ste == "clipped":
             low, high = fmt._limits(wide, scales)
@@ -206,12 +251,14 @@ class _StraightThrough(torch.autograd.Function):
         return narrow(fmt._round(wide, scales, training), x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         inside, scales, x = ctx.saved_tensors
         scales_grad = None
         if ctx.needs_input_grad[1]:
-            scales_grad = ctx.fmt._scales_gradient(widen(x), scales, widen(grad)).to(scales.dtype)
-        return grad if inside is None else grad * inside, scales_grad, None, None
+            elements = x[:1].numel() if ctx.batched else x.numel()
+            scales_grad = ctx.fmt._scales_gradient(widen(x), scales, widen(grad))
+            scales_grad = (scales_grad * ctx.fmt._gradient_scale(elements)).to(scales.dtype)
+        return grad if inside is None else grad * inside, scales_grad, None, None, None
 
 
 # Under a name of its own because torch leaves `apply` untyped.

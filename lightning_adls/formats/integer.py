@@ -1,6 +1,8 @@
 """Two's-complement fixed point."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -40,13 +42,17 @@ class Integer(NumberFormat):
         super().__post_init__()
         check_integer(self, "width", 2, 32, "for one bit use Binary")
         within = "beyond that the values leave the range of float32"
-        check_integer(self, "frac_width", self.width - 128, 126, within)
+        check_integer(self, "frac_width", *self._frac_widths(), within)
         check_choice(self, "rounding", ("nearest", "floor"))
         check_choice(self, "signed", (True, False))
 
     @property
     def code_bits(self) -> int:
         return self.width
+
+    def _frac_widths(self) -> tuple[int, int]:
+        """Smallest and largest ``frac_width``."""
+        return self.width - 128, 126
 
     def _range(self, dtype: torch.dtype) -> tuple[float, float]:
         """Smallest and largest ``k`` that ``dtype`` holds."""
@@ -70,3 +76,45 @@ class Integer(NumberFormat):
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         k = from_twos_complement(codes, self.width) if self.signed else codes
         return k.double().mul_(2.0**-self.frac_width)
+
+    def calibrated(self, low: float, high: float, sample: Tensor, observer: str) -> Self:
+        """This format with the ``frac_width`` that suits observed data; as it is if all are 0.
+
+        Values below 0 do not count if the format is unsigned: none can be represented.
+        """
+        super().calibrated(low, high, sample, observer)
+        sample = sample.detach().double()
+        if not self.signed:
+            low, high, sample = max(low, 0.0), max(high, 0.0), sample.clamp(min=0.0)
+        if observer == "percentile":
+            magnitudes = sample[sample != 0].abs()
+            if count := magnitudes.numel():
+                bound = magnitudes.kthvalue(math.ceil(0.999 * count)).values.item()
+                low, high = max(low, -bound), min(high, bound)
+        if low == high == 0:
+            return self
+        finest = replace(self, frac_width=self._finest(low, high))
+        return self._of_least_error(finest, sample) if observer == "mse" else finest
+
+    def _finest(self, low: float, high: float) -> int:
+        """The largest ``frac_width`` whose range holds ``low`` and ``high``, or the smallest."""
+        least, greatest = self._range(torch.float32)
+        smallest, largest = self._frac_widths()
+        for frac_width in range(largest, smallest, -1):
+            step = 2.0**-frac_width
+            if least * step <= low and high <= greatest * step:
+                return frac_width
+        return smallest
+
+    def _of_least_error(self, finest: Self, sample: Tensor) -> Self:
+        """The format of least squared error, starting with one at which nothing saturates."""
+        # Coarser formats are no better for any value. What saturates only grows with frac_width.
+        best, least = finest, math.inf
+        for frac_width in range(finest.frac_width, self._frac_widths()[1] + 1):
+            fmt = replace(self, frac_width=frac_width)
+            if (sample - sample.clamp(*fmt.limits(sample))).square().sum().item() > least:
+                break
+            error = (fmt(sample) - sample).square().sum().item()
+            if error < least:
+                best, least = fmt, error
+        return best

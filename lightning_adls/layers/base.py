@@ -200,6 +200,14 @@ class QuantizedLayer(nn.Module):
         self._rounded = None
         return super().train(mode)
 
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Scales that are loaded count as fitted: those that are not yet must not be there.
+        for role in self._unfitted:
+            del destination[f"{prefix}{role}_scales"]
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:

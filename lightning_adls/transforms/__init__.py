@@ -9,8 +9,25 @@ from typing import Any
 
 from torch import nn
 
+from lightning_adls.transforms.calibrate import calibrate
+from lightning_adls.transforms.cost import costs
+from lightning_adls.transforms.drop import Drop
+from lightning_adls.transforms.lora import LoRA
+from lightning_adls.transforms.prune import Prune
 from lightning_adls.transforms.quantize import Quantize, bits_per_weight, summarize
+from lightning_adls.transforms.structured import PruneStructured
 
 Transform = Callable[[nn.Module], Any]
 
-__all__ = ["Quantize", "Transform", "bits_per_weight", "summarize"]
+__all__ = [
+    "Drop",
+    "LoRA",
+    "Prune",
+    "PruneStructured",
+    "Quantize",
+    "Transform",
+    "bits_per_weight",
+    "calibrate",
+    "costs",
+    "summarize",
+]

@@ -225,3 +225,13 @@ class TestLearnedScales:
 def test_state_of_a_quantised_embedding_loads_into_a_plain_one() -> None:
     layer = QuantizedEmbedding(6, 4, formats=LayerFormats(weight=MXInt()))
     nn.Embedding(6, 4).load_state_dict(layer.state_dict())
+
+
+def test_scales_that_are_not_fitted_yet_are_not_in_a_checkpoint() -> None:
+    formats = LayerFormats(weight=NumberFormat.parse("LearnedInteger(width=4)"))
+    early, late = quantized(nn.Linear(6, 5), formats), quantized(nn.Linear(6, 5), formats)
+    assert "weight_scales" not in early.state_dict()
+    late.load_state_dict(early.state_dict())
+    late(torch.randn(2, 6))
+    assert "weight_scales" in late.state_dict()
+    assert torch.equal(late.state_dict()["weight_scales"], formats.weight.fit_scales(late.weight))  # type: ignore[union-attr,arg-type]

@@ -1,0 +1,137 @@
+"""Quantising any LightningModule by ranges that suit its data."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_adls.callbacks.quantization import Recipe, read_recipe
+from lightning_adls.transforms.calibrate import calibrate, check_observer
+from lightning_adls.transforms.quantize import Quantize
+
+
+def call_module(module: L.LightningModule, batch: Any) -> Any:
+    """Call the module with the batch; with the first element of a tuple or a list."""
+    return module(batch[0] if isinstance(batch, tuple | list) else batch)
+
+
+class Calibration(L.Callback):
+    """Choose the ranges of integer formats from training data, then quantise.
+
+    When a fit starts, the module runs on a few training batches (see
+    :func:`lightning_adls.transforms.calibrate.calibrate`) and is quantised by the recipe that comes
+    out, in which it is then trained. ``validate``, ``test`` and ``predict`` of a module that was
+    not fitted do the same, after its ``ckpt_path`` is loaded and with the training data of the
+    datamodule: this is quantisation after training. Checkpoints hold the recipe; whoever loads one
+    with a ``ckpt_path`` quantises by it, not by calibrating again. As with
+    :class:`QuantizationAwareTraining`, layers must exist when ``setup`` is called.
+
+    Under DDP the processes use the recipe of the first. With strategies that shard the model, call
+    ``calibrate`` yourself and use :class:`QuantizationAwareTraining`.
+
+    Args:
+        recipe: What to quantise, and how; see :class:`QuantizationAwareTraining`.
+        observer: "minmax", "percentile" or "mse"; see ``calibrate``.
+        batches: Training batches to observe, at least 1.
+        forward: Runs the module on a batch, which is on its device. By default the module is called
+            with the batch, or with the first element of a tuple or a list.
+
+    Raises:
+        ValueError: If ``observer`` or ``batches`` is wrong; in ``fit``, ``validate``, ``test`` and
+            ``predict``, if there is no training data, or ``fit`` is to resume from a checkpoint
+            that was not calibrated.
+
+    Attributes:
+        recipe: The recipe that came out, with one entry for each layer; None before.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        observer: str = "mse",
+        batches: int = 8,
+        forward: Callable[[L.LightningModule, Any], Any] = call_module,
+    ) -> None:
+        check_observer(observer, "Calibration")
+        if batches < 1:
+            raise ValueError(f"Calibration: batches={batches} is below 1.")
+        self.template = read_recipe(recipe)
+        self.observer = observer
+        self.batches = batches
+        self.forward = forward
+        self.recipe: Quantize | None = None
+        self._module: L.LightningModule | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Quantise with ranges that are yet to be chosen, so that learned scales exist."""
+        if self._module is not None and self._module is not pl_module:
+            self.recipe = None  # another module has other ranges
+        self._module = pl_module
+        (self.recipe or self.template)(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recipe as text."""
+        if self.recipe is None:
+            return {}
+        return {"layers": self.recipe.to_dict(), "kinds": list(self.recipe.kinds)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the recipe of a checkpoint."""
+        self.recipe = Quantize(state_dict["layers"], state_dict["kinds"])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Calibrate, unless that was done, and quantise."""
+        if self.recipe is None:
+            self.recipe = self._calibrate(trainer, pl_module)
+        self.recipe(pl_module)
+
+    # The weights of a checkpoint are loaded by then.
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+    def _calibrate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Quantize:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        data = _fit_data(trainer) if fitting else _datamodule_data(trainer)
+        precision = trainer.precision_plugin
+
+        def batches() -> Iterator[Any]:
+            for batch, _, loader_idx in islice(data, self.batches):
+                batch = pl_module._on_before_batch_transfer(precision.convert_input(batch))
+                yield trainer.strategy.batch_to_device(batch, dataloader_idx=loader_idx)
+
+        def forward(batch: Any) -> None:
+            with precision.forward_context():
+                self.forward(pl_module, batch)
+
+        # Training draws the numbers, and gets the batches, that it would without calibration.
+        with isolate_rng():
+            recipe = calibrate(pl_module, self.template, batches(), forward, self.observer)
+            if fitting:
+                iter(data)  # the first epoch goes on with the iterator that it finds
+        return trainer.strategy.broadcast(recipe)
+
+
+def _fit_data(trainer: L.Trainer) -> Iterable[Any]:
+    """The batches of the fit, each with its index and that of its loader."""
+    if trainer.ckpt_path is not None:
+        raise ValueError(
+            f"Calibration: ckpt_path={str(trainer.ckpt_path)!r} is of a run without calibration; "
+            "load its weights into the module and fit without ckpt_path."
+        )
+    trainer.fit_loop.setup_data()
+    # `trainer.train_dataloader` would not tell how several loaders are combined.
+    return trainer.fit_loop._data_fetcher or ()
+
+
+def _datamodule_data(trainer: L.Trainer) -> Iterable[Any]:
+    datamodule: L.LightningDataModule | None = getattr(trainer, "datamodule", None)
+    if datamodule is None:
+        raise ValueError(
+            "Calibration: the Trainer has no training data to calibrate with; fit first, or pass a "
+            "datamodule or the ckpt_path of a calibrated run."
+        )
+    datamodule.setup("fit")
+    return CombinedLoader(datamodule.train_dataloader(), "max_size_cycle")

@@ -1,0 +1,85 @@
+"""Training any LightningModule with rounded numbers."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+
+from lightning_adls.layers import QuantizedLayer
+from lightning_adls.transforms.quantize import Quantize
+
+Recipe = Quantize | Mapping[str, Any] | str
+
+
+def read_recipe(recipe: Recipe) -> Quantize:
+    """A recipe from itself, from its patterns and formats, or from the path of its YAML file."""
+    if isinstance(recipe, Quantize):
+        return recipe
+    return Quantize.load(recipe) if isinstance(recipe, str) else Quantize(recipe)
+
+
+class QuantizationAwareTraining(L.Callback):
+    """Train a LightningModule with rounded numbers.
+
+    The module is quantised in place before its optimizers are made and its checkpoint is loaded, so
+    that both have its learned scales. A module that is quantised already keeps what it learned and
+    its masks. Layers must exist when the callback's ``setup`` is called, which is before the
+    module's own ``setup`` and ``configure_model``. Where scales are learned and ``start`` is above
+    0, DDP needs ``find_unused_parameters=True``.
+
+    Args:
+        recipe: What to quantise, by names within the LightningModule: a recipe, its patterns and
+            formats, or the path of its YAML file.
+        start: Share of the Trainer's optimizer steps after which rounding begins, from 0 to below
+            1. Validation within the fit rounds when training does; outside of it always.
+
+    Raises:
+        ValueError: If ``start`` is out of range, or above 0 in a fit that has no end.
+
+    Example:
+        >>> callback = QuantizationAwareTraining({"*": "MXInt(width=4)"}, start=0.2)
+        >>> trainer = L.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(self, recipe: Recipe, start: float = 0.0) -> None:
+        if not 0 <= start < 1:
+            raise ValueError(
+                f"QuantizationAwareTraining: start={start} is not in 0 <= start < 1; it is the "
+                "share of training that is not quantised."
+            )
+        self.recipe = read_recipe(recipe)
+        self.start = start
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Quantise the module."""
+        self.recipe(pl_module)
+        _enable(pl_module, stage != TrainerFn.FITTING or self.start == 0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a start that would never come."""
+        if self.start and not 0 < trainer.estimated_stepping_batches < inf:
+            raise ValueError(
+                f"QuantizationAwareTraining: start={self.start} is a share of a fit that has no "
+                "end; set the Trainer's max_steps, or start=0."
+            )
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin to round when it is time."""
+        if self.start:
+            first = self.start * trainer.estimated_stepping_batches
+            _enable(pl_module, trainer.global_step >= first)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave a module that rounds."""
+        _enable(pl_module, True)
+
+
+def _enable(module: nn.Module, enabled: bool) -> None:
+    for layer in module.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.enabled = enabled

@@ -1,0 +1,344 @@
+"""Quantising LightningModules that know nothing of it, within a stock Trainer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from lightning_adls.callbacks.calibration import Calibration
+from lightning_adls.callbacks.quantization import QuantizationAwareTraining
+from lightning_adls.formats import Integer, MXInt
+from lightning_adls.layers import LayerFormats, QuantizedLayer
+from lightning_adls.transforms import Quantize
+from lightning_adls.transforms.calibrate import calibrate
+
+LEARNED = {"*": "LearnedInteger(width=4)"}
+STEPS_PER_EPOCH = 5
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 3)),
+    "conv": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ),
+}
+
+
+class Plain(L.LightningModule):
+    """Any LightningModule; notes at each batch whether it rounds."""
+
+    def __init__(self, net: str = "mlp") -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = NETS[net]()
+        self.rounds: dict[str, list[bool]] = {"train": [], "validate": [], "test": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits
+
+    def _note(self, stage: str) -> None:
+        self.rounds[stage].append(all(layer.enabled for layer in quantised(self)))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self._note("train")
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._note("validate")
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._note("test")
+        self.log("loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def quantised(module: nn.Module) -> list[QuantizedLayer]:
+    return [m for m in module.modules() if isinstance(m, QuantizedLayer)]
+
+
+def samples(scale: float = 1.0) -> Dataset[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8 * STEPS_PER_EPOCH, 1, 6, 6, generator=generator)
+    return TensorDataset(scale * x, (x.mean((1, 2, 3)) > 0).long())
+
+
+def loader(scale: float = 1.0, **arguments: Any) -> DataLoader[Any]:
+    return DataLoader(samples(scale), batch_size=8, **arguments)
+
+
+class Data(L.LightningDataModule):
+    def setup(self, stage: str) -> None:
+        self.train = samples() if stage == "fit" else None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.train is not None
+        return DataLoader(self.train, batch_size=8)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return loader()
+
+
+def trainer(*callbacks: L.Callback, folder: Path | None = None, **arguments: Any) -> L.Trainer:
+    keep = [] if folder is None else [ModelCheckpoint(folder, "{epoch}", save_top_k=-1)]
+    return L.Trainer(
+        **{"max_epochs": 4, "num_sanity_val_steps": 0, **arguments},
+        accelerator="cpu",
+        callbacks=[*callbacks, *keep],
+        logger=False,
+        enable_checkpointing=folder is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def same_state(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_state(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same_state, a, b))
+    return bool(a == b)
+
+
+QUANTISING: dict[str, Callable[[], L.Callback]] = {
+    "learned": lambda: QuantizationAwareTraining(LEARNED),
+    "later": lambda: QuantizationAwareTraining(LEARNED, start=0.6),
+    "residual": lambda: QuantizationAwareTraining({"*": {"input": "ResidualSign"}}),
+    "calibrated": lambda: Calibration({"*": "Integer"}, batches=2),
+    "mixed": lambda: Calibration({"*": {"input": "LearnedInteger", "weight": "Integer(width=4)"}}),
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("make", QUANTISING.values(), ids=QUANTISING)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, net: str, make: Callable[[], L.Callback]
+) -> None:
+    whole, callback = Plain(net), make()
+    trainer(callback, folder=tmp_path).fit(whole, loader())
+    last = torch.load(tmp_path / "epoch=3.ckpt", weights_only=True)
+    for epoch in (0, 2):
+        resumed, again = Plain(net), make()
+        trainer(again, folder=tmp_path / "again").fit(
+            resumed, loader(), ckpt_path=str(tmp_path / f"epoch={epoch}.ckpt"), weights_only=True
+        )
+        assert same_state(resumed.state_dict(), whole.state_dict())
+        assert [m.formats for m in quantised(resumed)] == [m.formats for m in quantised(whole)]
+        assert resumed.rounds["train"] == whole.rounds["train"][STEPS_PER_EPOCH * (epoch + 1) :]
+        other = torch.load(tmp_path / "again" / "epoch=3.ckpt", weights_only=True)
+        assert same_state(other["optimizer_states"], last["optimizer_states"])
+
+
+@pytest.mark.parametrize("make", QUANTISING.values(), ids=QUANTISING)
+def test_a_checkpoint_is_tested_as_it_was_trained(
+    tmp_path: Path, make: Callable[[], L.Callback]
+) -> None:
+    trained, fresh = Plain("conv"), Plain("conv")
+    run = trainer(make(), folder=tmp_path)
+    run.fit(trained, loader())
+    expected = run.test(trained, loader(), verbose=False)
+    path = str(tmp_path / "epoch=3.ckpt")
+    assert trainer(make()).test(fresh, loader(), path, verbose=False) == expected
+    assert [m.formats for m in quantised(fresh)] == [m.formats for m in quantised(trained)]
+
+
+def test_learned_scales_are_trained_by_the_optimizer_of_the_module() -> None:
+    module = Plain()
+    trainer(QuantizationAwareTraining(LEARNED), max_steps=1).fit(module, loader())
+    first = [layer.weight_scales.clone() for layer in quantised(module) if layer.weight_scales]
+    assert len(first) == 2
+    trainer(QuantizationAwareTraining(LEARNED), max_steps=3).fit(module, loader())
+    then = [layer.weight_scales for layer in quantised(module)]
+    assert all(not torch.equal(a, b) for a, b in zip(first, then, strict=True) if b is not None)
+
+
+def test_setting_up_again_keeps_scales_masks_and_layers() -> None:
+    module, callback = Plain(), QuantizationAwareTraining(LEARNED)
+    fitting = trainer(callback, max_epochs=1)
+    fitting.fit(module, loader())
+    layers = quantised(module)
+    layers[0].weight_mask = torch.rand(16, 36) > 0.5
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    fitting.test(module, loader(), verbose=False)
+    fitting.validate(module, loader(), verbose=False)
+    assert quantised(module) == layers
+    assert same_state(module.state_dict(), before)
+
+
+@pytest.mark.parametrize(("start", "steps"), [(0.0, 0), (0.5, 10), (0.51, 11), (0.99, 20)])
+def test_rounding_starts_at_its_share_of_the_steps(start: float, steps: int) -> None:
+    module, callback = Plain(), QuantizationAwareTraining(LEARNED, start)
+    fitting = trainer(callback, limit_val_batches=1, num_sanity_val_steps=1)
+    fitting.fit(module, loader(), loader())
+    assert module.rounds["train"] == [False] * steps + [True] * (20 - steps)
+    last_batches = module.rounds["train"][STEPS_PER_EPOCH - 1 :: STEPS_PER_EPOCH]
+    assert module.rounds["validate"] == [start == 0, *last_batches]  # the sanity check first
+    assert all(layer.enabled for layer in quantised(module))
+    fitting.validate(module, loader(), verbose=False)
+    fitting.test(module, loader(), verbose=False)
+    assert all(module.rounds["validate"][5:] + module.rounds["test"])
+
+
+def test_steps_are_counted_as_the_optimizer_takes_them() -> None:
+    module = Plain()
+    callback = QuantizationAwareTraining(LEARNED, start=0.5)
+    trainer(callback, max_steps=4, max_epochs=-1, accumulate_grad_batches=3).fit(module, loader())
+    # Two steps are half of four; the last batch of an epoch of five makes a step of its own.
+    assert module.rounds["train"] == [False] * 5 + [True] * 5
+
+
+def test_a_module_is_tested_quantised_without_a_fit() -> None:
+    module = Plain()
+    trainer(QuantizationAwareTraining(LEARNED, start=0.5)).test(module, loader(), verbose=False)
+    assert module.rounds["test"] == [True] * STEPS_PER_EPOCH
+
+
+def test_a_recipe_comes_as_patterns_or_as_a_file(tmp_path: Path) -> None:
+    recipe = Quantize(LEARNED, kinds=("Linear",))
+    recipe.save(tmp_path / "recipe.yaml")
+    assert QuantizationAwareTraining(str(tmp_path / "recipe.yaml")).recipe == Quantize(
+        LEARNED, kinds=["Linear"]
+    )
+    assert QuantizationAwareTraining(LEARNED).recipe == Quantize(LEARNED)
+    assert QuantizationAwareTraining(recipe).recipe is recipe
+    assert Calibration(LEARNED).template == Quantize(LEARNED)
+
+
+class Endless(IterableDataset[Tensor]):
+    def __iter__(self) -> Any:
+        while True:
+            yield torch.ones(1, 6, 6), 0
+
+
+def test_a_start_that_never_comes_is_refused() -> None:
+    callback = QuantizationAwareTraining(LEARNED, start=0.5)
+    for data in (loader(), DataLoader(Endless(), batch_size=8)):
+        with pytest.raises(ValueError, match=r"start=0\.5 is a share of a fit that has no end"):
+            trainer(callback, max_epochs=-1).fit(Plain(), data)
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.0, 5, float("nan")])
+def test_a_wrong_start_is_refused(start: float) -> None:
+    with pytest.raises(ValueError, match="QuantizationAwareTraining: start="):
+        QuantizationAwareTraining(LEARNED, start)
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'encoder\.\*' matches none of the 2 layers"):
+        trainer(QuantizationAwareTraining({"encoder.*": "MXInt"})).fit(Plain(), loader())
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("observer", ["minmax", "percentile", "mse"])
+def test_calibration_is_that_of_the_first_training_batches(net: str, observer: str) -> None:
+    template = Quantize({"*": "Integer"})
+    callback = Calibration(template, observer, batches=2)
+    module = Plain(net)
+    trainer(callback, max_steps=1).fit(module, loader(3.0))
+    batches = [batch[0] for batch in loader(3.0)][:2]
+    assert callback.recipe == calibrate(Plain(net), template, batches, observer=observer)
+    assert callback.recipe != calibrate(Plain(net), template, [b / 3 for b in batches])
+    assert [m.formats for m in quantised(module)] == list(callback.recipe.layers.values())
+
+
+def noisy(batch: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    x, y = map(torch.stack, zip(*batch, strict=True))
+    return [x + 0.1 * torch.randn_like(x), y]
+
+
+def test_calibrating_changes_nothing_of_the_training() -> None:
+    recipe = Quantize({"*": {"bias": "LearnedInteger"}})
+    plain, calibrated = Plain("conv"), Plain("conv")
+    for module, callback in (
+        (plain, QuantizationAwareTraining(recipe)),
+        (calibrated, Calibration(recipe, batches=3)),
+    ):
+        torch.manual_seed(0)
+        trainer(callback).fit(module, loader(shuffle=True, collate_fn=noisy))
+    assert same_state(plain.state_dict(), calibrated.state_dict())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: loader(num_workers=1, persistent_workers=True),
+        lambda: StatefulDataLoader(samples(), batch_size=8),
+    ],
+)
+def test_the_first_epoch_has_all_its_batches(data: Callable[[], DataLoader[Any]]) -> None:
+    recipe = Quantize({"*": {"bias": "LearnedInteger"}})
+    plain, calibrated = Plain(), Plain()
+    trainer(QuantizationAwareTraining(recipe), max_epochs=1).fit(plain, loader())
+    trainer(Calibration(recipe, batches=3), max_epochs=1).fit(calibrated, data())
+    assert len(calibrated.rounds["train"]) == STEPS_PER_EPOCH
+    assert same_state(plain.state_dict(), calibrated.state_dict())
+
+
+def test_a_run_is_calibrated_once() -> None:
+    calls: list[int] = []
+
+    def forward(module: L.LightningModule, batch: Any) -> None:
+        calls.append(len(batch))
+        module(batch[0])
+
+    module, callback = Plain(), Calibration({"*": "Integer"}, batches=3, forward=forward)
+    run = trainer(callback, max_epochs=1)
+    run.fit(module, loader(), loader())
+    run.test(module, loader(), verbose=False)
+    run.fit(module, loader())
+    assert calls == [2, 2, 2]
+    first = callback.recipe
+    run.fit(Plain(), loader(100.0))  # another module is another run
+    assert len(calls) == 6
+    assert callback.recipe != first
+
+
+def test_a_trained_checkpoint_is_quantised_with_the_data_of_a_datamodule(tmp_path: Path) -> None:
+    trained = Plain()
+    plain = trainer(folder=tmp_path, max_epochs=2)
+    plain.fit(trained, loader())
+    path = str(tmp_path / "epoch=1.ckpt")
+    callback, module = Calibration({"*": "Integer"}), Plain()
+    trainer(callback).test(module, ckpt_path=path, datamodule=Data(), verbose=False)
+    batches = [batch[0] for batch in loader()]
+    assert callback.recipe == calibrate(trained, Quantize({"*": "Integer"}), batches)
+    assert callback.recipe != calibrate(Plain(), Quantize({"*": "Integer"}), batches)
+    assert all(layer.formats.weight != Integer() for layer in quantised(module))
+    assert not any(p.is_inference() for p in module.parameters())
+
+
+def test_formats_that_follow_the_data_stay_as_they_are() -> None:
+    callback, module = Calibration({"*": "MXInt(width=4)"}), Plain()
+    trainer(callback, max_steps=1).fit(module, loader())
+    assert callback.recipe is not None
+    assert set(callback.recipe.layers) == {"net.1", "net.3"}
+    formats = LayerFormats(*[MXInt(width=4)] * 3)
+    assert all(layer.formats == formats for layer in quantised(module))
+
+
+def test_without_training_data_calibration_says_what_to_do(tmp_path: Path) -> None:
+    callback = Calibration({"*": "Integer"})
+    with pytest.raises(ValueError, match=r"no training data to calibrate with; fit first, or pass"):
+        trainer(callback).test(Plain(), loader(), verbose=False)
+    with pytest.raises(ValueError, match="batches is empty"):
+        trainer(callback, limit_train_batches=0).fit(Plain(), loader())
+    trainer(folder=tmp_path, max_epochs=1).fit(Plain(), loader())
+    with pytest.raises(ValueError, match=r"ckpt_path='.*' is of a run without calibration; load"):
+        trainer(callback).fit(Plain(), loader(), ckpt_path=str(tmp_path / "epoch=0.ckpt"))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="Calibration: observer='max' is not a choice; use"):
+        Calibration({"*": "Integer"}, "max")
+    with pytest.raises(ValueError, match="Calibration: batches=0 is below 1"):
+        Calibration({"*": "Integer"}, batches=0)
