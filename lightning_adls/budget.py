@@ -1,5 +1,6 @@
 """What a training may spend."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,9 @@ class Budget:
         progress_bar: bool = False,
     ) -> L.Trainer:
         """A Trainer that stops after the budget and validates ``reports`` times."""
+        # Trainers and their modules refer to each other: without this the models and optimisers of
+        # a dozen earlier trainings would wait in memory.
+        gc.collect()
         interval = max(1, int(self.epochs * steps_per_epoch) // self.reports)
         steps = interval * min(self.reports, max(1, int(self.epochs * steps_per_epoch)))
         return L.Trainer(

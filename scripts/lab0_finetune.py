@@ -259,12 +259,13 @@ def write(found: Mapping[str, Row], summary: Mapping[str, object], folder: Path)
     rows = rows_of(found)
     report.write_csv(folder / "results.csv", [{k: row.get(k) for k in COLUMNS} for row in rows])
     report.write_json(folder / "summary.json", {**summary, "results": rows})
-    curves = {row["model"]: row["curve"] for row in rows if "curve" in row}
+    start = (0, found["start"]["val_accuracy"])
+    curves = {row["model"]: [start, *row["curve"]] for row in rows if "curve" in row}
     if curves:
         report.draw_lines(
             folder / "curves.png",
             curves,
-            levels={"start": found["start"]["val_accuracy"]},
+            levels={},
             title="Full fine-tuning and LoRA: validation accuracy",
             x_label="training steps",
             y_label="validation accuracy",

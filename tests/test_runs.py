@@ -1,5 +1,6 @@
 """What the labs share: settings, training, the table."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,3 +74,14 @@ def test_a_table_shows_missing_values_as_dashes() -> None:
     lines = [line.split() for line in capture.get().splitlines()]
     assert ["a", "0.51", "-"] in lines
     assert ["b", "-", "-"] in lines
+
+
+def test_models_of_earlier_trainings_do_not_stay_in_memory(
+    build: Build, texts: TextData, tmp_path: Path
+) -> None:
+    module = build([])
+    reference = weakref.ref(module)
+    runs.train(module, texts, BUDGET, tmp_path, "step", seed=0)
+    del module
+    BUDGET.trainer(1)
+    assert reference() is None

@@ -1,0 +1,137 @@
+"""What a model costs to keep: numbers that a search weighs against its accuracy."""
+
+from collections import Counter
+from typing import cast
+
+from torch import Tensor, nn
+
+from lightning_adls.layers import COMPUTING, KINDS, LayerFormats, QuantizedLayer, formats_of
+from lightning_adls.transforms.walk import layers_of
+
+COSTS = ("parameters", "size_mb", "bits_per_weight", "sparsity")
+
+
+def costs(model: nn.Module) -> dict[str, float]:
+    """Costs of a model by name.
+
+    Returns:
+        ``parameters``: how many numbers its parameters hold, embeddings included.
+        ``size_mb``: storage in 10^6 bytes, weights in their formats, the rest in its data type.
+        ``bits_per_weight``: storage of the linear layers' and convolutions' weights.
+        ``sparsity``: share of weights that masks set to zero, 0 to 1; it saves no storage.
+
+    Raises:
+        ValueError: If the model has no linear layer and no convolution.
+
+    Example:
+        >>> costs(nn.Sequential(nn.Linear(10, 10)))
+        {'parameters': 110, 'size_mb': 0.00044, 'bits_per_weight': 32.0, 'sparsity': 0.0}
+    """
+    return {
+        "parameters": count_parameters(model),
+        "size_mb": size_mb(model),
+        "bits_per_weight": bits_per_weight(model),
+        "sparsity": sparsity_of(model),
+    }
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in all parameters; a parameter that is used twice counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def sparsity_of(model: nn.Module) -> float:
+    """Share of the weights that masks set to zero, 0 to 1.
+
+    Counts the weights of all linear and convolutional layers, those without a mask as dense, and of
+    the embeddings that have a mask.
+
+    Raises:
+        ValueError: If there are no such layers.
+    """
+    masked = [
+        m
+        for m in layers_of(model, ("Embedding",)).values()
+        if getattr(m, "weight_mask", None) is not None
+    ]
+    layers = [*layers_of(model).values(), *masked]
+    if not layers:
+        raise ValueError(f"sparsity_of: model={type(model).__name__} has no layer with weights.")
+    return sum(map(_pruned, layers)) / sum(_weight(layer).numel() for layer in layers)
+
+
+def _pruned(layer: nn.Module) -> int:
+    mask: Tensor | None = getattr(layer, "weight_mask", None)
+    return 0 if mask is None else int((~mask).sum())
+
+
+def weight_bits(layer: nn.Module) -> int:
+    """Storage of a layer's weight in bits, what its elements share included."""
+    weight, fmt = _weight(layer), formats_of(layer).weight
+    if fmt is None:
+        return weight.nbytes * 8
+    return fmt.storage_bits((len(weight), weight[0].numel()))
+
+
+def bits_per_weight(model: nn.Module) -> float:
+    """Storage of the weights that are multiplied with, in bits per weight, shared scales included.
+
+    Layers that are not quantised count with the width of their data type; embeddings do not count.
+    Pruned weights count in full: a mask by itself saves no storage.
+
+    Raises:
+        ValueError: If the model has no linear layer and no convolution.
+    """
+    layers = layers_of(model).values()
+    if not layers:
+        raise ValueError(
+            f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
+        )
+    return sum(map(weight_bits, layers)) / sum(_weight(layer).numel() for layer in layers)
+
+
+def size_mb(model: nn.Module) -> float:
+    """Storage of a model in MB, 10^6 bytes.
+
+    Weights count in their format, embeddings included, and every other parameter (norms, biases,
+    scales) in its data type; a parameter that is used twice counts once.
+    """
+    saved_bits = {
+        id(layer.weight): _weight(layer).nbytes * 8 - weight_bits(layer)
+        for layer in layers_of(model, tuple(KINDS)).values()
+    }
+    return (_full_bytes(model) - sum(saved_bits.values()) / 8) / 1e6
+
+
+def _full_bytes(model: nn.Module) -> int:
+    return sum(p.nbytes for p in model.parameters())
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return cast(Tensor, layer.weight)
+
+
+def summarize(model: nn.Module) -> str:
+    """A short table of what is quantised: layers and weights per format, bits, size in MB."""
+    layers = layers_of(model)
+    layers |= {
+        name: layer
+        for name, layer in layers_of(model, ("Embedding",)).items()
+        if isinstance(layer, QuantizedLayer)
+    }
+    layer_count: Counter[str] = Counter()
+    weight_count: Counter[str] = Counter()
+    for layer in layers.values():
+        formats = formats_of(layer)
+        text = "full precision" if formats == LayerFormats() else str(formats)
+        layer_count[text] += 1
+        weight_count[text] += _weight(layer).numel()
+    rows = [
+        f"{n:>4} layers {weight_count[text]:>12,} weights  {text}"
+        for text, n in layer_count.items()
+    ]
+    rows.append(
+        f"{bits_per_weight(model):.2f} bits per weight; "
+        f"{size_mb(model):.2f} MB, {_full_bytes(model) / 1e6:.2f} MB unquantised"
+    )
+    return "\n".join(rows)
