@@ -83,5 +83,6 @@ def test_models_of_earlier_trainings_do_not_stay_in_memory(
     reference = weakref.ref(module)
     runs.train(module, texts, BUDGET, tmp_path, "step", seed=0)
     del module
+    runs.train(build([]), texts, BUDGET, tmp_path, "next", seed=0)  # the data lets go of the first
     BUDGET.trainer(1)
     assert reference() is None
