@@ -93,7 +93,17 @@ class Lab:
         row = self.ledger.once(name, work)
         if not known:
             console.print(f"{name:<48} {row['accuracy']:.4f}", highlight=False)
+            self.write_rows()
         return row
+
+    def write_rows(self) -> None:
+        """Write ``results.csv``: a row for each model so far."""
+        rows = [
+            {"step": step, **{column: row.get(column) for column in COLUMNS}}
+            for step, row in self.ledger.rows.items()
+            if not step.startswith("test/")
+        ]
+        report.write_csv(self.folder / "results.csv", rows)
 
     def judge(self, module: TextClassifier, recipe: Quantize | None = None) -> Row:
         """Validate a model as it is."""
@@ -366,7 +376,7 @@ def drop_checkpoints(lab: Lab, kept: Sequence[str | None]) -> None:
 
 
 def write_results(lab: Lab, chosen: Mapping[str, str]) -> dict[str, Row]:
-    """Test the chosen models, once each, and write the tables of the run."""
+    """Test the chosen models, once each, and write what they are."""
     results = {}
     for name, step in chosen.items():
 
@@ -379,12 +389,7 @@ def write_results(lab: Lab, chosen: Mapping[str, str]) -> dict[str, Row]:
         if row["recipe"]:
             Quantize(row["recipe"]).save(lab.folder / f"{name}_recipe.yaml")
     report.write_json(lab.folder / "summary.json", results)
-    rows = [
-        {"step": step, **{column: row.get(column) for column in COLUMNS}}
-        for step, row in lab.ledger.rows.items()
-        if not step.startswith("test/")
-    ]
-    report.write_csv(lab.folder / "results.csv", rows)
+    lab.write_rows()
     return results
 
 
@@ -395,7 +400,9 @@ def draw(lab: Lab, best: str) -> None:
     for name, row in rows.items():
         if name.startswith(("ptq/", "qat/")):
             how, frac_width, width = name.split("/")
-            widths.setdefault(f"{how.upper()}, {frac_width}", {})[int(width)] = row["accuracy"]
+            observer, _, batches = frac_width.partition("-")
+            chosen = f"calibrated by {observer}" if batches else frac_width
+            widths.setdefault(f"{how.upper()}, {chosen}", {})[int(width)] = row["accuracy"]
     sparsities: dict[str, dict[float, float]] = {}
     for (method, schedule, sparsity), row in pruned_from(lab, best).items():
         sparsities.setdefault(f"{method}, {schedule}", {})[sparsity] = row["accuracy"]
@@ -406,16 +413,17 @@ def draw(lab: Lab, best: str) -> None:
         "float32": rows["float32/start"]["accuracy"],
         "float32, trained as long": rows["float32/trained"]["accuracy"],
     }
-    for file, found, levels, label in (
-        ("widths", widths, float32, "width of the fixed-point numbers in bits"),
-        ("sparsities", sparsities, {f"unpruned ({best})": rows[best]["accuracy"]}, "sparsity"),
+    unpruned = {f"unpruned ({best})": rows[best]["accuracy"]}
+    for file, found, levels, name, label in (
+        ("widths", widths, float32, "width", "width of the fixed-point numbers in bits"),
+        ("sparsities", sparsities, unpruned, "sparsity", "sparsity"),
     ):
         curves = {name: sorted(points.items()) for name, points in found.items()}
         report.draw_lines(
             lab.folder / f"{file}.png",
             curves,
             levels=levels,
-            title=f"Validation accuracy by {file}",
+            title=f"Validation accuracy by {name}",
             x_label=label,
             y_label="validation accuracy",
         )
@@ -423,7 +431,7 @@ def draw(lab: Lab, best: str) -> None:
             name: [(x if file == "widths" else 100 * x, y) for x, y in curve]
             for name, curve in curves.items()
         }
-        report.log_curves(lab.folder / "curves", f"accuracy/by_{file}", percent)
+        report.log_curves(lab.folder / "curves", f"accuracy/by_{name}", percent)
 
 
 def show(results: Mapping[str, Row], folder: Path) -> None:
