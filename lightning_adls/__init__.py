@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from lightning_adls.transforms import Prune as Prune
     from lightning_adls.transforms import PruneStructured as PruneStructured
     from lightning_adls.transforms import calibrate as calibrate
+    from lightning_adls.transforms.cost import summarize as summarize
     from lightning_adls.transforms.quantize import Quantize as Quantize
-    from lightning_adls.transforms.quantize import summarize as summarize
 
 _MODULE_OF = {
     "Calibration": "callbacks",

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _DEFAULTS = {
     "hidden_size": 128,
@@ -117,34 +119,82 @@ def _check_sizes(vocab_size: int | None, sizes: dict[str, int]) -> None:
         )
 
 
+def reuse_weights(model: nn.Module, checkpoint: str) -> int:
+    """Start a BERT of other dimensions from what a pre-trained one shares with it.
+
+    A parameter is taken where name and shape agree: the first layers of a deeper BERT of the same
+    widths, for example, and nothing of one of another hidden size. The number of heads does not
+    show in a shape; it only decides how the same weights are divided. The classifier head is left
+    as it is. A checkpoint is read at the first call and kept for the next.
+
+    Args:
+        model: From :func:`bert`; changed in place. Layers may have been dropped or quantised.
+        checkpoint: A name on the hub or a folder.
+
+    Returns:
+        How many numbers were taken: the sum of the sizes of the parameters that agree.
+
+    Raises:
+        ValueError: If ``checkpoint`` is no BERT.
+        FileNotFoundError: If ``checkpoint`` is neither a folder nor to be had from the hub.
+    """
+    pretrained = _pretrained_weights(checkpoint)
+    taken = 0
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            weight = pretrained.get(name)
+            if weight is not None and weight.shape == parameter.shape:
+                parameter.copy_(weight)
+                taken += parameter.numel()
+    return taken
+
+
+@lru_cache(maxsize=4)  # a search asks for the same checkpoints at every trial
+def _pretrained_weights(checkpoint: str) -> dict[str, Tensor]:
+    # Loading draws what the checkpoint lacks. Where the first call is must change no later draw.
+    with torch.random.fork_rng():
+        model, loading = _from_pretrained("reuse_weights", checkpoint, output_loading_info=True)
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if name not in loading["missing_keys"] and not name.startswith("classifier.")
+    }
+
+
 def _load(checkpoint: str, vocab_size: int | None, options: dict[str, Any]) -> nn.Module:
+    model: nn.Module = _from_pretrained("bert", checkpoint, vocab_size, **options)
+    # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
+    return model.train()
+
+
+def _from_pretrained(
+    who: str, checkpoint: str, vocab_size: int | None = None, **options: Any
+) -> Any:
     from transformers import AutoConfig, BertForSequenceClassification
 
     if Path(checkpoint).exists() and not (Path(checkpoint) / "config.json").is_file():
         raise FileNotFoundError(
-            f"bert: checkpoint={checkpoint!r} holds no config.json; name a folder that "
+            f"{who}: checkpoint={checkpoint!r} holds no config.json; name a folder that "
             "save_pretrained() wrote."
         )
     try:
         config = AutoConfig.from_pretrained(checkpoint)
         if config.model_type != "bert":
             raise ValueError(
-                f"bert: checkpoint={checkpoint!r} is a {config.model_type!r} model; give a BERT."
+                f"{who}: checkpoint={checkpoint!r} is a {config.model_type!r} model; give a BERT."
             )
         if vocab_size is not None and vocab_size > config.vocab_size:
             raise ValueError(
-                f"bert: vocab_size={vocab_size} of the tokenizer is above the "
+                f"{who}: vocab_size={vocab_size} of the tokenizer is above the "
                 f"{config.vocab_size} of checkpoint={checkpoint!r}; use the checkpoint's tokenizer."
             )
         with _quiet():
-            model: nn.Module = BertForSequenceClassification.from_pretrained(checkpoint, **options)
+            return BertForSequenceClassification.from_pretrained(checkpoint, **options)
     except OSError as error:
         raise FileNotFoundError(
-            f"bert: checkpoint={checkpoint!r} is no folder and could not be had from the hub; "
+            f"{who}: checkpoint={checkpoint!r} is no folder and could not be had from the hub; "
             "check the name, the network, or give the path of a folder."
         ) from error
-    # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-    return model.train()
 
 
 @contextmanager

@@ -12,7 +12,6 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -21,21 +20,16 @@ from typing import Any, Literal
 
 import lightning as L
 import optuna
-import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import TensorBoardLogger
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import nn
 
-from lightning_adls import cli, report, search
+from lightning_adls import cli, report, runs, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.models import bert, check_length
-from lightning_adls.search import Budget, Objective, Space
+from lightning_adls.search import Budget, FormatSpace, Objective
 from lightning_adls.transforms import Quantize, Transform
 from lightning_adls.transforms.walk import linear_layers, match
 
@@ -44,7 +38,7 @@ LOGS = Path("lightning_logs", "lab3")
 
 # Two calls that differ in these alone continue the same search. (Each study remembers its own
 # space, and the content of the weights, not their path.)
-PASSING = {"run", "storage", "trials", "only", "figures", "weights"}
+PASSING = {"run", "storage", "trials", "only", "figures"}
 SPACE = {"studies", "precisions", "ranges"}
 
 Template = str | dict[str, str | None] | None
@@ -115,13 +109,13 @@ def main(
             network = model(num_classes=texts.num_classes, vocab_size=texts.vocab_size)
             check_length(network, texts.max_length)
             build = partial(build_classifier, classifier, network, texts.num_classes)
-            start = build([])
+            start = build()
             budget.trainer(1)
             if weights is not None:
                 start.load_weights(weights)
             names = list(match(linear_layers(network), dict.fromkeys(layers), "layers"))
             spaces = {
-                name: Space.from_templates(
+                name: FormatSpace.from_templates(
                     layers if share else names, {p: precisions[p] for p in members}, ranges
                 )
                 for name, members in studies.items()
@@ -131,13 +125,12 @@ def main(
             folder.mkdir(parents=True, exist_ok=True)
             store = stack.enter_context(search.open_storage(storage or folder / "search.journal"))
             prefix = f"lab3/{run}/" if storage else ""
-            opened = open_studies(
-                store, prefix, spaces, settings(config_yaml, weights), prune_after
-            )
+            settings = runs.settings_of(config_yaml, passing=PASSING | SPACE, weights=weights)
+            opened = open_studies(store, prefix, spaces, settings, prune_after)
         (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
         console.print(f"{len(names)} linear layers; {len(only)} studies of up to {trials} trials")
         if weights is None and finetune is not None:
-            fine_tune(start, texts, finetune, folder)
+            runs.fine_tune(start, texts, finetune, folder, seed)
         network.load_state_dict(start.model.state_dict())
         objectives = {
             name: Objective(space, build, texts, budget, folder / name, seed, train)
@@ -181,44 +174,16 @@ def build_classifier(
     classifier: Callable[..., TextClassifier],
     network: nn.Module,
     num_classes: int,
-    transforms: list[Transform],
+    *transforms: Transform,
 ) -> TextClassifier:
     """A fresh copy of the network, transformed, in its LightningModule."""
     return classifier(copy.deepcopy(network), transforms=transforms, num_classes=num_classes)
 
 
-def fine_tune(module: TextClassifier, texts: TextData, budget: Budget, folder: Path) -> None:
-    """Train in full precision, once per run."""
-    path = folder / "start.ckpt"
-    if not path.exists():
-        console.print(f"Fine-tuning in full precision, {budget.epochs:g} epochs ...")
-        logger = TensorBoardLogger(folder, name="", version="start")
-        trainer = budget.trainer(len(texts.train_dataloader()), logger, progress_bar=True)
-        trainer.fit(module, datamodule=texts)
-        torch.save({"state_dict": module.state_dict()}, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
-    module.load_weights(path)
-
-
-def settings(config_yaml: str, weights: str | None) -> dict[str, Any]:
-    """What decides the value of a trial besides its space: the fingerprint of a study."""
-    kept = {
-        key: value
-        for key, value in yaml.safe_load(config_yaml).items()
-        if key not in PASSING | SPACE
-    }
-    for key in ("cache_dir", "num_workers"):
-        kept["data"].pop(key, None)
-    if weights is not None:
-        kept.pop("finetune", None)
-        kept["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    return kept
-
-
 def open_studies(
     store: optuna.storages.BaseStorage,
     prefix: str,
-    spaces: Mapping[str, Space],
+    spaces: Mapping[str, FormatSpace],
     fingerprint: dict[str, Any],
     prune_after: int,
 ) -> Studies:
@@ -234,7 +199,7 @@ def open_studies(
 
 def run_studies(
     studies: Studies,
-    objectives: Mapping[str, Objective],
+    objectives: Mapping[str, Objective[Quantize]],
     trials: int,
     sampler: str,
     seed: int,
@@ -293,7 +258,9 @@ def draw(studies: Studies, figures: Mapping[str, list[str]], folder: Path) -> No
     report.log_curves(folder / "running_best", "search/running_best", curves)
 
 
-def test_best(studies: Studies, objectives: Mapping[str, Objective], texts: TextData) -> None:
+def test_best(
+    studies: Studies, objectives: Mapping[str, Objective[Quantize]], texts: TextData
+) -> None:
     """Read the test split, once per study: when all trials are done, with the best model."""
     for name, objective in objectives.items():
         study = studies[name]
@@ -331,20 +298,19 @@ def write_summary(studies: Studies, folder: Path) -> dict[str, dict[str, Any]]:
 
 def show(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """Print the table of results, best validation accuracy first."""
-    # Fits into 80 columns, the width of a log file.
-    table = Table(title="Best of each study", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("study", no_wrap=True)
-    for column in ("val acc.", "test acc.", "bits/w", "trials", "pruned", "failed", "s"):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = {
+        "study": ("study", ""),
+        "best_value": ("val acc.", ".4f"),
+        "test_accuracy": ("test acc.", ".4f"),
+        "bits_per_weight": ("bits/w", ".2f"),
+        "trials": ("trials", "d"),
+        "pruned": ("pruned", "d"),
+        "failed": ("failed", "d"),
+        "seconds": ("s", ".0f"),
+    }
     ranked = sorted(results.items(), key=lambda item: -(item[1]["best_value"] or 0))
-    for name, found in ranked:
-        numbers = [
-            "-" if found.get(key) is None else f"{found[key]:.{digits}f}"
-            for key, digits in (("best_value", 4), ("test_accuracy", 4), ("bits_per_weight", 2))
-        ]
-        counts = [str(found[key]) for key in ("trials", "pruned", "failed")]
-        table.add_row(name, *numbers, *counts, f"{found['seconds']:.0f}")
-    console.print(table)
+    rows = [{"study": name, **found} for name, found in ranked]
+    console.print(runs.table("Best of each study", rows, columns))
     console.print(f"Figures, recipes and checkpoints: {folder}", soft_wrap=True)
 
 

@@ -18,7 +18,7 @@ def test_the_examples_of_the_callbacks_page_run(
     printed = capsys.readouterr().out
     assert "accuracy" in printed
     assert "MXInt(width=6, block_size=32)" in printed
-    from lightning_adls.transforms.prune import sparsity_of
+    from lightning_adls.transforms.cost import sparsity_of
 
     module = page["module"]
     assert sparsity_of(module) == pytest.approx(0.8, abs=1e-3)  # type: ignore[arg-type]

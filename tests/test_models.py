@@ -1,12 +1,16 @@
 """Building BERTs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from lightning_adls.models import bert, check_length
+from lightning_adls.models import bert, check_length, reuse_weights
+from lightning_adls.transforms.drop import Drop
+from lightning_adls.transforms.quantize import Quantize
 
 
 def small(**changes: int) -> nn.Module:
@@ -94,3 +98,93 @@ def test_longer_inputs_than_positions_are_refused() -> None:
     check_length(model, 24)
     with pytest.raises(ValueError, match="max_length=25 is above the 24 positions"):
         check_length(model, 25)
+
+
+def shared(model: nn.Module, folder: Path) -> dict[str, bool]:
+    """By parameter, whether it is the checkpoint's."""
+    weights = load_file(folder / "model.safetensors")
+    return {
+        name: name in weights and torch.equal(weights[name], parameter)
+        for name, parameter in model.named_parameters()
+    }
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    model = small(num_hidden_layers=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()  # fresh biases and norms are all alike
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    return tmp_path
+
+
+def test_a_deeper_bert_takes_the_layers_that_a_checkpoint_has(pretrained: Path) -> None:
+    model = small(num_hidden_layers=3)
+    before = model.state_dict()["bert.encoder.layer.2.output.dense.weight"].clone()
+    taken = reuse_weights(model, str(pretrained))
+    found = shared(model, pretrained)
+    own = [name for name in found if ".layer.2." in name or name.startswith("classifier.")]
+    assert [name for name, same in found.items() if not same] == own
+    assert taken == sum(p.numel() for n, p in model.named_parameters() if n not in own)
+    assert torch.equal(model.state_dict()["bert.encoder.layer.2.output.dense.weight"], before)
+
+
+def test_a_shallower_bert_of_other_inner_width_takes_what_has_the_same_shape(
+    pretrained: Path,
+) -> None:
+    model = small(intermediate_size=64, max_position_embeddings=24)
+    reuse_weights(model, str(pretrained))
+    other = [name for name, same in shared(model, pretrained).items() if not same]
+    assert other == [
+        "bert.embeddings.position_embeddings.weight",
+        "bert.encoder.layer.0.intermediate.dense.weight",
+        "bert.encoder.layer.0.intermediate.dense.bias",
+        "bert.encoder.layer.0.output.dense.weight",
+        "classifier.weight",
+        "classifier.bias",
+    ]
+
+
+def test_nothing_is_taken_for_another_hidden_size(pretrained: Path) -> None:
+    model = small(hidden_size=32, intermediate_size=64)
+    assert reuse_weights(model, str(pretrained)) == 0
+    assert not any(shared(model, pretrained).values())
+
+
+def test_quantised_and_dropped_layers_are_no_obstacle(pretrained: Path) -> None:
+    model = small()
+    Drop(["bert.pooler.dense"])(model)
+    Quantize({"*": "Integer"})(model)
+    reuse_weights(model, str(pretrained))
+    assert shared(model, pretrained)["bert.encoder.layer.0.attention.self.query.weight"]
+
+
+def test_reusing_weights_draws_nothing_even_when_the_checkpoint_lacks_some(tmp_path: Path) -> None:
+    from transformers import BertForMaskedLM
+
+    config: Any = small().config
+    BertForMaskedLM(config).save_pretrained(tmp_path)  # it has no pooler
+    model = small()
+    before = model.state_dict()["bert.pooler.dense.weight"].clone()
+    torch.manual_seed(5)
+    for _ in range(2):  # the second time from memory
+        reuse_weights(model, str(tmp_path))
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+    assert torch.equal(model.state_dict()["bert.pooler.dense.weight"], before)
+    assert shared(model, tmp_path)["bert.embeddings.word_embeddings.weight"]
+
+
+def test_weights_of_what_is_no_bert_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"reuse_weights: .*holds no config\.json"):
+        reuse_weights(small(), str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"reuse_weights: .*could not be had from the hub"):
+        reuse_weights(small(), "nobody/has-this-model")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ValueError, match="is a 'gpt2' model; give a BERT"):
+        reuse_weights(small(), str(tmp_path))

@@ -2,11 +2,14 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread
 
 from lightning_adls import report
 
@@ -37,6 +40,50 @@ def test_figure_is_a_png_also_with_an_empty_curve_and_many_curves(tmp_path: Path
     report.draw_curves(path, {"none": []}, title="t", x_label="x", y_label="y")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
+
+
+STEPPED = st.dictionaries(st.integers(1, 8), st.floats(0, 1), max_size=6)
+
+
+@given(st.lists(STEPPED, max_size=4))
+def test_mean_and_range_are_those_of_the_values_that_hold_at_each_place(
+    drawn: list[dict[int, float]],
+) -> None:
+    mean, spans = report.mean_and_range([sorted(curve.items()) for curve in drawn])
+    # The oracle writes out the value at every place from 1 to 8; NaN before the first one.
+    filled = [np.full(8, np.nan) for curve in drawn if curve]
+    for row, curve in zip(filled, filter(None, drawn), strict=True):
+        for x, y in sorted(curve.items()):
+            row[x - 1 :] = y
+    table = np.array(filled).reshape(-1, 8)
+    whole = [x for x in range(1, 9) if filled and not np.isnan(table[:, x - 1]).any()]
+    changed = [x for x in whole if x == whole[0] or (table[:, x - 1] != table[:, x - 2]).any()]
+    assert [x for x, *_ in spans] == [x for x, _ in mean]
+    assert set(changed) <= {x for x, _ in mean} <= set(whole)
+    for (at, value), (_, low, high) in zip(mean, spans, strict=True):
+        column = table[:, int(at) - 1]
+        assert value == pytest.approx(column.mean())
+        assert (low, high) == (column.min(), column.max())
+
+
+def test_bands_are_drawn_around_their_curves(tmp_path: Path) -> None:
+    draw = partial(report.draw_curves, title="t", x_label="x", y_label="y")
+    curve, spans = report.mean_and_range([[(1, 0.2), (4, 0.3)], [(1, 0.6)]])
+    curves: dict[str, report.Curve] = {"a": curve, "b": [(1, 0.1), (9, 0.2)]}
+    draw(tmp_path / "plain.png", curves)
+    draw(tmp_path / "bands.png", curves, bands={"a": spans, "b": []})
+    plain, bands = (imread(tmp_path / f"{name}.png") for name in ("plain", "bands"))
+    columns = np.flatnonzero((plain != bands).any((0, 2)))
+    assert np.ptp(columns) > plain.shape[1] / 2, "the band ends before the longest curve"
+
+
+def test_levels_are_drawn_beside_lines(tmp_path: Path) -> None:
+    draw = partial(report.draw_lines, title="t", x_label="x", y_label="y")
+    lines = {"PTQ": [(4, 0.5), (8, 0.9)], "QAT": [(4, 0.8)]}
+    draw(tmp_path / "without.png", lines, levels={})
+    draw(tmp_path / "with.png", lines, levels={"float32": 0.95})
+    without, drawn = (imread(tmp_path / f"{name}.png") for name in ("without", "with"))
+    assert not np.array_equal(without, drawn)
 
 
 def test_tensorboard_curves_are_replaced_and_not_drawn_twice(tmp_path: Path) -> None:

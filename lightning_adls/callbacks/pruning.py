@@ -8,7 +8,8 @@ from typing import Any, Literal
 import lightning as L
 
 from lightning_adls.layers import COMPUTING
-from lightning_adls.transforms.prune import Prune, sparsity_of
+from lightning_adls.transforms.cost import sparsity_of
+from lightning_adls.transforms.prune import Prune
 
 # From the share of the budget that is spent, 0 to 1, to the sparsity.
 Schedule = Callable[[float], float]

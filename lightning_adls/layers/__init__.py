@@ -31,8 +31,14 @@ __all__ = [
     "QuantizedEmbedding",
     "QuantizedLayer",
     "QuantizedLinear",
+    "formats_of",
     "quantized",
 ]
+
+
+def formats_of(layer: nn.Module) -> LayerFormats:
+    """The formats of a layer; those of a plain one are all None."""
+    return layer.formats if isinstance(layer, QuantizedLayer) else LayerFormats()
 
 
 def quantized(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:

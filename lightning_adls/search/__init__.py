@@ -1,8 +1,13 @@
-"""Searching for a recipe with Optuna: what to choose from, how to judge it, how to continue."""
+"""Searching with Optuna: what to choose from, how to judge it, how to continue."""
 
-from lightning_adls.search.objective import Budget, Objective, TrialFailed
+from lightning_adls.budget import Budget
+from lightning_adls.search.architecture import Architecture, ArchitectureSpace
+from lightning_adls.search.formats import FormatSpace, expand
+from lightning_adls.search.limits import Limits
+from lightning_adls.search.objective import Objective, TrialFailed
+from lightning_adls.search.progress import run_shown, study_bars
 from lightning_adls.search.results import best_curve, summary, trial_rows
-from lightning_adls.search.space import Space, expand
+from lightning_adls.search.space import Choice, Space
 from lightning_adls.search.study import (
     best_trial,
     counted_trials,
@@ -13,7 +18,12 @@ from lightning_adls.search.study import (
 )
 
 __all__ = [
+    "Architecture",
+    "ArchitectureSpace",
     "Budget",
+    "Choice",
+    "FormatSpace",
+    "Limits",
     "Objective",
     "Space",
     "TrialFailed",
@@ -24,7 +34,9 @@ __all__ = [
     "make_sampler",
     "open_storage",
     "open_study",
+    "run_shown",
     "run_study",
+    "study_bars",
     "summary",
     "trial_rows",
 ]

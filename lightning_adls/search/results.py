@@ -8,12 +8,14 @@ from optuna.trial import TrialState
 
 from lightning_adls.report import running_best
 from lightning_adls.search.study import best_trial, counted_trials
+from lightning_adls.transforms.cost import COSTS
 
 
 def trial_rows(studies: Mapping[str, optuna.Study]) -> list[dict[str, Any]]:
     """One row per trial, study by study; trials count from 1.
 
     The value of a pruned trial is the last that it reported; it does not enter the running best.
+    Costs are those after compression, where there was one.
     """
     rows = []
     for name, study in studies.items():
@@ -26,7 +28,8 @@ def trial_rows(studies: Mapping[str, optuna.Study]) -> list[dict[str, Any]]:
                     "state": trial.state.name.lower(),
                     "value": _rounded(trial.value),
                     "running_best": _rounded(best),
-                    "bits_per_weight": trial.user_attrs.get("bits_per_weight"),
+                    "before_compression": _rounded(trial.user_attrs.get("before_compression")),
+                    **{name: trial.user_attrs.get(name) for name in COSTS},
                     "seconds": trial.user_attrs.get("seconds"),
                     "recipe": trial.user_attrs.get("recipe"),
                 }
@@ -47,14 +50,14 @@ def best_curve(study: optuna.Study) -> list[tuple[float, float]]:
 
 
 def summary(study: optuna.Study) -> dict[str, Any]:
-    """Counts, seconds and the best trial of a study."""
+    """Value and costs of the best trial of a study, counts, seconds."""
     trials = counted_trials(study)
     states = [trial.state for trial in trials]
     best = best_trial(study)
     return {
         "best_value": None if best is None else _rounded(best.value),
         "best_trial": None if best is None else best.user_attrs["index"] + 1,
-        "bits_per_weight": None if best is None else best.user_attrs["bits_per_weight"],
+        **{name: None if best is None else best.user_attrs.get(name) for name in COSTS},
         "trials": len(trials),
         "pruned": states.count(TrialState.PRUNED),
         "failed": states.count(TrialState.FAIL),

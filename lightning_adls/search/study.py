@@ -1,19 +1,21 @@
 """Studies that can be stopped at any moment and continued by the same command."""
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_adls.ledger import differences, exclusive
 from lightning_adls.search.objective import Objective, TrialFailed
 from lightning_adls.search.space import Space
 
@@ -21,8 +23,15 @@ SAMPLERS = ("tpe", "random", "grid")
 _FINGERPRINT = "fingerprint"
 
 
-def make_sampler(name: str, space: Space, seed: int) -> BaseSampler:
+def make_sampler(name: str, space: Space[Any], seed: int, startup_trials: int = 10) -> BaseSampler:
     """A sampler by its name.
+
+    Args:
+        name: ``tpe``, ``random`` or ``grid``.
+        space: What it samples.
+        seed: Of the sampler.
+        startup_trials: First trials that ``tpe`` draws as ``random`` would, to learn from. With no
+            more trials than these the two are the same.
 
     Raises:
         ValueError: If the name is unknown, or ``grid`` cannot enumerate the space.
@@ -30,10 +39,43 @@ def make_sampler(name: str, space: Space, seed: int) -> BaseSampler:
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "tpe":
-        return TPESampler(seed=seed, multivariate=False)
+        return TPESampler(seed=seed, n_startup_trials=startup_trials, multivariate=False)
     if name == "grid":
-        return GridSampler(space.grid(), seed=seed)
+        return _Grid(space.grid(), seed)
     raise ValueError(f"make_sampler: sampler={name!r} is unknown; there are {', '.join(SAMPLERS)}.")
+
+
+class _Grid(BaseSampler):
+    """Every point of a grid once, in an order of the seed.
+
+    Optuna's own GridSampler takes the point of an interrupted trial for tried, and leaves it out.
+    """
+
+    def __init__(self, grid: Mapping[str, list[Any]], seed: int) -> None:
+        points = list(product(*grid.values()))
+        order = np.random.default_rng(seed).permutation(len(points))
+        self._points = [dict(zip(grid, points[place], strict=True)) for place in order]
+        self._point: dict[str, Any] = {}
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        tried = [other.params for other in _ended_trials(study)]
+        untried = (point for point in self._points if point not in tried)
+        self._point = next(untried, self._points[0])
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        return self._point[name]
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
 
 
 @contextmanager
@@ -50,13 +92,7 @@ def open_storage(where: str | Path) -> Iterator[BaseStorage]:
         yield optuna.storages.get_storage(str(where))
         return
     path = Path(where)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"open_storage: {path} belongs to a search that is running; wait for it to end."
-            ) from error
+    with exclusive(path) as file:
         file.truncate(path.read_bytes().rfind(b"\n") + 1)
         Path(f"{path}.lock").unlink(missing_ok=True)
         yield JournalStorage(JournalFileBackend(str(path)))
@@ -88,7 +124,7 @@ def open_study(
     if before is None:
         study.set_user_attr(_FINGERPRINT, now)
     elif before != now:
-        changes = "; ".join(_differences(before, now))
+        changes = "; ".join(differences(before, now))
         raise ValueError(
             f"Study {name!r} was begun with other settings: {changes}. "
             "Restore them, or name another run."
@@ -96,28 +132,14 @@ def open_study(
     return study
 
 
-def _differences(before: Any, now: Any, at: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in dict.fromkeys([*before, *now])
-            for difference in _differences(
-                before.get(key), now.get(key), f"{at}.{key}" if at else str(key)
-            )
-        ]
-    return [] if before == now else [f"{at} was {_short(before)}, now {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
 def counted_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that ended by themselves, in order: those that were interrupted do not count."""
+    return sorted(_ended_trials(study), key=lambda trial: trial.user_attrs["index"])
+
+
+def _ended_trials(study: optuna.Study) -> list[FrozenTrial]:
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    ended = [t for t in trials if t.state != TrialState.FAIL or "error" in t.user_attrs]
-    return sorted(ended, key=lambda trial: trial.user_attrs["index"])
+    return [t for t in trials if t.state != TrialState.FAIL or "error" in t.user_attrs]
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -129,11 +151,12 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 def run_study(
     study: optuna.Study,
-    objective: Objective,
+    objective: Objective[Any],
     trials: int,
     sampler: str,
     seed: int,
     after_trial: Callable[[optuna.Study], None] = lambda study: None,
+    startup_trials: int = 10,
 ) -> None:
     """Run the study until it has ``trials`` trials, or every point of its space was tried.
 
@@ -147,12 +170,15 @@ def run_study(
         sampler: ``tpe``, ``random`` or ``grid``.
         seed: Of the sampler.
         after_trial: Called when a trial has ended and was stored.
+        startup_trials: See :func:`make_sampler`.
     """
     _drop_interrupted(study)
     while (index := len(counted_trials(study))) < trials:
         if _tried_points(study) >= objective.space.points:
             return
-        study.sampler = make_sampler(sampler, objective.space, _seed_of(sampler, seed, index))
+        study.sampler = make_sampler(
+            sampler, objective.space, _seed_of(sampler, seed, index), startup_trials
+        )
         study.optimize(_Indexed(objective, index), n_trials=1, catch=(TrialFailed,))
         _drop_outdone_checkpoints(study, objective.folder)
         after_trial(study)
@@ -160,14 +186,14 @@ def run_study(
 
 def _seed_of(sampler: str, seed: int, index: int) -> int:
     if sampler == "grid":
-        return seed  # it numbers its points in an order of its seed, and notes the numbers
+        return seed  # the order of its points
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 class _Indexed:
     """An objective that first notes the trial's place among those that count."""
 
-    def __init__(self, objective: Objective, index: int) -> None:
+    def __init__(self, objective: Objective[Any], index: int) -> None:
         self.objective = objective
         self.index = index
 

@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from lightning_adls.transforms.calibrate import calibrate
-from lightning_adls.transforms.cost import costs
+from lightning_adls.transforms.cost import bits_per_weight, costs, sparsity_of, summarize
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.lora import LoRA
 from lightning_adls.transforms.prune import Prune
-from lightning_adls.transforms.quantize import Quantize, bits_per_weight, summarize
+from lightning_adls.transforms.quantize import Quantize
 from lightning_adls.transforms.structured import PruneStructured
 
 Transform = Callable[[nn.Module], Any]
@@ -29,5 +29,6 @@ __all__ = [
     "bits_per_weight",
     "calibrate",
     "costs",
+    "sparsity_of",
     "summarize",
 ]

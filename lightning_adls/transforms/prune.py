@@ -42,8 +42,8 @@ class Prune:
     Example:
         >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 2))
         >>> Prune(0.75)(model)
-        >>> sparsity_of(model)
-        0.75
+        >>> [int((~layer.weight_mask).sum()) for layer in (model[0], model[2])]
+        [384, 48]
     """
 
     sparsity: float
@@ -163,23 +163,3 @@ def _count(layer: nn.Module) -> int:
 def _pruned(layer: nn.Module) -> int:
     mask: Tensor | None = getattr(layer, "weight_mask", None)
     return 0 if mask is None else int((~mask).sum())
-
-
-def sparsity_of(model: nn.Module) -> float:
-    """Share of the weights that masks set to zero, 0 to 1.
-
-    Counts the weights of all linear and convolutional layers, those without a mask as dense, and of
-    the embeddings that have a mask.
-
-    Raises:
-        ValueError: If there are no such layers.
-    """
-    masked = [
-        m
-        for m in layers_of(model, ("Embedding",)).values()
-        if getattr(m, "weight_mask", None) is not None
-    ]
-    layers = [*layers_of(model).values(), *masked]
-    if not layers:
-        raise ValueError(f"sparsity_of: model={type(model).__name__} has no layer with weights.")
-    return sum(map(_pruned, layers)) / sum(map(_count, layers))

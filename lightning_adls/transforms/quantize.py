@@ -1,13 +1,12 @@
 """Quantise the layers of a model, by a recipe that is one small YAML file."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.layers import (
@@ -15,7 +14,7 @@ from lightning_adls.layers import (
     KINDS,
     ROLES,
     LayerFormats,
-    QuantizedLayer,
+    formats_of,
     quantized,
 )
 from lightning_adls.transforms.walk import layers_of, match, replace_layers
@@ -105,7 +104,7 @@ class Quantize:
         layers = layers_of(model, self.kinds)
         formats = match(layers, self._formats(), "Quantize")
         # A layer that is as it shall be keeps what it learned.
-        swapped = [name for name, choice in formats.items() if choice != _formats_of(layers[name])]
+        swapped = [name for name, choice in formats.items() if choice != formats_of(layers[name])]
         replace_layers(model, swapped, lambda name, _: quantized(layers[name], formats[name]))
 
     def _formats(self) -> dict[str, LayerFormats]:
@@ -148,85 +147,9 @@ class Quantize:
         return cls(content["quantize"], content.get("kinds", COMPUTING))
 
 
-def _formats_of(layer: nn.Module) -> LayerFormats:
-    return layer.formats if isinstance(layer, QuantizedLayer) else LayerFormats()
-
-
 def _texts(formats: LayerFormats) -> dict[str, str | None]:
     values = {role: getattr(formats, role) for role in ROLES}
     return {role: None if value is None else str(value) for role, value in values.items()}
-
-
-def weight_bits(layer: nn.Module) -> int:
-    """Storage of a layer's weight in bits, what its elements share included."""
-    weight, fmt = _weight(layer), _formats_of(layer).weight
-    if fmt is None:
-        return weight.nbytes * 8
-    return fmt.storage_bits((len(weight), weight[0].numel()))
-
-
-def bits_per_weight(model: nn.Module) -> float:
-    """Storage of the weights that are multiplied with, in bits per weight, shared scales included.
-
-    Layers that are not quantised count with the width of their data type; embeddings do not count.
-    Pruned weights count in full: a mask by itself saves no storage.
-
-    Raises:
-        ValueError: If the model has no linear layer and no convolution.
-    """
-    layers = layers_of(model).values()
-    if not layers:
-        raise ValueError(
-            f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
-        )
-    return sum(map(weight_bits, layers)) / sum(_weight(layer).numel() for layer in layers)
-
-
-def size_mb(model: nn.Module) -> float:
-    """Storage of a model in MB, 10^6 bytes.
-
-    Weights count in their format, embeddings included, and every other parameter (norms, biases,
-    scales) in its data type; a parameter that is used twice counts once.
-    """
-    saved_bits = {
-        id(layer.weight): _weight(layer).nbytes * 8 - weight_bits(layer)
-        for layer in layers_of(model, tuple(KINDS)).values()
-    }
-    return (_full_bytes(model) - sum(saved_bits.values()) / 8) / 1e6
-
-
-def _full_bytes(model: nn.Module) -> int:
-    return sum(p.nbytes for p in model.parameters())
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    return cast(Tensor, layer.weight)
-
-
-def summarize(model: nn.Module) -> str:
-    """A short table of what is quantised: layers and weights per format, bits, size in MB."""
-    layers = layers_of(model)
-    layers |= {
-        name: layer
-        for name, layer in layers_of(model, ("Embedding",)).items()
-        if isinstance(layer, QuantizedLayer)
-    }
-    layer_count: Counter[str] = Counter()
-    weight_count: Counter[str] = Counter()
-    for layer in layers.values():
-        formats = _formats_of(layer)
-        text = "full precision" if formats == LayerFormats() else str(formats)
-        layer_count[text] += 1
-        weight_count[text] += _weight(layer).numel()
-    rows = [
-        f"{n:>4} layers {weight_count[text]:>12,} weights  {text}"
-        for text, n in layer_count.items()
-    ]
-    rows.append(
-        f"{bits_per_weight(model):.2f} bits per weight; "
-        f"{size_mb(model):.2f} MB, {_full_bytes(model) / 1e6:.2f} MB unquantised"
-    )
-    return "\n".join(rows)
 
 
 def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:

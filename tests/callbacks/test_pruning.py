@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_adls.callbacks.pruning import Cubic, OneShot, Pruning, Schedule
 from lightning_adls.layers import QuantizedLayer
-from lightning_adls.transforms.prune import Prune, sparsity_of
+from lightning_adls.transforms.cost import sparsity_of
+from lightning_adls.transforms.prune import Prune
 from lightning_adls.transforms.walk import layers_of
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lightning_adls.formats import Binary, Integer
 from lightning_adls.layers import LayerFormats, QuantizedLayer, quantized
 from lightning_adls.transforms import Quantize
-from lightning_adls.transforms.prune import Prune, sparsity_of
+from lightning_adls.transforms.cost import sparsity_of
+from lightning_adls.transforms.prune import Prune
 from lightning_adls.transforms.walk import layers_of
 
 

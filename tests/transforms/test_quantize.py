@@ -12,7 +12,8 @@ from torch import nn
 from lightning_adls.formats import Integer, MXInt, NumberFormat
 from lightning_adls.layers import KINDS, LayerFormats, QuantizedEmbedding, QuantizedLinear
 from lightning_adls.transforms import Prune, Quantize, bits_per_weight, summarize
-from lightning_adls.transforms.quantize import size_mb, state_for
+from lightning_adls.transforms.cost import size_mb
+from lightning_adls.transforms.quantize import state_for
 
 formats = st.sampled_from([None, *(str(cls()) for cls in NumberFormat.classes.values())])
 choices = st.one_of(
