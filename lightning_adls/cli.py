@@ -1,6 +1,7 @@
 """How a script starts and ends: its command line, its one-line errors, its exit status."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser
+
+_INTERRUPTED = "Interrupted; the same command continues."
+_GRACE_SECONDS = 15
 
 Factory = tuple[Callable[..., Any], set[str]]
 
@@ -71,14 +75,35 @@ def quiet() -> None:
 @contextmanager
 def ending() -> Iterator[None]:
     """End with status 130 on Ctrl-C and 143 on SIGTERM, where Lightning says 1 and 0."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, _end)
+    if earlier[signal.SIGINT] is signal.default_int_handler:  # not where a shell ignores it
+        signal.signal(signal.SIGINT, _end)
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        print("Interrupted; the same command continues.", file=sys.stderr)
+        print(_INTERRUPTED, file=sys.stderr)
         sys.exit(130)
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    # The exception comes up wherever the program is, and may be held up there (TensorBoard's queue
+    # waits two minutes) or lost (in a finaliser). Every finished step is on disk, so the end can be
+    # a hard one.
+    def end_hard(*_: object) -> None:
+        os.write(2, f"{_INTERRUPTED}\n".encode())
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGALRM, end_hard)
+    signal.alarm(_GRACE_SECONDS)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 @contextmanager

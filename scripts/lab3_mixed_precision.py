@@ -22,7 +22,6 @@ import lightning as L
 import optuna
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
 from lightning_adls import cli, report, runs, search
@@ -64,6 +63,7 @@ def main(
     trials: int = 24,
     only: list[str] | None = None,
     sampler: Literal["tpe", "random", "grid"] = "tpe",
+    startup_trials: int = 10,
     prune_after: int = 25,
     seed: int = 0,
     run: str = "default",
@@ -91,6 +91,7 @@ def main(
         trials: Trials of each study.
         only: The studies to run now; by default all.
         sampler: What proposes the trials.
+        startup_trials: First trials of a study that tpe draws at random, to learn from.
         prune_after: Percent of its budget that a trial spends before it can be pruned; at 100 none
             is.
         seed: Of everything.
@@ -101,7 +102,8 @@ def main(
     with ExitStack() as stack:
         with cli.refusing(MisconfigurationException):
             only = list(studies) if only is None else only
-            check_arguments(trials, prune_after, precisions, studies, {"only": only, **figures})
+            check_numbers(trials, startup_trials, prune_after)
+            check_names(precisions, studies, {"only": only, **figures})
             L.seed_everything(seed, verbose=False)
             texts = data()
             texts.prepare_data()
@@ -137,24 +139,27 @@ def main(
             for name, space in spaces.items()
             if name in only
         }
-        run_studies(opened, objectives, trials, sampler, seed, figures, folder)
+        run_studies(opened, objectives, trials, sampler, seed, startup_trials, figures, folder)
         test_best(opened, objectives, texts)
         results = write_summary(opened, folder)
     show(results, folder)
 
 
-def check_arguments(
-    trials: int,
-    prune_after: int,
+def check_numbers(trials: int, startup_trials: int, prune_after: int) -> None:
+    """Refuse numbers out of range."""
+    for name, count in (("trials", trials), ("startup_trials", startup_trials)):
+        if count < 1:
+            raise ValueError(f"lab3: {name}={count} is below 1.")
+    if not 0 <= prune_after <= 100:
+        raise ValueError(f"lab3: prune_after={prune_after} is not in 0..100.")
+
+
+def check_names(
     precisions: Mapping[str, Template],
     studies: Mapping[str, list[str]],
     figures: Mapping[str, list[str]],
 ) -> None:
-    """Refuse numbers out of range, and studies and figures of what is not there."""
-    if trials < 1:
-        raise ValueError(f"lab3: trials={trials} is below 1.")
-    if not 0 <= prune_after <= 100:
-        raise ValueError(f"lab3: prune_after={prune_after} is not in 0..100.")
+    """Refuse studies and figures of what is not there."""
     for groups, what, known in (
         (studies, "precision", precisions),
         (figures, "study", studies),
@@ -203,44 +208,21 @@ def run_studies(
     trials: int,
     sampler: str,
     seed: int,
+    startup_trials: int,
     figures: Mapping[str, list[str]],
     folder: Path,
 ) -> None:
     """Run what is missing of each study; after each trial everything found so far is on disk."""
-    columns = (
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[best]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+
+    def after_trial(_: optuna.Study) -> None:
+        report.write_csv(folder / "results.csv", search.trial_rows(studies))
+
+    with search.study_bars(console) as bars:
         for name, objective in objectives.items():
             study = studies[name]
-            total = min(trials, objective.space.points)
-            task = progress.add_task(name, total=total, best="")
-            done = len(search.counted_trials(study))
-            if done >= total:
-                progress.update(task, completed=done, best="complete already")
-                continue
-            progress.update(task, completed=done)
-
-            def after_trial(
-                study: optuna.Study, name: str = name, task: Any = task, total: int = total
-            ) -> None:
-                report.write_csv(folder / "results.csv", search.trial_rows(studies))
-                done = search.counted_trials(study)
-                curve = search.best_curve(study)
-                best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
-                progress.update(task, completed=len(done), best=best)
-                if "error" in done[-1].user_attrs:
-                    console.print(f"{name} trial {len(done)}: {done[-1].user_attrs['error']}")
-                if not console.is_terminal:
-                    state = done[-1].state.name.lower()
-                    console.print(f"{name} {len(done)}/{total} {state}, {best}")
-
-            search.run_study(study, objective, trials, sampler, seed, after_trial)
-            progress.stop_task(task)
+            search.run_shown(
+                bars, name, study, objective, trials, sampler, seed, after_trial, startup_trials
+            )
             draw(studies, figures, folder)
 
 

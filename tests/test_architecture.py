@@ -30,9 +30,7 @@ ONLY_IN = {
     "datasets": {"data", "sources", "tokens"},
 }
 # Neighbours on one level that need each other.
-ALLOWED = {("ledger", "report")} | {
-    (a, b) for a in DATA for b in DATA - {"data"}
-}
+ALLOWED = {("ledger", "report")} | {(a, b) for a in DATA for b in DATA - {"data"}}
 
 
 def part(module: str) -> str:

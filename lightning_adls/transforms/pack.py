@@ -1,0 +1,107 @@
+"""Pack linear layers, and count what a model takes in memory before and after."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from torch import Tensor, nn
+
+from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.transforms.walk import linear_layers, match, replace_layers
+
+_NORMS = (
+    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+)
+MEMORY_KINDS = (
+    *("packed_codes", "packed_exponents", "linear_weights", "embeddings", "norms", "biases"),
+    "other",
+)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Keep the weights of linear layers in MXINT8, for inference; see :class:`PackedLinear`.
+
+    Args:
+        layers: Shell patterns over module names (``*`` also matches dots); a linear layer is packed
+            if one of them matches. A weight that it shares with a layer of another kind, an
+            embedding, stays there in full.
+
+    Raises:
+        ValueError: If there is no pattern, or, when called, a pattern matches nothing or a layer
+            cannot be packed. The model is unchanged then.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+        >>> Pack(["0"])(model)
+        >>> type(model[0]).__name__, type(model[2]).__name__
+        ('PackedLinear', 'Linear')
+    """
+
+    layers: Sequence[str] = ("*",)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, str) or not self.layers:
+            raise ValueError(f"Pack: layers={self.layers!r} is not a list of names of layers.")
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    def __call__(self, model: nn.Module) -> None:
+        """Pack the layers of ``model`` in place."""
+        names = match(linear_layers(model), dict.fromkeys(self.layers), "Pack")
+        replace_layers(model, names, _packed)
+
+
+def _packed(name: str, layer: nn.Module) -> PackedLinear:
+    try:
+        return PackedLinear.from_linear(layer)
+    except ValueError as error:
+        raise ValueError(f"Pack: layer {name!r} cannot be packed. {error}") from error
+
+
+def memory(model: nn.Module) -> dict[str, int]:
+    """Bytes of a model's parameters and buffers, by what they are.
+
+    A tensor that is used twice counts once, as what comes first in ``model.modules()``. Buffers
+    that checkpoints leave out count, activations do not.
+
+    Returns:
+        ``packed_codes`` and ``packed_exponents`` of packed layers; ``linear_weights`` of the
+        others; ``embeddings``; ``norms``, biases included; ``biases`` of all other layers; and
+        ``other``, what is left (convolutions, masks, learned scales, positions). Their sum is
+        everything.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(64, 10), nn.LayerNorm(10))
+        >>> {kind: size for kind, size in memory(model).items() if size}
+        {'linear_weights': 2560, 'norms': 80, 'biases': 40}
+        >>> Pack()(model)
+        >>> {kind: size for kind, size in memory(model).items() if size}
+        {'packed_codes': 640, 'packed_exponents': 20, 'norms': 80, 'biases': 40}
+    """
+    sizes = dict.fromkeys(MEMORY_KINDS, 0)
+    seen: set[int] = set()
+    for module, name, tensor in _tensors(model):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            sizes[_kind(module, name)] += tensor.nbytes
+    return sizes
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for module in model.modules():
+        own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+        yield from ((module, name, tensor) for name, tensor in own)
+
+
+def _kind(module: nn.Module, name: str) -> str:
+    if isinstance(module, PackedLinear) and name in ("codes", "exponents"):
+        return f"packed_{name}"
+    if isinstance(module, _NORMS):
+        return "norms"
+    if name == "bias":
+        return "biases"
+    if name == "weight" and isinstance(module, nn.Linear):
+        return "linear_weights"
+    if name == "weight" and isinstance(module, nn.Embedding):
+        return "embeddings"
+    return "other"

@@ -1,0 +1,106 @@
+"""Number formats to choose from."""
+
+import json
+
+import optuna
+import pytest
+
+from lightning_adls.formats import parse
+from lightning_adls.layers import LayerFormats
+from lightning_adls.search import FormatSpace, expand
+
+RANGES = {"width": [4, 8], "frac_width": [2, 3], "exponent_width": [2, 3, 4]}
+
+
+def test_a_template_stands_for_all_combinations_of_its_ranges() -> None:
+    assert expand("Integer", RANGES) == (
+        "Integer(width=4, frac_width=2)",
+        "Integer(width=4, frac_width=3)",
+        "Integer(width=8, frac_width=2)",
+        "Integer(width=8, frac_width=3)",
+    )
+
+
+def test_fixed_parameters_are_not_searched_and_a_formats_own_range_comes_first() -> None:
+    ranges = {**RANGES, "Integer.width": [6]}
+    assert expand("Integer(frac_width=1)", ranges) == ("Integer(width=6, frac_width=1)",)
+
+
+def test_combinations_that_cannot_be_are_no_choices() -> None:
+    texts = expand("MinifloatIEEE(exponent_bias=3)", RANGES)
+    shapes = {(fmt.width, fmt.exponent_width) for fmt in map(parse, texts)}  # type: ignore[attr-defined]
+    assert shapes == {(4, 2), (8, 2), (8, 3), (8, 4)}
+
+
+def test_every_choice_of_every_registered_format_can_be_built() -> None:
+    from lightning_adls.formats import NumberFormat
+
+    for name in NumberFormat.classes:
+        for text in expand(name, RANGES):
+            assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "ranges", "message"),
+    [
+        ("Intger", {}, "did you mean Integer"),
+        ("Integer(wide=3)", {}, "wide=3 is no parameter"),
+        ("Integer", {"width": [99]}, "no combination of the ranges makes a Integer"),
+        ("Integer", {"witdh": [8]}, "'witdh' is no parameter of any format"),
+        ("Integer", {"Integer.bits": [8]}, r"'Integer\.bits' is no parameter of Integer"),
+        ("Integer", {"width": []}, r"width=\[\] is not a list of values"),
+        ({"wait": "Integer"}, {}, "names \\['wait'\\]"),
+    ],
+)
+def test_wrong_templates_and_ranges_are_refused(
+    template: str, ranges: dict[str, list[int]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        FormatSpace.from_templates(["a"], {"A": template}, ranges)
+
+
+def mixed() -> FormatSpace:
+    classes = {"Integer": "Integer", "Ternary": {"weight": "Ternary"}, "Full": None}
+    return FormatSpace.from_templates(["a", "b"], classes, RANGES)
+
+
+def test_every_layer_chooses_its_class_and_every_tensor_its_format() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(60):
+        recipe = mixed().suggest(study.ask())
+        assert list(recipe.layers) == ["a", "b"]
+        seen |= {str(recipe.layers["a"])}
+    integers = [LayerFormats(*[parse(t)] * 3) for t in expand("Integer", RANGES)]
+    assert str(LayerFormats()) in seen
+    assert str(LayerFormats(weight=parse("Ternary"))) in seen
+    assert len(seen - {str(f) for f in integers}) > 10, "input, weight and bias must differ"
+
+
+def test_points_count_every_recipe_once() -> None:
+    assert mixed().points == (4**3 + 1 + 1) ** 2
+    assert FormatSpace.from_templates(["a"], {"Full": None}, RANGES).points == 1
+
+
+def test_the_grid_has_every_point_of_a_small_space() -> None:
+    space = FormatSpace.from_templates(["*"], {"Ternary": {"weight": "Integer"}}, RANGES)
+    sampler = optuna.samplers.GridSampler(space.grid(), seed=0)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda trial: len(str(space.suggest(trial))), n_trials=100)
+    assert len(study.trials) == space.points == 4
+    assert len({t.params["*.weight"] for t in study.trials}) == 4
+
+
+def test_a_grid_that_cannot_be_enumerated_is_refused_with_a_way_out() -> None:
+    with pytest.raises(ValueError, match="use 'random' or 'tpe'"):
+        mixed().grid()
+    big = FormatSpace.from_templates([str(n) for n in range(14)], {"Integer": "Integer"}, RANGES)
+    with pytest.raises(ValueError, match=r"would enumerate 1\.9e\+25 points.*layers: '\*'"):
+        big.grid()
+
+
+def test_a_recipe_is_read_back_from_what_a_trial_stores() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        recipe = mixed().suggest(study.ask())
+        assert mixed().read(json.loads(json.dumps(recipe.to_dict()))) == recipe

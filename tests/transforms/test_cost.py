@@ -1,0 +1,52 @@
+"""What a model costs to keep."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_adls.layers import LayerFormats, quantized
+from lightning_adls.transforms.cost import COSTS, costs
+from lightning_adls.transforms.drop import Drop
+from lightning_adls.transforms.quantize import Quantize
+
+
+def test_costs_of_a_plain_model_are_those_of_its_data_types(mlp: nn.Sequential) -> None:
+    mlp.append(nn.LayerNorm(2, dtype=torch.bfloat16))
+    found = costs(mlp)
+    assert tuple(found) == COSTS
+    weights, biases = 16 * 32 + 32 * 8 + 8 * 2, 32 + 8 + 2
+    assert found["parameters"] == weights + biases + 4
+    assert found["size_mb"] == pytest.approx((4 * (weights + biases) + 2 * 4) / 1e6)
+    assert found["bits_per_weight"] == 32
+    assert found["sparsity"] == 0
+
+
+def test_weights_count_in_their_format_and_all_else_in_its_data_type(mlp: nn.Sequential) -> None:
+    Quantize({"*": "Integer(width=5, frac_width=3)"})(mlp)
+    found = costs(mlp)
+    weights, biases = 16 * 32 + 32 * 8 + 8 * 2, 32 + 8 + 2
+    assert found["bits_per_weight"] == 5
+    assert found["size_mb"] == pytest.approx((weights * 5 / 8 + biases * 4) / 1e6)
+    assert found["parameters"] == weights + biases
+
+
+def test_sparsity_is_the_share_of_masked_weights_and_saves_no_storage(mlp: nn.Sequential) -> None:
+    plain = costs(mlp)
+    layer = quantized(mlp[0], LayerFormats())
+    mlp[0] = layer
+    layer.weight_mask = torch.ones(32, 16, dtype=torch.bool)
+    layer.weight_mask[:10] = False
+    found = costs(mlp)
+    assert found["sparsity"] == 10 * 16 / (16 * 32 + 32 * 8 + 8 * 2)
+    assert found["size_mb"] == plain["size_mb"]
+
+
+def test_a_parameter_that_is_used_twice_counts_once() -> None:
+    layer = nn.Linear(4, 4)
+    assert costs(nn.Sequential(layer, layer)) == costs(nn.Sequential(layer))
+
+
+def test_a_dropped_layer_costs_nothing() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    Drop(["0"])(model)
+    assert costs(model) == costs(nn.Sequential(nn.Linear(4, 2)))
