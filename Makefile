@@ -31,8 +31,9 @@ lab3: .venv/.package
 train: .venv/.package
 	$(BIN)/python scripts/train.py $(ARGS)
 
+# A process per core, of one thread each: threads that wait for each other spin.
 test: .venv/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

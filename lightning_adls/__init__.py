@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from lightning_adls.layers import QuantizedConv2d as QuantizedConv2d
     from lightning_adls.layers import QuantizedEmbedding as QuantizedEmbedding
     from lightning_adls.layers import QuantizedLinear as QuantizedLinear
+    from lightning_adls.layers.packed import PackedLinear as PackedLinear
     from lightning_adls.models import bert as bert
     from lightning_adls.transforms import Drop as Drop
     from lightning_adls.transforms import LoRA as LoRA
+    from lightning_adls.transforms import Pack as Pack
     from lightning_adls.transforms import Prune as Prune
     from lightning_adls.transforms import PruneStructured as PruneStructured
     from lightning_adls.transforms import calibrate as calibrate
@@ -36,6 +38,8 @@ _MODULE_OF = {
     "LayerFormats": "layers",
     "LoRA": "transforms",
     "NumberFormat": "formats",
+    "Pack": "transforms",
+    "PackedLinear": "layers.packed",
     "Prune": "transforms",
     "PruneStructured": "transforms",
     "Pruning": "callbacks",

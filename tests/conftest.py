@@ -2,8 +2,9 @@
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -118,3 +119,27 @@ def refused(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Call
         return last
 
     return refused
+
+
+@pytest.fixture
+def backend() -> Iterator[Callable[[Callable[..., Any]], str]]:
+    """Registers backends of torch.compile, which are compilers of graphs, for one test."""
+    from torch._dynamo.backends.registry import _BACKENDS, _COMPILER_FNS, register_backend
+
+    names: list[str] = []
+
+    def register(compiler: Callable[..., Any]) -> str:
+        name = f"planted_{compiler.__name__}"
+        register_backend(compiler, name)
+        names.append(name)
+        return name
+
+    yield register
+    for name in names:
+        del _BACKENDS[name], _COMPILER_FNS[name]
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    """Four samples of 16 features."""
+    return torch.randn(4, 16)

@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "lightning_adls"
 DATA = {"data", "sources", "tokens", "batching", "reviews"}
 LEVELS = (
     {"runs", "cli", "environment"},
-    {"search"},
+    {"search", "bench"},
     {"callbacks", "budget", "ledger", "report"},
     {"classifier"} | DATA,
     {"models", "transforms", "flops"},
     {"layers"},
+    {"kernels"},
     {"formats"},
 )
 ONLY_IN = {
@@ -27,6 +28,7 @@ ONLY_IN = {
     "optuna_integration": {"callbacks"},
     "matplotlib": {"report"},
     "peft": {"transforms"},
+    "triton": {"kernels"},
     "datasets": {"data", "sources", "tokens"},
 }
 # Neighbours on one level that need each other.

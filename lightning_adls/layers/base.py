@@ -84,7 +84,9 @@ class QuantizedLayer(nn.Module):
             if scales is not None:
                 scales = nn.Parameter(scales)
             self.register_parameter(f"{role}_scales", scales)
-        self._unfitted = frozenset(role for role in ROLES if self.scales_of(role) is not None)
+        self._unfitted = frozenset(
+            role for role in ROLES if self.scales_of(role) is not None and _fits(formats, role)
+        )
 
     @classmethod
     def from_layer(cls, layer: nn.Module, formats: LayerFormats) -> Self:
@@ -103,9 +105,9 @@ class QuantizedLayer(nn.Module):
         for name in ("weight", "bias"):
             if name in layer._parameters:
                 setattr(new, name, layer._parameters[name])
-        for role in new._unfitted:
-            scales = cast(Tensor, new.scales_of(role))
-            setattr(new, f"{role}_scales", nn.Parameter(scales.detach().to(weight.device)))
+        for role in ROLES:
+            if (scales := new.scales_of(role)) is not None:
+                setattr(new, f"{role}_scales", nn.Parameter(scales.detach().to(weight.device)))
         if isinstance(layer, QuantizedLayer):
             new._take_over(layer)
         return new.train(layer.training)
@@ -114,7 +116,9 @@ class QuantizedLayer(nn.Module):
         self.weight_mask = layer.weight_mask
         self.enabled = layer.enabled
         self.input_sparsity = layer.input_sparsity
-        for role in tuple(self._unfitted):
+        for role in ROLES:
+            if self.scales_of(role) is None:
+                continue
             if getattr(self.formats, role) == getattr(layer.formats, role):
                 setattr(self, f"{role}_scales", layer.scales_of(role))
                 self._unfitted -= {role} - layer._unfitted
@@ -183,15 +187,15 @@ class QuantizedLayer(nn.Module):
         if scales is None or role not in self._unfitted:
             return scales
         fitted = fmt.fit_scales(x.detach())
+        assert fitted is not None  # only formats that fit are unfitted
         if not self.training:
-            return scales if fitted is None else fitted.to(scales)
-        if fitted is not None:
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                # Every process sees other data, but must start from the same scales.
-                torch.distributed.all_reduce(fitted)
-                fitted = fitted / torch.distributed.get_world_size()
-            with torch.no_grad():
-                scales.copy_(fitted)
+            return fitted.to(scales)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Every process sees other data, but must start from the same scales.
+            torch.distributed.all_reduce(fitted)
+            fitted = fitted / torch.distributed.get_world_size()
+        with torch.no_grad():
+            scales.copy_(fitted)
         self._unfitted -= {role}
         return scales
 
@@ -229,3 +233,9 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """The arguments of the plain layer, then the formats."""
         return f"{super().extra_repr()}, {self.formats}"
+
+
+def _fits(formats: LayerFormats, role: str) -> bool:
+    """Whether the format fits its scales to data; if not, they start where they are."""
+    fmt: NumberFormat = getattr(formats, role)
+    return type(fmt).fit_scales is not NumberFormat.fit_scales

@@ -13,6 +13,7 @@ from lightning_adls.transforms.calibrate import calibrate
 from lightning_adls.transforms.cost import bits_per_weight, costs, sparsity_of, summarize
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.lora import LoRA
+from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.prune import Prune
 from lightning_adls.transforms.quantize import Quantize
 from lightning_adls.transforms.structured import PruneStructured
@@ -22,6 +23,7 @@ Transform = Callable[[nn.Module], Any]
 __all__ = [
     "Drop",
     "LoRA",
+    "Pack",
     "Prune",
     "PruneStructured",
     "Quantize",
@@ -29,6 +31,7 @@ __all__ = [
     "bits_per_weight",
     "calibrate",
     "costs",
+    "memory",
     "sparsity_of",
     "summarize",
 ]

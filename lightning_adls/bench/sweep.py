@@ -1,0 +1,77 @@
+"""Measurements over sizes, devices and kinds of step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+
+import torch
+
+from lightning_adls.bench.inputs import Inputs
+from lightning_adls.bench.measure import measure
+from lightning_adls.bench.rows import Row
+from lightning_adls.bench.steps import Loss, Target, mean_square
+from lightning_adls.bench.timing import ROUNDS, Rounds
+from lightning_adls.bench.variants import Variant
+
+
+def sweep(
+    targets: Target | Mapping[str, Target],
+    inputs: Callable[[int, int], Inputs],
+    variants: Sequence[Variant] = (Variant(), Variant("inductor")),
+    *,
+    batch_sizes: Sequence[int],
+    tokens: Sequence[int],
+    devices: Sequence[torch.device | str] = ("cpu",),
+    training: Sequence[bool] = (False,),
+    loss: Loss = mean_square,
+    rounds: Rounds = ROUNDS,
+    cold: bool = True,
+    report: Callable[[list[Row]], object] = lambda rows: None,
+) -> list[Row]:
+    """Measure every combination; within one, all targets and variants take turns.
+
+    Each size is compiled anew, as if it was the only one. How often one compiled model recompiles
+    for changing sizes is what ``count_graphs`` counts.
+
+    Args:
+        targets: As for ``measure``.
+        inputs: Makes the inputs from a batch size and a number of tokens.
+        variants: As for ``measure``.
+        batch_sizes: Samples per step, 1 or more.
+        tokens: Of each sample, 1 or more.
+        devices: ``cpu``, ``cuda``.
+        training: True for full training steps, False for forward passes.
+        loss: As for ``measure``.
+        rounds: As for ``measure``.
+        cold: As for ``measure``.
+        report: Is given the rows of each combination when it is done.
+
+    Raises:
+        ValueError: If there is nothing to measure, or a size is below 1.
+
+    Example:
+        >>> rows = sweep(torch.nn.Linear(8, 2), lambda batch, tokens: torch.ones(batch, tokens, 8),
+        ...              [Variant()], batch_sizes=[1, 2], tokens=[3])
+        >>> [(row["batch"], row["tokens"]) for row in rows]
+        [(1, 3), (2, 3)]
+    """
+    for name, sizes in (("batch_sizes", batch_sizes), ("tokens", tokens)):
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"sweep: {name}={list(sizes)} has a size below 1.")
+    cases = list(product(devices, training, batch_sizes, tokens))
+    if not cases:
+        raise ValueError("sweep: give at least one device, kind of step, batch size and length.")
+    rows: list[Row] = []
+    for device, trains, batch, length in cases:
+        found = measure(
+            targets,
+            inputs(batch, length),
+            variants,
+            device=device,
+            training=trains,
+            loss=loss,
+            rounds=rounds,
+            cold=cold,
+        )
+        report(found)
+        rows += found
+    return rows
