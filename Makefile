@@ -4,13 +4,14 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 train test lint format bench clean help
+.PHONY: lab0 lab1 lab2 lab3 lab4 train test lint format bench clean help
 
 help:
 	@echo "make lab0    fine-tune a BERT, whole and with LoRA (ARGS='--help' for options, as everywhere)"
 	@echo "make lab1    quantise it at many widths, prune it to many sparsities"
 	@echo "make lab2    search its architecture, with and without compression"
 	@echo "make lab3    search number formats for every linear layer"
+	@echo "make lab4    time torch.compile, fused attention and packed MXINT8 weights"
 	@echo "make train   fit, validate, test or predict: ARGS='fit --config configs/train.yaml'"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
@@ -27,6 +28,9 @@ lab2: .venv/.package
 
 lab3: .venv/.package
 	$(BIN)/python scripts/lab3_mixed_precision.py $(ARGS)
+
+lab4: .venv/.package
+	$(BIN)/python scripts/lab4_performance.py $(ARGS)
 
 train: .venv/.package
 	$(BIN)/python scripts/train.py $(ARGS)

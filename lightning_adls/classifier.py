@@ -34,7 +34,11 @@ class TextClassifier(L.LightningModule):
         weight_decay: Of AdamW, for matrices only: not for biases, norms and learned scales.
         warmup: Share of all steps in which the learning rate rises from 0, 0 to 1; it falls
             linearly to 0 over the rest.
-        compile: Compile the inner network in place; keys of the state dict stay as they are.
+        compile: Compile the inner network in place; keys of the state dict stay as they are. A fit
+            compiles one graph to train and one to validate, for batches of all sizes but one: a
+            batch of a single row needs a graph of its own. Each mode takes one more graph for what
+            runs before learned scales are fitted, and one more if rounding begins later in the
+            fit. To validate, test and predict outside of a fit takes one graph.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -80,11 +84,19 @@ class TextClassifier(L.LightningModule):
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
         if compile:
             # Not torch.compile(self): self.log breaks it, and its wrapper changes every key.
-            self.model.compile(dynamic=True)
+            # Isolated, because torch counts the graphs of all models of one class together: after a
+            # few trials of a search it would compile no more.
+            self.model.compile(isolate_recompiles=True)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, ``(batch, classes)``."""
-        output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        if self.hparams["compile"]:
+            # One graph for all sizes. Not by `dynamic=True`, which turns the constants of a format
+            # into variables too: torch cannot differentiate some formats then.
+            for tensor in inputs.values():
+                torch._dynamo.maybe_mark_dynamic(tensor, [0, 1])
+        output = self.model(**inputs)
         logits: Tensor = output.logits
         return logits
 

@@ -197,3 +197,41 @@ def log_curves(folder: str | Path, tag: str, curves: Mapping[str, Curve]) -> Non
         with SummaryWriter(str(run)) as writer:
             for x, y in curve:
                 writer.add_scalar(tag, y, int(x))
+
+
+def draw_bars(
+    path: str | Path,
+    groups: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    y_label: str,
+) -> None:
+    """Draw groups of bars, each bar with its height above it, into a PNG file.
+
+    Args:
+        path: Of the PNG file.
+        groups: By the name of the group below its bars, heights by the name of the bar. Bars of the
+            same name have the same colour; a group may lack some.
+        title: Above the figure.
+        y_label: Beside it.
+    """
+    from matplotlib import colormaps
+
+    names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
+    width = 0.8 / max(len(names), 1)
+    with _figure(path, title, "", y_label) as axes:
+        for place, name in enumerate(names):
+            offset = (place - (len(names) - 1) / 2) * width
+            heights = {n: bars[name] for n, bars in enumerate(groups.values()) if name in bars}
+            drawn = axes.bar(
+                [n + offset for n in heights],
+                list(heights.values()),
+                width,
+                label=name,
+                color=colormaps["tab10"](place % 10),
+            )
+            # Upright, the numbers of narrow bars do not overlap.
+            rotation = 90 if len(names) * len(groups) > 12 else 0
+            axes.bar_label(drawn, fmt="%.3g", fontsize=7, padding=2, rotation=rotation)
+        axes.margins(y=0.1)
+        axes.set_xticks(range(len(groups)), list(groups), fontsize=8)

@@ -102,3 +102,24 @@ def test_a_file_being_written_never_replaces_a_whole_one(tmp_path: Path) -> None
     with pytest.raises(TypeError):
         report.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_bars_have_heights_in_proportion_and_one_colour_per_name(tmp_path: Path) -> None:
+    draw = partial(report.draw_bars, title="t", y_label="ms")
+    draw(
+        tmp_path / "bars.png", {"first": {"eager": 4.0, "compiled": 1.0}, "second": {"eager": 2.0}}
+    )
+    drawn = (imread(tmp_path / "bars.png")[..., :3] * 255).round().astype(int)
+    blue = (drawn == (31, 119, 180)).all(2)  # the first of tab10
+    orange = (drawn == (255, 127, 14)).all(2)
+    # Runs of columns that have the colour; the last one is the legend.
+    columns = blue.sum(0)
+    tops = [columns[run].max() for run in _runs(columns > 0)]
+    assert len(tops) == 3
+    assert tops[0] == pytest.approx(2 * tops[1], rel=0.02)
+    assert orange.sum(0).max() == pytest.approx(tops[0] / 4, rel=0.05)
+
+
+def _runs(marked: np.ndarray) -> list[slice]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(int)))
+    return [slice(start, end) for start, end in edges.reshape(-1, 2).tolist()]

@@ -160,7 +160,7 @@ def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain_types = {plain for plain, _ in KINDS.values()}
     plain = {name for name, m in model.named_modules() if type(m) in plain_types}
-    own = model.state_dict()
+    own = dict(model.named_parameters())  # scales that are yet to be fitted are in no state dict
     scales = [f"{role}_scales" for role in ROLES]
     fitted = dict(state)
     for key in state:

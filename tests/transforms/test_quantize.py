@@ -198,3 +198,16 @@ def test_size_counts_quantised_embeddings_and_shared_weights_once() -> None:
 def test_bits_of_a_model_without_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="model=ReLU has no layer of Linear"):
         bits_per_weight(nn.ReLU())
+
+
+def test_learned_scales_of_a_checkpoint_reach_a_model_that_has_not_fitted_its_own() -> None:
+    recipe = Quantize({"*": "LearnedInteger(width=4)"})
+    trained, fresh = nn.Sequential(nn.Linear(8, 8)), nn.Sequential(nn.Linear(8, 8))
+    recipe(trained)
+    recipe(fresh)
+    trained(100 * torch.randn(3, 8))
+    fresh.load_state_dict(state_for(fresh, trained.state_dict()))
+    scales = dict(trained.named_parameters())["0.input_scales"]
+    assert torch.equal(dict(fresh.named_parameters())["0.input_scales"], scales)
+    x = torch.randn(3, 8)
+    assert torch.equal(fresh(x), trained(x))
