@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-_INTERRUPTED = "Interrupted; the same command continues."
 _GRACE_SECONDS = 15
 
 Factory = tuple[Callable[..., Any], set[str]]
@@ -81,29 +81,49 @@ def ending() -> Iterator[None]:
         signal.signal(signal.SIGINT, _end)
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+    except _Signalled as end:
+        _end_hard(end.number)
+    except SystemExit as end:
+        # Lightning turns a KeyboardInterrupt into this.
+        if not isinstance(end.__context__, _Signalled):
             raise
-        print(_INTERRUPTED, file=sys.stderr)
-        sys.exit(130)
+        _end_hard(end.__context__.number)
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
 
-def _end(number: int, _: object) -> NoReturn:
-    # The exception comes up wherever the program is, and may be held up there (TensorBoard's queue
-    # waits two minutes) or lost (in a finaliser). Every finished step is on disk, so the end can be
-    # a hard one.
-    def end_hard(*_: object) -> None:
-        os.write(2, f"{_INTERRUPTED}\n".encode())
-        os._exit(128 + number)
+class _Signalled(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: not to be caught as an error of a trial."""
 
-    signal.signal(signal.SIGALRM, end_hard)
-    signal.alarm(_GRACE_SECONDS)
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, _: object) -> NoReturn:
+    # The exception comes up wherever the program is, and may be lost there (in a finaliser) or held
+    # up (TensorBoard's queue waits two minutes). So it comes again every second.
+    deadline = monotonic() + _GRACE_SECONDS
+
+    def again(*_: object) -> NoReturn:
+        if monotonic() > deadline:
+            _end_hard(number)
+        raise _Signalled(number)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+    raise _Signalled(number)
+
+
+def _end_hard(number: int) -> NoReturn:
+    """End at once: every finished step is on disk, and waiting threads would hold up the end."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
+        print("Interrupted; the same command continues.", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(128 + number)
 
 
 @contextmanager
