@@ -5,7 +5,7 @@ OCP microscaling formats, MX specification v1.0 (2023), section 5.3.4. An elemen
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from lightning_adls.formats.blocks import block_max, merge, split
 from lightning_adls.formats.floats import floor_log2, power_of_two
@@ -104,7 +104,7 @@ def _check(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> None:
 
 # An opaque operator, not a `triton_op`: that one imports the compiler when it is defined and warns
 # where Triton is missing. There is nothing to fuse with either: a matrix product follows.
-@torch.library.custom_op("lightning_adls::mxint8_dequantize", mutates_args=(), device_types="cpu")
+@library.custom_op("lightning_adls::mxint8_dequantize", mutates_args=(), device_types="cpu")
 def _dequantize(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> Tensor:
     return dequantize_cpu(codes, exponents, dtype)
 

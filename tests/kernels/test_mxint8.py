@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_oracle import all_pairs, hard_input, same, unpacked
-from torch import Tensor
+from torch import Tensor, library
 
 from lightning_adls.formats import MXInt
 from lightning_adls.kernels import (
@@ -116,7 +116,7 @@ def test_the_operator_keeps_what_torch_asks_of_one(
     dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     operator = torch.ops.lightning_adls.mxint8_dequantize.default
-    torch.library.opcheck(operator, (*quantize(torch.randn(shape)), dtype))
+    library.opcheck(operator, (*quantize(torch.randn(shape)), dtype))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

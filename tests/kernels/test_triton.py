@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from packed_oracle import all_pairs, hard_input, same, unpacked
+from torch import library
 
 from lightning_adls.kernels import dequantize, mxint8_triton, quantize
 from lightning_adls.kernels.mxint8 import DTYPES
@@ -95,7 +96,7 @@ def test_cuda_gives_the_numbers_of_the_cpu(dtype: torch.dtype, columns: int) -> 
     torch._dynamo.reset()
     compiled = torch.compile(dequantize, fullgraph=True)
     assert same(compiled(*on_device, dtype).cpu(), expected)
-    torch.library.opcheck(torch.ops.lightning_adls.mxint8_dequantize.default, (*on_device, dtype))
+    library.opcheck(torch.ops.lightning_adls.mxint8_dequantize.default, (*on_device, dtype))
 
 
 @pytest.mark.gpu
