@@ -57,6 +57,8 @@ class QuantizedLayer(nn.Module):
 
     # Where the features of the input lie, counted from the end.
     feature_dim: ClassVar[int] = -1
+    # Of `lightning_adls.layers.BACKENDS`.
+    backend: ClassVar[str] = "standard"
 
     weight: Tensor
     weight_mask: Tensor | None

@@ -14,8 +14,8 @@ from lightning_adls.layers import (
     KINDS,
     ROLES,
     LayerFormats,
+    builder,
     formats_of,
-    quantized,
 )
 from lightning_adls.transforms.walk import layers_of, match, replace_layers
 
@@ -67,9 +67,13 @@ class Quantize:
             whose choice is None, is left in full precision.
         kinds: Which kinds of layers the patterns are about, of ``Linear``, ``Conv1d``, ``Conv2d``
             and ``Embedding``.
+        backend: What computes: ``standard``, ``mase`` (as MASE does, faults included) or ``chop``
+            (MASE itself).
 
     Raises:
-        ValueError: If a format is not known, or, when called, a pattern matches nothing.
+        ValueError: If a format or the backend is not known, or, when called, a pattern matches
+            nothing or the backend has no such layer.
+        ImportError: If the backend needs a package that is not installed.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 2))
@@ -81,6 +85,7 @@ class Quantize:
 
     layers: Mapping[str, LayerChoice]
     kinds: Sequence[str] = COMPUTING
+    backend: str = "standard"
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Mapping) or not self.layers:
@@ -98,14 +103,26 @@ class Quantize:
                 f"Quantize: kinds={self.kinds!r} is not a list of some of {', '.join(KINDS)}."
             )
         object.__setattr__(self, "kinds", tuple(self.kinds))
+        builder(self.backend)
 
     def __call__(self, model: nn.Module) -> None:
         """Quantise ``model`` in place."""
         layers = layers_of(model, self.kinds)
         formats = match(layers, self._formats(), "Quantize")
-        # A layer that is as it shall be keeps what it learned.
-        swapped = [name for name, choice in formats.items() if choice != formats_of(layers[name])]
-        replace_layers(model, swapped, lambda name, _: quantized(layers[name], formats[name]))
+        build = builder(self.backend)
+        # All are built before the first is replaced: an error leaves the model as it is.
+        built = {
+            name: build(layers[name], choice)
+            for name, choice in formats.items()
+            if not self._is_done(layers[name], choice)
+        }
+        replace_layers(model, built, lambda name, _: built[name])
+
+    def _is_done(self, layer: nn.Module, choice: LayerFormats) -> bool:
+        """Whether a layer is as it shall be: then it keeps what it learned."""
+        if choice != formats_of(layer):
+            return False
+        return choice == LayerFormats() or getattr(layer, "backend", None) == self.backend
 
     def _formats(self) -> dict[str, LayerFormats]:
         return {pattern: layer_formats(choice) for pattern, choice in self.layers.items()}
@@ -118,15 +135,21 @@ class Quantize:
         }
 
     def __str__(self) -> str:
-        kinds = "" if tuple(self.kinds) == COMPUTING else f", kinds={list(self.kinds)}"
-        return f"Quantize({self.to_dict()}{kinds})"
+        others = {name: value for name, value in self._content().items() if name != "quantize"}
+        return f"Quantize({self.to_dict()}{''.join(f', {k}={v}' for k, v in others.items())})"
 
-    def save(self, path: str | Path) -> None:
-        """Write the recipe as YAML."""
+    def _content(self) -> dict[str, Any]:
+        """What a recipe file holds; what is as by default is left out."""
         content: dict[str, Any] = {"quantize": self.to_dict()}
         if tuple(self.kinds) != COMPUTING:
             content["kinds"] = list(self.kinds)
-        text = yaml.safe_dump(content, sort_keys=False, width=200)
+        if self.backend != "standard":
+            content["backend"] = self.backend
+        return content
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as YAML."""
+        text = yaml.safe_dump(self._content(), sort_keys=False, width=200)
         Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
@@ -135,16 +158,24 @@ class Quantize:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not a mapping with the key ``quantize`` and at most ``kinds``
-                beside it, or names an unknown kind, format or parameter.
+            ValueError: If it is not a mapping with the key ``quantize`` and at most ``kinds`` and
+                ``backend`` beside it, or names an unknown kind, backend, format or parameter.
+            ImportError: If its backend needs a package that is not installed.
         """
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"Quantize: {path} is not YAML: {error}") from error
-        if not isinstance(content, dict) or set(content) - {"kinds"} != {"quantize"}:
-            raise ValueError(f"Quantize: {path} does not hold the one key 'quantize'.")
-        return cls(content["quantize"], content.get("kinds", COMPUTING))
+        if not isinstance(content, dict) or set(content) - {"kinds", "backend"} != {"quantize"}:
+            raise ValueError(
+                f"Quantize: {path} does not hold the key 'quantize' and at most 'kinds' and "
+                "'backend' beside it."
+            )
+        return cls(
+            content["quantize"],
+            content.get("kinds", COMPUTING),
+            content.get("backend", "standard"),
+        )
 
 
 def _texts(formats: LayerFormats) -> dict[str, str | None]:

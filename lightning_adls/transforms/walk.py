@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from lightning_adls.layers import COMPUTING, KINDS
+from lightning_adls.layers import COMPUTING, KINDS, is_kind
 
 T = TypeVar("T")
 
@@ -14,8 +14,7 @@ T = TypeVar("T")
 def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, nn.Module]:
     """The layers of some kinds by name, plain or quantised, in the order of ``named_modules``.
 
-    Other subclasses are left out: their owners may read ``weight`` without calling the layer, as
-    ``nn.MultiheadAttention`` does, and a replacement would change nothing.
+    Other subclasses are left out; see :func:`lightning_adls.layers.is_kind`.
 
     Raises:
         ValueError: If a kind is not one of ``lightning_adls.layers.KINDS``.
@@ -24,8 +23,11 @@ def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, n
         raise ValueError(
             f"layers_of: kinds={list(kinds)} names {unknown[0]!r}; there are {', '.join(KINDS)}."
         )
-    types = {kind_type for kind in kinds for kind_type in KINDS[kind]}
-    return {name: m for name, m in model.named_modules() if name and type(m) in types}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and any(is_kind(module, kind) for kind in kinds)
+    }
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
