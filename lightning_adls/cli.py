@@ -20,7 +20,10 @@ Factory = tuple[Callable[..., Any], set[str]]
 
 
 def run(
-    main: Callable[..., None], defaults: Path, factories: Mapping[str, Factory] | None = None
+    main: Callable[..., None],
+    defaults: Path,
+    factories: Mapping[str, Factory] | None = None,
+    interrupted: str = "the same command continues",
 ) -> None:
     """Run ``main`` with arguments from its YAML file and the command line.
 
@@ -33,6 +36,7 @@ def run(
         defaults: The YAML file that is read before ``--config`` and the arguments.
         factories: By parameter of ``main``, a class or function, and those of its parameters that
             ``main`` gives itself. ``main`` receives it with the others already filled in.
+        interrupted: What Ctrl-C means for the results.
     """
     factories = factories or {}
     parser = ArgumentParser(
@@ -59,7 +63,7 @@ def run(
         arguments = dict(parser.instantiate(parsed))
     arguments.pop("config", None)
     quiet()
-    with ending():
+    with ending(interrupted):
         main(config_yaml=config_yaml, **made, **arguments)
 
 
@@ -73,21 +77,22 @@ def quiet() -> None:
 
 
 @contextmanager
-def ending() -> Iterator[None]:
+def ending(interrupted: str = "the same command continues") -> Iterator[None]:
     """End with status 130 on Ctrl-C and 143 on SIGTERM, where Lightning says 1 and 0."""
+    end = partial(_signalled, interrupted)
     earlier = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end)
     if earlier[signal.SIGINT] is signal.default_int_handler:  # not where a shell ignores it
-        signal.signal(signal.SIGINT, _end)
+        signal.signal(signal.SIGINT, end)
     try:
         yield
-    except _Signalled as end:
-        _end_hard(end.number)
-    except SystemExit as end:
+    except _Signalled as caught:
+        _end_hard(caught.number, interrupted)
+    except SystemExit as caught:
         # Lightning turns a KeyboardInterrupt into this.
-        if not isinstance(end.__context__, _Signalled):
+        if not isinstance(caught.__context__, _Signalled):
             raise
-        _end_hard(end.__context__.number)
+        _end_hard(caught.__context__.number, interrupted)
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
@@ -101,14 +106,14 @@ class _Signalled(KeyboardInterrupt):
         self.number = number
 
 
-def _end(number: int, _: object) -> NoReturn:
+def _signalled(interrupted: str, number: int, _: object) -> NoReturn:
     # The exception comes up wherever the program is, and may be lost there (in a finaliser) or held
     # up (TensorBoard's queue waits two minutes). So it comes again every second.
     deadline = monotonic() + _GRACE_SECONDS
 
     def again(*_: object) -> NoReturn:
         if monotonic() > deadline:
-            _end_hard(number)
+            _end_hard(number, interrupted)
         raise _Signalled(number)
 
     signal.signal(signal.SIGALRM, again)
@@ -116,11 +121,11 @@ def _end(number: int, _: object) -> NoReturn:
     raise _Signalled(number)
 
 
-def _end_hard(number: int) -> NoReturn:
+def _end_hard(number: int, interrupted: str) -> NoReturn:
     """End at once: every finished step is on disk, and waiting threads would hold up the end."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     if number == signal.SIGINT:
-        print("Interrupted; the same command continues.", file=sys.stderr)
+        print(f"Interrupted; {interrupted}.", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(128 + number)

@@ -140,6 +140,7 @@ def draw_lines(
     title: str,
     x_label: str,
     y_label: str,
+    log: bool = False,
 ) -> None:
     """Draw what was measured at some values of x: marked points joined by lines, into a PNG file.
 
@@ -150,6 +151,7 @@ def draw_lines(
         title: Above the figure.
         x_label: Below it.
         y_label: Beside it.
+        log: Logarithmic on both axes.
     """
     from matplotlib import colormaps
 
@@ -161,7 +163,14 @@ def draw_lines(
         for place, (name, level) in enumerate(levels.items()):
             label = f"{name}  {level:.3f}"
             axes.axhline(level, color="black", linestyle=("-", "--", ":")[place % 3], label=label)
-        axes.set_xticks(sorted({x for curve in curves.values() for x, _ in curve}))
+        if log:
+            axes.set(xscale="log", yscale="log")
+        else:
+            axes.set_xticks(sorted({x for curve in curves.values() for x, _ in curve}))
+
+
+def _short(height: float) -> str:
+    return f"{height:,.0f}" if height >= 100 else f"{height:.3g}"
 
 
 @contextmanager
@@ -205,6 +214,7 @@ def draw_bars(
     *,
     title: str,
     y_label: str,
+    log: bool = False,
 ) -> None:
     """Draw groups of bars, each bar with its height above it, into a PNG file.
 
@@ -214,6 +224,7 @@ def draw_bars(
             same name have the same colour; a group may lack some.
         title: Above the figure.
         y_label: Beside it.
+        log: Logarithmic heights, for those that differ by orders of magnitude.
     """
     from matplotlib import colormaps
 
@@ -232,6 +243,8 @@ def draw_bars(
             )
             # Upright, the numbers of narrow bars do not overlap.
             rotation = 90 if len(names) * len(groups) > 12 else 0
-            axes.bar_label(drawn, fmt="%.3g", fontsize=7, padding=2, rotation=rotation)
+            axes.bar_label(drawn, fmt=_short, fontsize=7, padding=2, rotation=rotation)
+        if log:
+            axes.set_yscale("log")
         axes.margins(y=0.1)
         axes.set_xticks(range(len(groups)), list(groups), fontsize=8)

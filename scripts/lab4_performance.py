@@ -14,32 +14,26 @@ Times are not continued: a run of the same name measures everything anew.
 """
 
 import copy
-import math
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
-from lightning_adls import bench, cli, report, runs
-from lightning_adls.bench import Measurement, Rounds, Row, Variant
-from lightning_adls.bench.failures import one_line, usable
-from lightning_adls.bench.inputs import placed
-from lightning_adls.bench.steps import ForwardStep
+from lightning_adls import bench, cli, runs
+from lightning_adls.bench import Results, Rounds, Row, Variant, attempt
+from lightning_adls.bench.attention import Attend, fused, naive, padding_mask, with_gradients
+from lightning_adls.bench.packing import gb_per_s, linear_bytes, linear_layers, operators
 from lightning_adls.environment import environment
-from lightning_adls.formats import MXInt, parse
-from lightning_adls.kernels import BLOCK_SIZE, dequantize, dequantize_reference, quantize
-from lightning_adls.layers import LayerFormats, quantized
-from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.formats import parse
+from lightning_adls.kernels import quantize
 from lightning_adls.models import bert, check_length
 from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.quantize import Quantize
@@ -48,7 +42,6 @@ HERE = Path(__file__).resolve()
 LOGS = Path("lightning_logs", "lab4")
 Part = Literal["compile", "attention", "mxint8"]
 PARTS: tuple[Part, ...] = ("compile", "attention", "mxint8")
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 # Beside those of a Measurement; of the part that is named first in the comment.
 EXTRA = (
@@ -64,41 +57,41 @@ EXTRA = (
     "bytes_before",  # mxint8: of the model in float32
     "bytes_after",  # mxint8: of the packed model
 )
-KEYS = ("part", "experiment", *Measurement.__dataclass_fields__, *EXTRA)
-# Header and format of each column on the screen.
+# Header and format of each column on the screen; the files hold all keys.
 FORMATS = {
     "target": ("target", ""),
-    "variant": ("variant", ""),
+    "run": ("run", ""),
     "dtype": ("dtype", ""),
     "mask": ("mask", ""),
     "shape": ("weight", ""),
     "batch": ("batch", "d"),
-    "tokens": ("tokens", "d"),
     "padded_to": ("multiple", "d"),
     "padding": ("padding", ".0%"),
     "graphs": ("graphs", "d"),
-    "first_call_ms": ("1st ms", ".0f"),
-    "mean_ms": ("mean ms", ".1f"),
-    "compile_ms": ("compile", ".0f"),
+    "first_call_ms": ("1st ms", ",.0f"),
+    "mean_ms": ("mean ms", ",.1f"),
+    "compile_ms": ("compile ms", ",.0f"),
     "median_ms": ("ms", ".3f"),
-    "first_pass_ms": ("1st ms", ".0f"),
+    "first_pass_ms": ("1st ms", ",.0f"),
     "second_pass_ms": ("2nd ms", ".1f"),
     "peak_mb": ("peak MB", ".1f"),
     "max_relative_error": ("error", ".0e"),
     "speedup_over_eager": ("speedup", ".2f"),
+    "break_even": ("even at", ""),
     "moved_bytes": ("bytes", ",d"),
     "gb_per_s": ("GB/s", ".1f"),
     "bytes_before": ("float32", ",d"),
     "bytes_after": ("packed", ",d"),
 }
-_ATTENTION = ("target", "dtype", "mask", "tokens", "median_ms", "peak_mb")
-# For each experiment, what its table on the screen shows; the files hold all KEYS.
+_STEPS = (
+    *("target", "run", "compile_ms", "median_ms", "speedup_over_eager", "break_even"),
+    *("peak_mb", "max_relative_error"),
+)
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "few calls": ("variant", "first_call_ms", "mean_ms"),
-    "steady": ("target", "variant", "compile_ms", "median_ms", "speedup_over_eager"),
-    "lengths": ("variant", "padded_to", "graphs", "padding", "first_pass_ms", "second_pass_ms"),
-    "forward": (*_ATTENTION, "max_relative_error"),
-    "forward+backward": (*_ATTENTION, "max_relative_error"),
+    "few calls": ("run", "first_call_ms", "mean_ms"),
+    "steady": _STEPS,
+    "training": _STEPS,
+    "lengths": ("run", "padded_to", "graphs", "padding", "first_pass_ms", "second_pass_ms"),
     "operators": ("target", "shape", "median_ms", "moved_bytes", "gb_per_s"),
     "linear": ("target", "dtype", "shape", "batch", "median_ms", "moved_bytes", "gb_per_s"),
     "memory": ("target", "bytes_before", "bytes_after"),
@@ -217,7 +210,7 @@ def main(
         mxint8: What the part ``mxint8`` measures.
         parts: Which of the parts, some of ``compile``, ``attention`` and ``mxint8``.
         devices: ``cpu``, ``cuda``, ``cuda:1``, ...; one that is missing gets rows that say so.
-        dtypes: Of attention and of linear layers: ``float32``, ``bfloat16``, ``float16``.
+        dtypes: ``float32``, ``bfloat16``, ``float16``; few calls and lengths in the first alone.
         rounds: How often everything is called.
         seed: Of weights and inputs.
         run: Name of the folder in lightning_logs/lab4.
@@ -226,122 +219,68 @@ def main(
     with cli.refusing():
         if not (parts and devices and dtypes):
             raise ValueError("lab4: give at least one of parts, of devices and of dtypes.")
-        variants = [Variant(dtype=dtype) for dtype in dict.fromkeys(dtypes)]
+        dtypes = list(dict.fromkeys(dtypes))
+        eager = [Variant(dtype=dtype) for dtype in dtypes]
         torch.manual_seed(seed)
         network = model(num_classes=2).eval()
         if "compile" in parts:
-            check_length(network, max(compiling.tokens, *map(padder(compiling), compiling.lengths)))
-        results = Results(folder)
+            lengths = product(compiling.lengths, compiling.multiples)
+            check_length(network, max(compiling.tokens, *(padded(*pair) for pair in lengths)))
+        results = Results(folder, EXTRA, environment())
     (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
     work: dict[Part, Callable[[str], None]] = {
-        "compile": partial(measure_compile, results, network, compiling, rounds),
-        "attention": partial(measure_attention, results, attention, variants, rounds),
-        "mxint8": partial(measure_mxint8, results, network, mxint8, variants, rounds),
+        "compile": partial(measure_compile, results, network, compiling, dtypes, rounds),
+        "attention": partial(measure_attention, results, attention, eager, rounds),
+        "mxint8": partial(measure_mxint8, results, mxint8, eager, rounds),
     }
     for part in (part for part in PARTS if part in parts):
         for device in dict.fromkeys(devices):
             console.print(f"{part} on {device} ...")
-            select(device)
             work[part](device)
         if part == "mxint8":
             measure_memory(results, network)
         show(results, part)
-        draw(results, part)
-    finish(results, devices)
-
-
-def padder(settings: Compiling) -> Callable[[int], int]:
-    """Maps a length to the longest that it is padded to."""
-    return lambda length: max(padded(length, multiple) for multiple in settings.multiples)
-
-
-def select(device: str) -> None:
-    """Make a CUDA device the current one, which is the one that is waited for."""
-    try:
-        place = usable(device)
-    except ValueError:
-        return  # its rows will say so
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-
-
-class Results:
-    """The rows found so far, written to disk with every addition.
-
-    Args:
-        folder: Where. What an earlier run of the same name has left there is removed.
-
-    Raises:
-        OSError: If the folder cannot be made.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[Row] = []
-        self.environment = environment()
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.png"):
-            old.unlink()
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._write()
-
-    def add(self, part: Part, experiment: str, rows: Iterable[Row], **shared: Any) -> None:
-        """Add rows, and what they share under the keys of ``EXTRA``."""
-        for row in rows:
-            known = {"part": part, "experiment": experiment, **row, **shared}
-            assert known.keys() <= set(KEYS), known.keys() - set(KEYS)
-            self.rows.append({key: known.get(key) for key in KEYS})
-        self._write()
-
-    def of(self, experiment: str) -> list[Row]:
-        """The rows of an experiment that could be measured."""
-        return [r for r in self.rows if r["experiment"] == experiment and r["error"] is None]
-
-    def _write(self) -> None:
-        report.write_csv(self.folder / "results.csv", self.rows)
-        summary = {"environment": self.environment, "results": self.rows}
-        report.write_json(self.folder / "summary.json", summary)
-
-
-def attempt(target: str, variant: Variant, device: str, work: Callable[[], Row]) -> Row:
-    """A row of what ``work`` finds, or of why it fails."""
-    row = Measurement(target, str(variant), device, variant.dtype, False, torch.get_num_threads())
-    try:
-        return {**asdict(row), **work()}
-    except Exception as error:  # the other rows are still to be measured
-        return {**asdict(row), "error": one_line(error)}
+        {"compile": draw_compile, "attention": draw_attention, "mxint8": draw_mxint8}[part](results)
+    finish(results)
 
 
 # ---- compile ---------------------------------------------------------------------------------
 
 
 def measure_compile(
-    results: Results, network: nn.Module, settings: Compiling, rounds: Rounds, device: str
+    results: Results,
+    network: nn.Module,
+    settings: Compiling,
+    dtypes: Sequence[str],
+    rounds: Rounds,
+    device: str,
 ) -> None:
-    """Few calls, steady calls and changing lengths."""
-    variants = [Variant(), *map(Variant, dict.fromkeys(settings.backends))]
+    """Few calls, steady calls, steps of training, and changing lengths."""
+    backends = [None, *dict.fromkeys(settings.backends)]
+    variants = [Variant(backend, dtype=dtype) for dtype in dtypes for backend in backends]
     ids = bench.token_ids(settings.batch, settings.tokens, vocab_size=vocabulary(network))
-    berts: dict[str, nn.Module] = {"BERT": network}
-    for text in settings.formats:
-        berts[text] = copy.deepcopy(network)
-        Quantize({"*": text})(berts[text])
-    for variant in variants:
-        row = attempt(
-            *("BERT", variant, device),
-            partial(first_calls, network, ids, variant, device, settings.few),
-        )
+    for backend in backends:
+        variant = Variant(backend, dtype=dtypes[0])
+        first = partial(bench.first_calls, network, ids, variant, calls=settings.few, device=device)
+        row = attempt("BERT", variant, device, first)
         results.add("compile", "few calls", [row], batch=settings.batch, tokens=settings.tokens)
+    berts = {"BERT": network} | {text: quantized(network, text) for text in settings.formats}
     rows = bench.measure(berts, ids, variants, device=device, rounds=rounds)
     results.add("compile", "steady", rows)
     measure_resnet(results, settings, variants, rounds, device)
-    for multiple in settings.multiples:
-        for dynamic in (False, None, True):
-            variant = Variant(settings.backends[0], dynamic=dynamic)
-            row = attempt(
-                *("BERT", variant, device),
-                partial(over_lengths, network, variant, settings, multiple, device),
-            )
-            results.add("compile", "lengths", [row], batch=settings.batch, padded_to=multiple)
+    rows = bench.measure(
+        {"BERT": network}, ids, variants, device=device, training=True, rounds=rounds
+    )
+    results.add("compile", "training", rows)
+    for multiple, dynamic in product(settings.multiples, (False, None, True)):
+        variant = Variant(settings.backends[0], dynamic=dynamic, dtype=dtypes[0])
+        inputs = list(padded_inputs(settings, multiple, vocabulary(network)))
+        over = partial(bench.over_sizes, network, inputs, variant, device=device)
+        row = attempt("BERT", variant, device, over)
+        total = sum(padded(length, multiple) for length in settings.lengths)
+        padding = 1 - sum(settings.lengths) / total
+        batch = settings.batch
+        results.add("compile", "lengths", [row], batch=batch, padded_to=multiple, padding=padding)
 
 
 def vocabulary(network: nn.Module) -> int:
@@ -349,16 +288,11 @@ def vocabulary(network: nn.Module) -> int:
     return int(network.config.vocab_size)  # type: ignore[union-attr,arg-type]
 
 
-def first_calls(
-    network: nn.Module, inputs: Mapping[str, Tensor], variant: Variant, device: str, few: int
-) -> Row:
-    """The measurement that misleads: the mean of a few calls, the first of which compiles."""
-    variant.check()
-    torch.compiler.reset()
-    step = ForwardStep(network, variant, inputs, usable(device))
-    with bench.cold_cache():
-        times_ms = bench.time_ms(step, Rounds(timed=few, warmup=0))
-    return {"first_call_ms": times_ms[0].item(), "mean_ms": times_ms.mean().item()}
+def quantized(network: nn.Module, text: str) -> nn.Module:
+    """A copy whose linear layers are all in one format."""
+    network = copy.deepcopy(network)
+    Quantize({"*": text})(network)
+    return network
 
 
 def measure_resnet(
@@ -369,7 +303,7 @@ def measure_resnet(
         from torchvision.models import resnet18  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         error = "torchvision is not installed; `pip install torchvision`"
-        row = attempt("ResNet-18", Variant(), device, lambda: {"error": error})
+        row = attempt("ResNet-18", variants[0], device, lambda: {"error": error})
         results.add("compile", "steady", [row])
         return
     images = torch.randn(settings.batch, 3, settings.image, settings.image)
@@ -382,42 +316,14 @@ def padded(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def over_lengths(
-    network: nn.Module, variant: Variant, settings: Compiling, multiple: int, device: str
-) -> Row:
-    """Call one compiled model with all lengths, twice, and count what is compiled."""
-    variant.check()
-    place = usable(device)
-    torch.compiler.reset()
-    call = variant.compiled(copy.deepcopy(network).to(place).eval())
-    calls = []
+def padded_inputs(
+    settings: Compiling, multiple: int, vocab_size: int
+) -> Iterator[dict[str, Tensor]]:
+    """One batch of each length, padded as BERT is used to it."""
     for length in settings.lengths:
-        tokens = padded(length, multiple)
-        ids = bench.token_ids(settings.batch, tokens, vocab_size=vocabulary(network))
+        ids = bench.token_ids(settings.batch, padded(length, multiple), vocab_size=vocab_size)
         ids["attention_mask"][:, length:] = 0
-        calls.append(partial(call, **dict(placed(ids, place, torch.float32))))
-
-    def once_each() -> None:
-        with torch.no_grad():
-            for each in calls:
-                each()
-
-    passes_ms = torch.empty(0)
-
-    def two_passes() -> None:
-        nonlocal passes_ms
-        passes_ms = bench.time_ms(once_each, Rounds(timed=2, warmup=0))
-
-    with bench.cold_cache():
-        found = bench.count_graphs(two_passes)
-    total = sum(padded(length, multiple) for length in settings.lengths)
-    return {
-        "graphs": found.graphs,
-        "graph_breaks": len(found.breaks),
-        "first_pass_ms": passes_ms[0].item(),
-        "second_pass_ms": passes_ms[1].item(),
-        "padding": 1 - sum(settings.lengths) / total,
-    }
+        yield ids
 
 
 # ---- attention -------------------------------------------------------------------------------
@@ -427,67 +333,22 @@ def measure_attention(
     results: Results, settings: Attention, variants: list[Variant], rounds: Rounds, device: str
 ) -> None:
     """Naive and fused attention over lengths, forward and with gradients, with and without mask."""
-    attends: dict[str, Attend] = {"naive": naive, "sdpa": scaled_dot_product_attention}
+    attends: dict[str, Attend] = {"naive": naive, "sdpa": partial(fused, None)}
     attends |= {f"sdpa {name}": partial(fused, name) for name in settings.backends}
-    gradients = {name: partial(with_gradients, attend) for name, attend in attends.items()}
+    steps: dict[str, Mapping[str, Callable[..., Any]]] = {
+        "forward": attends,
+        "forward+backward": {k: partial(with_gradients, attend) for k, attend in attends.items()},
+    }
     for tokens in settings.lengths:
         query_key_value = torch.randn(3, settings.batch, settings.heads, tokens, settings.head_size)
         for mask, keep in (("none", None), ("padding", padding_mask(settings.batch, tokens))):
             inputs = [*query_key_value, keep]
-            for experiment, targets in (("forward", attends), ("forward+backward", gradients)):
+            for experiment, targets in steps.items():
                 rows = bench.measure(targets, inputs, variants, device=device, rounds=rounds)
                 for row in rows:
                     # To the formula in float32, where `measure` knows only the target itself.
                     row["max_relative_error"] = error_of(row, targets, inputs)
                 results.add("attention", experiment, rows, tokens=tokens, mask=mask)
-
-
-def naive(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention by its formula, the whole matrix of scores in memory.
-
-    Args:
-        query: Shape ``(batch, heads, tokens, head_size)``, as ``key`` and ``value``.
-        key: Of the same shape.
-        value: Of the same shape.
-        mask: bool, ``(batch, 1, tokens, tokens)``, True for keys that count, or None.
-    """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(-1) @ value
-
-
-def fused(backend: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """torch's attention by one backend and no other.
-
-    Raises:
-        ValueError: If torch knows no such backend.
-        RuntimeError: If the backend cannot do it, on this device, in this data type, with a mask.
-    """
-    known = [name.lower() for name in SDPBackend.__members__ if name != "ERROR"]
-    if backend not in known:
-        raise ValueError(
-            f"lab4: attention.backends={backend!r} is unknown; torch has {', '.join(known)}."
-        )
-    with sdpa_kernel(SDPBackend.__members__[backend.upper()]):
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-
-def with_gradients(
-    attend: Attend, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Forward and backward: the gradients of queries, keys and values."""
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
-        output = attend(leaves[0], leaves[1], leaves[2], mask)
-        return torch.autograd.grad(output, leaves, torch.ones_like(output))
-
-
-def padding_mask(batch: int, tokens: int) -> Tensor:
-    """As BERT has it: samples of half the length and more, ``(batch, 1, tokens, tokens)``."""
-    lengths = torch.linspace((tokens + 1) // 2, tokens, batch).long()
-    keep = torch.arange(tokens) < lengths[:, None]
-    return keep[:, None, None, :].expand(batch, 1, tokens, tokens)
 
 
 @torch.no_grad()
@@ -497,10 +358,10 @@ def error_of(
     """Largest relative error to the naive formula in float32, of the output or of the gradients."""
     if row["error"] is not None:
         return None
-    place = usable(row["device"])
+    place = bench.usable(row["device"])
     try:
-        expected = targets["naive"](*placed(inputs, place, torch.float32))
-        found = targets[row["target"]](*placed(inputs, place, bench.DTYPES[row["dtype"]]))
+        expected = targets["naive"](*bench.placed(inputs, place, torch.float32))
+        found = targets[row["target"]](*bench.placed(inputs, place, bench.DTYPES[row["dtype"]]))
     except RuntimeError:  # out of memory: the formula needs more than a kernel that was measured
         return None
     if isinstance(found, Tensor):
@@ -512,80 +373,26 @@ def error_of(
 
 
 def measure_mxint8(
-    results: Results,
-    network: nn.Module,
-    settings: Packing,
-    variants: list[Variant],
-    rounds: Rounds,
-    device: str,
+    results: Results, settings: Packing, variants: list[Variant], rounds: Rounds, device: str
 ) -> None:
     """Quantise, unpack, multiply; each against the bytes that it must move."""
     for shape in settings.shapes:
-        measure_operators(results, shape, rounds, device)
-        plain = nn.Linear(shape[1], shape[0])
-        layers = {
-            "linear": plain,
-            "rounded": quantized(plain, LayerFormats(weight=MXInt(width=8))),
-            "packed": PackedLinear.from_linear(plain),
-        }
+        name = "x".join(map(str, shape))
+        weight = torch.randn(shape)
+        known = operators(shape)
+        targets = {operator: function for operator, (function, _) in known.items()}
+        inputs = (weight, *quantize(weight))
+        for row in bench.measure(targets, inputs, [Variant()], device=device, rounds=rounds):
+            moved = known[row["target"]][1]
+            speed = {"moved_bytes": moved, "gb_per_s": gb_per_s(row, moved)}
+            results.add("mxint8", "operators", [row], shape=name, **speed)
+        layers = linear_layers(shape)
         for batch in settings.batches:
             x = torch.randn(batch, shape[1])
-            rows = bench.measure(layers, x, variants, device=device, rounds=rounds)
-            for row in rows:
-                size = bench.DTYPES[row["dtype"]].itemsize
-                weight = (
-                    packed_bytes(shape) if row["target"] == "packed" else math.prod(shape) * size
-                )
-                moved = weight + (batch * sum(shape) + shape[0]) * size
-                results.add("mxint8", "linear", [row], shape=name_of(shape), **speed(row, moved))
-
-
-def measure_operators(
-    results: Results, shape: tuple[int, int], rounds: Rounds, device: str
-) -> None:
-    """Packing and unpacking, beside copying the weight."""
-    weight = torch.randn(shape)
-    full, packed = weight.nbytes, packed_bytes(shape)
-
-    def unpack(weight: Tensor, codes: Tensor, exponents: Tensor) -> Tensor:
-        return dequantize(codes, exponents)
-
-    def unpack_half(weight: Tensor, codes: Tensor, exponents: Tensor) -> Tensor:
-        return dequantize(codes, exponents, torch.bfloat16)
-
-    def unpack_slowly(weight: Tensor, codes: Tensor, exponents: Tensor) -> Tensor:
-        return dequantize_reference(codes, exponents, torch.float32)
-
-    operators: dict[str, tuple[Callable[..., Any], int]] = {
-        "copy": (lambda weight, codes, exponents: weight.clone(), 2 * full),
-        "quantize": (lambda weight, codes, exponents: quantize(weight), full + packed),
-        "dequantize": (unpack, packed + full),
-        "dequantize to bfloat16": (unpack_half, packed + full // 2),
-        "dequantize by definition": (unpack_slowly, packed + full),
-    }
-    targets = {name: function for name, (function, _) in operators.items()}
-    inputs = (weight, *quantize(weight))
-    for row in bench.measure(targets, inputs, [Variant()], device=device, rounds=rounds):
-        moved = operators[row["target"]][1]
-        results.add("mxint8", "operators", [row], shape=name_of(shape), **speed(row, moved))
-
-
-def name_of(shape: Sequence[int]) -> str:
-    """As it is written on the screen, such as ``3072x768``."""
-    return "x".join(map(str, shape))
-
-
-def packed_bytes(shape: Sequence[int]) -> int:
-    """Of the codes and exponents of a weight."""
-    rows, columns = shape
-    return rows * (columns + -(-columns // BLOCK_SIZE))
-
-
-def speed(row: Row, moved_bytes: int) -> dict[str, float | None]:
-    """The bytes that must be moved, and how fast they were."""
-    median_ms = row["median_ms"]
-    rate = None if median_ms is None else moved_bytes / median_ms / 1e6
-    return {"moved_bytes": moved_bytes, "gb_per_s": rate}
+            for row in bench.measure(layers, x, variants, device=device, rounds=rounds):
+                moved = linear_bytes(row, shape)
+                speed = {"moved_bytes": moved, "gb_per_s": gb_per_s(row, moved)}
+                results.add("mxint8", "linear", [row], shape=name, **speed)
 
 
 def measure_memory(results: Results, network: nn.Module) -> None:
@@ -594,7 +401,7 @@ def measure_memory(results: Results, network: nn.Module) -> None:
     try:
         Pack()(packed)
     except ValueError as error:
-        text = one_line(error)
+        text = bench.one_line(error)
         row = attempt("all", Variant(), "any", lambda: {"error": text})
         results.add("mxint8", "memory", [row])
         return
@@ -605,6 +412,86 @@ def measure_memory(results: Results, network: nn.Module) -> None:
         sizes = {"bytes_before": size, "bytes_after": after[kind], "threads": None}
         rows.append(attempt(kind, Variant(), "any", sizes.copy))
     results.add("mxint8", "memory", rows)
+
+
+# ---- results ---------------------------------------------------------------------------------
+
+
+def show(results: Results, part: Part) -> None:
+    """Print the tables of a part, what could not be measured, and what it means."""
+    rows = [row for row in results.rows if row["part"] == part]
+    for experiment in dict.fromkeys(row["experiment"] for row in rows):
+        for device in results.devices_of(experiment):
+            title = f"{part}: {experiment}, {device}"
+            found = results.of(experiment, device)
+            if part == "attention":
+                show_attention(title, found)
+                continue
+            columns = {key: FORMATS[key] for key in COLUMNS[experiment]}
+            for dtype in dict.fromkeys(row["dtype"] for row in found):
+                if "dtype" in columns:
+                    console.print(runs.table(title, [on_screen(row) for row in found], columns))
+                    break
+                shown = [on_screen(row) for row in found if row["dtype"] == dtype]
+                console.print(runs.table(f"{title}, {dtype}", shown, columns))
+    errors: dict[str, list[str]] = {}
+    for row in rows:
+        if row["error"] is not None:
+            errors.setdefault(row["error"], []).append(f"{row['target']} on {row['device']}")
+    for error, where in errors.items():
+        names = ", ".join(dict.fromkeys(where))
+        print(f"Not measured, {len(where)} x ({names}): {error}")
+    explain = {"compile": explain_compile, "mxint8": explain_memory}.get(part)
+    if explain is not None:
+        console.print(explain(results), highlight=False)
+
+
+def on_screen(row: Row) -> Row:
+    """A row with what a table says in fewer words than the files."""
+    how = str(row["variant"]).removeprefix("compiled ").removesuffix(f" {row['dtype']}")
+    steps = row["break_even_steps"]
+    even = None if row["compile_ms"] is None else "never" if steps is None else f"{steps:,.0f}"
+    return {**row, "run": how, "break_even": even}
+
+
+def show_attention(title: str, rows: Sequence[Row]) -> None:
+    """Times over lengths side by side, and the memory and the error at the greatest length."""
+    lengths = sorted({row["tokens"] for row in rows})
+    for mask in dict.fromkeys(row["mask"] for row in rows):
+        merged: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in (row for row in rows if row["mask"] == mask):
+            line = merged.setdefault((row["target"], row["dtype"]), {})
+            line |= {key: row[key] for key in ("target", "dtype", "peak_mb", "max_relative_error")}
+            line[f"{row['tokens']}"] = row["median_ms"]
+        columns = {key: FORMATS[key] for key in ("target", "dtype")}
+        columns |= {f"{length}": (f"ms {length}", ".2f") for length in lengths}
+        columns |= {key: FORMATS[key] for key in ("peak_mb", "max_relative_error")}
+        console.print(runs.table(f"{title}, mask: {mask}", list(merged.values()), columns))
+
+
+def explain_compile(results: Results) -> str:
+    """Why the mean of few calls and the median of steady calls differ."""
+    lines = []
+    steady = {(r["device"], r["target"], r["variant"]): r for r in results.of("steady")}
+    few = {(r["device"], r["variant"]): r for r in results.of("few calls")}
+    for (device, variant), wrong in few.items():
+        eager = few.get((device, str(Variant(dtype=wrong["dtype"]))))
+        right = steady.get((device, "BERT", variant))
+        if right is None or eager is None or right["compile_ms"] is None:
+            continue
+        lines.append(
+            f"{variant} on {device}: by the mean of the first calls "
+            f"{eager['mean_ms'] / wrong['mean_ms']:.3g} times as fast as eager, by the median of "
+            f"steady ones {right['speedup_over_eager']:.3g} times. The first call took "
+            f"{wrong['first_call_ms']:,.0f} ms, to start the compiler and to compile, which alone "
+            f"takes {right['compile_ms']:,.0f} ms; a steady one takes {right['median_ms']:.3g} ms."
+        )
+    if results.of("lengths"):
+        lines.append(
+            "Static code is compiled for each length anew. Padding makes fewer lengths, and more "
+            "tokens."
+        )
+    return "\n".join(lines)
 
 
 def explain_memory(results: Results) -> str:
@@ -622,166 +509,74 @@ def explain_memory(results: Results) -> str:
         f"{weights:,} bytes become {codes:,} of codes and {exponents:,} of exponents, "
         f"{bits:.4g} bits per element, {packed:.2%} less. "
         f"The other {stay:,} of {everything:,} bytes (embeddings, norms, biases, other) stay "
-        f"as they are, so the model saves {saved:,} bytes, {saved / everything:.2%}."
+        f"as they are, so the model saves {saved:,} bytes, {saved / everything:.2%}. "
+        "Activations come on top, in full precision, while the model runs."
     )
 
 
-# ---- results ---------------------------------------------------------------------------------
-
-
-def show(results: Results, part: Part) -> None:
-    """Print the tables of a part, what could not be measured, and what it means."""
-    rows = [row for row in results.rows if row["part"] == part]
-    for experiment in dict.fromkeys(row["experiment"] for row in rows):
-        columns = {key: FORMATS[key] for key in COLUMNS[experiment]}
-        for device in devices_of(results, experiment):
-            found = [row for row in results.of(experiment) if row["device"] == device]
-            console.print(runs.table(f"{part}: {experiment}, {device}", found, columns))
-    errors: dict[str, list[str]] = {}
-    for row in rows:
-        if row["error"] is not None:
-            errors.setdefault(row["error"], []).append(f"{row['target']} on {row['device']}")
-    for error, where in errors.items():
-        names = ", ".join(dict.fromkeys(where))
-        print(f"Not measured, {len(where)} x ({names}): {error}")
-    explain = {"compile": explain_compile, "mxint8": explain_memory}.get(part)
-    if explain is not None:
-        console.print(explain(results), highlight=False)
-
-
-def explain_compile(results: Results) -> str:
-    """Why the mean of few calls and the median of steady calls differ."""
-    lines = []
-    steady = {(r["device"], r["target"], r["variant"]): r for r in results.of("steady")}
-    few = {(r["device"], "BERT", r["variant"]): r for r in results.of("few calls")}
-    for key, wrong in few.items():
-        eager = few.get((key[0], "BERT", str(Variant())))
-        right = steady.get(key)
-        if right is None or eager is None or right["compile_ms"] is None:
-            continue
-        lines.append(
-            f"{wrong['variant']} on {key[0]}: by the mean of the first calls "
-            f"{eager['mean_ms'] / wrong['mean_ms']:.3g} times as fast as eager, by the median of "
-            f"steady ones {right['speedup_over_eager']:.3g} times. The first call took "
-            f"{wrong['first_call_ms']:.0f} ms, to start the compiler and to compile, which alone "
-            f"takes {right['compile_ms']:.0f} ms; a steady one takes {right['median_ms']:.3g} ms."
-        )
-    if results.of("lengths"):
-        limit = torch._dynamo.config.recompile_limit
-        lines.append(
-            "Static code is compiled for each length anew. Padding makes fewer lengths, and more "
-            f"tokens. Beyond {limit} graphs of a function torch runs it eagerly."
-        )
-    return "\n".join(lines)
-
-
-def draw(results: Results, part: Part) -> None:
-    """Draw the figures of a part and log them for TensorBoard."""
-    {"compile": draw_compile, "attention": draw_attention, "mxint8": draw_mxint8}[part](results)
-
-
 def draw_compile(results: Results) -> None:
-    """Bars of the wrong and the right measurement, of the graphs, and the mean over n calls."""
-    for device in devices_of(results, "steady"):
-        steady = [r for r in results.of("steady") if r["device"] == device]
-        few = [r for r in results.of("few calls") if r["device"] == device]
+    """Bars of the wrong and the right measurement and of the graphs; the mean over n calls."""
+    for device in results.devices_of("steady"):
         measured: dict[str, dict[str, float]] = {}
-        for row in few:
-            measured.setdefault("BERT, first calls", {})[row["variant"]] = row["mean_ms"]
-        for row in steady:
-            measured.setdefault(f"{row['target']}, steady", {})[row["variant"]] = row["median_ms"]
-        bars(results, f"compile {device}", measured, "ms per call")
+        for row in results.of("few calls", device):
+            measured.setdefault("BERT,\nfirst calls", {})[row["variant"]] = row["mean_ms"]
+        for experiment, note in (("steady", ""), ("training", ",\ntraining")):
+            for row in results.of(experiment, device):
+                name = str(row["target"]).replace("(", "\n(") + note
+                measured.setdefault(name, {})[row["variant"]] = row["median_ms"]
+        results.bars(f"compile {device}", measured, "ms per call", log=True)
         curves = {
-            r["variant"]: [
-                (n, (r["first_call_ms"] + (n - 1) * r["median_ms"]) / n)
-                for n in (1, 2, 5, 10, 20, 50, 100)
+            row["variant"]: [
+                (n, (row["first_call_ms"] + (n - 1) * row["median_ms"]) / n)
+                for n in (10**power for power in range(7))
             ]
-            for r in steady
-            if r["target"] == "BERT"
+            for row in results.of("steady", device)
+            if row["target"] == "BERT"
         }
-        lines(
-            results, f"compile mean {device}", curves, "calls", "mean ms, the first call included"
-        )
+        y = "mean ms, the first call included"
+        results.lines(f"compile mean {device}", curves, "calls", y, log=True)
         graphs: dict[str, dict[str, float]] = {}
-        for row in (r for r in results.of("lengths") if r["device"] == device):
+        for row in results.of("lengths", device):
             name = f"multiples of {row['padded_to']}"
             graphs.setdefault(row["variant"], {})[name] = row["graphs"]
-        bars(results, f"compile lengths {device}", graphs, "graphs compiled")
+        results.bars(f"compile lengths {device}", graphs, "graphs compiled")
 
 
 def draw_attention(results: Results) -> None:
     """Lines of time and of memory over lengths."""
     quantities = {"median_ms": "ms", "peak_mb": "peak memory in MB"}
-    for experiment in ("forward", "forward+backward"):
-        for device in devices_of(results, experiment):
-            for mask in ("none", "padding"):
-                for key, label in quantities.items():
-                    curves: dict[str, list[tuple[float, float]]] = {}
-                    for row in results.of(experiment):
-                        if (row["device"], row["mask"]) == (device, mask):
-                            name = f"{row['target']} {row['dtype']}"
-                            curves.setdefault(name, []).append((row["tokens"], row[key]))
-                    points = {name: sorted(curve) for name, curve in curves.items()}
-                    title = f"attention {experiment} {device} mask {mask} {key}"
-                    lines(results, title, points, "tokens", label)
+    for experiment, mask in product(("forward", "forward+backward"), ("none", "padding")):
+        for device, (key, label) in product(results.devices_of(experiment), quantities.items()):
+            curves: dict[str, list[tuple[float, float]]] = {}
+            for row in results.of(experiment, device):
+                if row["mask"] == mask:
+                    name = f"{row['target']} {row['dtype']}"
+                    curves.setdefault(name, []).append((row["tokens"], row[key]))
+            points = {name: sorted(curve) for name, curve in curves.items()}
+            title = f"attention {experiment} {device}, mask {mask}, {key.rpartition('_')[0]}"
+            results.lines(title, points, "tokens", label, log=True)
 
 
 def draw_mxint8(results: Results) -> None:
     """Bars of speed and of memory."""
-    for device in devices_of(results, "operators"):
+    for device in results.devices_of("operators"):
         rates: dict[str, dict[str, float]] = {}
-        for row in results.of("operators"):
-            if row["device"] == device:
-                rates.setdefault(row["shape"], {})[row["target"]] = row["gb_per_s"]
-        bars(results, f"mxint8 operators {device}", rates, "GB/s")
+        for row in results.of("operators", device):
+            rates.setdefault(row["shape"], {})[row["target"]] = row["gb_per_s"]
+        results.bars(f"mxint8 operators {device}", rates, "GB/s")
         times: dict[str, dict[str, float]] = {}
-        for row in results.of("linear"):
-            if row["device"] == device:
-                name = f"{row['shape']}\nbatch {row['batch']}"
-                times.setdefault(name, {})[f"{row['target']} {row['dtype']}"] = row["median_ms"]
-        bars(results, f"mxint8 linear {device}", times, "ms per call")
+        for row in results.of("linear", device):
+            name = f"{row['shape']}\nbatch {row['batch']}"
+            times.setdefault(name, {})[f"{row['target']} {row['dtype']}"] = row["median_ms"]
+        results.bars(f"mxint8 linear {device}", times, "ms per call", log=True)
     memories = {
         name: {row["target"]: row[key] / 1e6 for row in results.of("memory") if row[key]}
         for name, key in (("float32", "bytes_before"), ("packed", "bytes_after"))
     }
-    bars(results, "mxint8 memory", memories, "10^6 bytes")
+    results.bars("mxint8 memory", {k: v for k, v in memories.items() if v}, "10^6 bytes")
 
 
-def devices_of(results: Results, experiment: str) -> list[str]:
-    """Devices on which something of an experiment could be measured."""
-    return list(dict.fromkeys(row["device"] for row in results.of(experiment)))
-
-
-def file_name(title: str) -> str:
-    """Of a figure, and of its TensorBoard run."""
-    return title.replace(" ", "_").replace("+", "_").replace(":", "")
-
-
-def bars(results: Results, title: str, groups: Mapping[str, Mapping[str, float]], y: str) -> None:
-    """Draw bars, and log each as a point of TensorBoard."""
-    if not groups:
-        return
-    name = file_name(title)
-    report.draw_bars(results.folder / f"{name}.png", groups, title=title, y_label=y)
-    points: dict[str, list[tuple[float, float]]] = {
-        f"{group} {bar}".replace("\n", " "): [(0, height)]
-        for group, members in groups.items()
-        for bar, height in members.items()
-    }
-    report.log_curves(results.folder / "tensorboard" / name, title, points)
-
-
-def lines(results: Results, title: str, curves: Mapping[str, report.Curve], x: str, y: str) -> None:
-    """Draw lines, and log each as a curve of TensorBoard."""
-    if not curves:
-        return
-    name = file_name(title)
-    path = results.folder / f"{name}.png"
-    report.draw_lines(path, curves, levels={}, title=title, x_label=x, y_label=y)
-    report.log_curves(results.folder / "tensorboard" / name, title, curves)
-
-
-def finish(results: Results, devices: Sequence[str]) -> None:
+def finish(results: Results) -> None:
     """Say what ran where, and how to fill what is missing; fail if there is nothing."""
     console.print("\n[bold]Environment")
     for name, value in results.environment.items():
@@ -805,4 +600,5 @@ if __name__ == "__main__":
         main,
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {"model": (bert, {"num_classes"})},
+        interrupted="what was measured is on disk; the same command measures anew",
     )

@@ -2,10 +2,14 @@
 
 from lightning_adls.bench.compiling import cold_cache
 from lightning_adls.bench.correctness import relative_error
+from lightning_adls.bench.devices import usable
+from lightning_adls.bench.failures import one_line
+from lightning_adls.bench.first_calls import first_calls, over_sizes
 from lightning_adls.bench.graphs import Graphs, count_graphs
-from lightning_adls.bench.inputs import token_ids
+from lightning_adls.bench.inputs import placed, token_ids
 from lightning_adls.bench.measure import measure
 from lightning_adls.bench.memory import peak_bytes
+from lightning_adls.bench.results import Results, attempt
 from lightning_adls.bench.rows import Measurement, Row
 from lightning_adls.bench.steps import mean_square
 from lightning_adls.bench.sweep import sweep
@@ -16,19 +20,26 @@ __all__ = [
     "DTYPES",
     "Graphs",
     "Measurement",
+    "Results",
     "Rounds",
     "Row",
     "Spread",
     "Variant",
     "alternate",
+    "attempt",
     "break_even",
     "cold_cache",
     "count_graphs",
+    "first_calls",
     "mean_square",
     "measure",
+    "one_line",
+    "over_sizes",
     "peak_bytes",
+    "placed",
     "relative_error",
     "sweep",
     "time_ms",
     "token_ids",
+    "usable",
 ]

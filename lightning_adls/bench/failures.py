@@ -26,22 +26,3 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-
-
-def usable(name: torch.device | str) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        ValueError: If it is neither the CPU nor a CUDA device, or there is none such.
-    """
-    kind, _, index = str(name).partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise ValueError(f"measure: device={str(name)!r} is neither 'cpu' nor 'cuda'.")
-    if kind == "cuda":
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(index or 0) >= found:
-            raise ValueError(
-                f"measure: device={str(name)!r}, but the number of CUDA devices that torch "
-                f"{torch.__version__} finds is {found}."
-            )
-    return torch.device(name)

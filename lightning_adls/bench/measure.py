@@ -1,13 +1,14 @@
 """Measure models in several variants: times, memory, compilation and correctness."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 
 import torch
 
 from lightning_adls.bench.compiling import room_for
 from lightning_adls.bench.contestant import Contestant, Setting, reference_result
-from lightning_adls.bench.failures import one_line, usable
+from lightning_adls.bench.devices import current, usable
+from lightning_adls.bench.failures import one_line
 from lightning_adls.bench.inputs import Inputs, batch_and_tokens
 from lightning_adls.bench.rows import Row, rows_of
 from lightning_adls.bench.steps import Loss, Target, mean_square
@@ -93,7 +94,7 @@ def _run(
     setting: Setting,
     rounds: Rounds,
 ) -> None:
-    with _current(setting.device), room_for(len(contestants)), ExitStack() as until_the_end:
+    with current(setting.device), room_for(len(contestants)), ExitStack() as until_the_end:
         references = {name: reference_result(target, setting) for name, target in targets.items()}
         for contestant in contestants:
             contestant.prepare(setting, until_the_end)
@@ -102,8 +103,3 @@ def _run(
             running[n].times_ms = times_ms
         for contestant in running.values():
             contestant.inspect(setting, references[contestant.name])
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Make a CUDA device the current one, which is the one that is waited for."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -6,6 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from lightning_adls.layers import COMPUTING, KINDS, LayerFormats, QuantizedLayer, formats_of
+from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.walk import layers_of
 
 COSTS = ("parameters", "size_mb", "bits_per_weight", "sparsity")
@@ -36,15 +37,16 @@ def costs(model: nn.Module) -> dict[str, float]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers in all parameters; a parameter that is used twice counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Numbers in all parameters and packed weights; one that is used twice counts once."""
+    packed = sum(layer.codes.numel() for layer in _packed_layers(model).values())
+    return packed + sum(parameter.numel() for parameter in model.parameters())
 
 
 def sparsity_of(model: nn.Module) -> float:
     """Share of the weights that masks set to zero, 0 to 1.
 
-    Counts the weights of all linear and convolutional layers, those without a mask as dense, and of
-    the embeddings that have a mask.
+    Counts the weights of all linear and convolutional layers, those without a mask (and those that
+    are packed) as dense, and of the embeddings that have a mask.
 
     Raises:
         ValueError: If there are no such layers.
@@ -54,10 +56,19 @@ def sparsity_of(model: nn.Module) -> float:
         for m in layers_of(model, ("Embedding",)).values()
         if getattr(m, "weight_mask", None) is not None
     ]
-    layers = [*layers_of(model).values(), *masked]
+    layers = [*_computing_layers(model).values(), *masked]
     if not layers:
         raise ValueError(f"sparsity_of: model={type(model).__name__} has no layer with weights.")
     return sum(map(_pruned, layers)) / sum(_weight(layer).numel() for layer in layers)
+
+
+def _packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, PackedLinear)}
+
+
+def _computing_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """What multiplies with weights, packed ones included, by name."""
+    return {**layers_of(model), **_packed_layers(model)}
 
 
 def _pruned(layer: nn.Module) -> int:
@@ -67,6 +78,8 @@ def _pruned(layer: nn.Module) -> int:
 
 def weight_bits(layer: nn.Module) -> int:
     """Storage of a layer's weight in bits, what its elements share included."""
+    if isinstance(layer, PackedLinear):
+        return 8 * _packed_bytes(layer)
     weight, fmt = _weight(layer), formats_of(layer).weight
     if fmt is None:
         return weight.nbytes * 8
@@ -82,7 +95,7 @@ def bits_per_weight(model: nn.Module) -> float:
     Raises:
         ValueError: If the model has no linear layer and no convolution.
     """
-    layers = layers_of(model).values()
+    layers = _computing_layers(model).values()
     if not layers:
         raise ValueError(
             f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
@@ -104,16 +117,21 @@ def size_mb(model: nn.Module) -> float:
 
 
 def _full_bytes(model: nn.Module) -> int:
-    return sum(p.nbytes for p in model.parameters())
+    packed = sum(map(_packed_bytes, _packed_layers(model).values()))
+    return packed + sum(p.nbytes for p in model.parameters())
+
+
+def _packed_bytes(layer: PackedLinear) -> int:
+    return layer.codes.nbytes + layer.exponents.nbytes
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    return cast(Tensor, layer.weight)
+    return layer.codes if isinstance(layer, PackedLinear) else cast(Tensor, layer.weight)
 
 
 def summarize(model: nn.Module) -> str:
     """A short table of what is quantised: layers and weights per format, bits, size in MB."""
-    layers = layers_of(model)
+    layers = _computing_layers(model)
     layers |= {
         name: layer
         for name, layer in layers_of(model, ("Embedding",)).items()
@@ -130,8 +148,11 @@ def summarize(model: nn.Module) -> str:
         f"{n:>4} layers {weight_count[text]:>12,} weights  {text}"
         for text, n in layer_count.items()
     ]
+    # What packed weights once were is not known; they are taken for float32.
+    packed = _packed_layers(model).values()
+    full = _full_bytes(model) + sum(4 * m.codes.numel() - _packed_bytes(m) for m in packed)
     rows.append(
         f"{bits_per_weight(model):.2f} bits per weight; "
-        f"{size_mb(model):.2f} MB, {_full_bytes(model) / 1e6:.2f} MB unquantised"
+        f"{size_mb(model):.2f} MB, {full / 1e6:.2f} MB unquantised"
     )
     return "\n".join(rows)

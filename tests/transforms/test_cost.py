@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from lightning_adls.layers import LayerFormats, quantized
-from lightning_adls.transforms.cost import COSTS, costs
+from lightning_adls.transforms.cost import COSTS, costs, summarize
 from lightning_adls.transforms.drop import Drop
+from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.quantize import Quantize
 
 
@@ -50,3 +51,18 @@ def test_a_dropped_layer_costs_nothing() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     Drop(["0"])(model)
     assert costs(model) == costs(nn.Sequential(nn.Linear(4, 2)))
+
+
+def test_packed_weights_count_with_the_bytes_that_they_take(mlp: nn.Sequential) -> None:
+    plain = costs(mlp)
+    Pack(["0", "2"])(mlp)
+    found = costs(mlp)
+    assert found["parameters"] == plain["parameters"]
+    assert found["size_mb"] == pytest.approx(sum(memory(mlp).values()) / 1e6)
+    # 16 and 32 columns: one exponent in each row of 32 and of 8.
+    bits = 8 * (16 * 32 + 32 + 32 * 8 + 8) + 32 * 8 * 2
+    assert found["bits_per_weight"] == pytest.approx(bits / (16 * 32 + 32 * 8 + 8 * 2))
+    table = summarize(mlp)
+    assert "2 layers" in table
+    assert "weight=MXInt(width=8" in table
+    assert f"{plain['size_mb']:.2f} MB unquantised" in table

@@ -1,0 +1,107 @@
+"""What the first calls cost: compiling, and compiling again for other sizes."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lightning_adls.bench.compiling import cold_cache
+from lightning_adls.bench.devices import current, usable
+from lightning_adls.bench.graphs import count_graphs
+from lightning_adls.bench.inputs import Inputs, arguments, placed
+from lightning_adls.bench.rows import Row
+from lightning_adls.bench.steps import ForwardStep, Target
+from lightning_adls.bench.timing import Rounds, time_ms
+from lightning_adls.bench.variants import DTYPES, Variant
+
+
+def first_calls(
+    target: Target,
+    inputs: Inputs,
+    variant: Variant,
+    *,
+    calls: int,
+    device: torch.device | str = "cpu",
+) -> Row:
+    """The measurement that misleads: the mean of a few calls, the first of which compiles.
+
+    Args:
+        target: A module or a function.
+        inputs: What to call it with.
+        variant: How to run it.
+        calls: How many calls, 1 or more.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        ``first_call_ms`` and, over all calls, ``mean_ms``.
+
+    Raises:
+        ValueError: If there is no such device, or torch does not know what the variant names.
+    """
+    variant.check()
+    torch.compiler.reset()
+    place = usable(device)
+    step = ForwardStep(target, variant, inputs, place)
+    with cold_cache(), current(place):
+        times_ms = time_ms(step, Rounds(timed=calls, warmup=0))
+    return {"first_call_ms": times_ms[0].item(), "mean_ms": times_ms.mean().item()}
+
+
+def over_sizes(
+    target: nn.Module,
+    inputs: Sequence[Inputs],
+    variant: Variant,
+    *,
+    device: torch.device | str = "cpu",
+) -> Row:
+    """Call one compiled module with inputs of several sizes, twice, and count what is compiled.
+
+    Args:
+        target: Run in eval mode without gradients; a copy of it.
+        inputs: One for each call.
+        variant: How to run it.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        ``graphs`` and ``graph_breaks``, ``first_pass_ms`` over all sizes, compilation included, and
+        ``second_pass_ms`` over the same sizes again.
+
+    Raises:
+        ValueError: If there is no such device, or torch does not know what the variant names.
+        RuntimeError: If there are more sizes than torch compiles a function for, 8 by default: it
+            would run the others eagerly.
+    """
+    variant.check()
+    place, dtype = usable(device), DTYPES[variant.dtype]
+    torch.compiler.reset()
+    run = variant.compiled(copy.deepcopy(target).to(place, dtype).eval())
+    calls = [arguments(placed(each, place, dtype)) for each in inputs]
+
+    @torch.no_grad()
+    def all_sizes() -> None:
+        for positional, named in calls:
+            run(*positional, **named)
+
+    times_ms = torch.empty(0)
+
+    def two_passes() -> None:
+        nonlocal times_ms
+        times_ms = time_ms(all_sizes, Rounds(timed=2, warmup=0))
+
+    refusing = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
+    with cold_cache(), current(place), refusing:
+        try:
+            found = count_graphs(two_passes)
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            limit = torch._dynamo.config.recompile_limit
+            raise RuntimeError(
+                f"torch compiles a function for {limit} sizes at most "
+                "(torch._dynamo.config.recompile_limit) and runs it eagerly for others"
+            ) from error
+    return {
+        "graphs": found.graphs,
+        "graph_breaks": len(found.breaks),
+        "first_pass_ms": times_ms[0].item(),
+        "second_pass_ms": times_ms[1].item(),
+    }
