@@ -301,8 +301,8 @@ def measure_resnet(
     """ResNet-18 as it is in torchvision, with random weights."""
     try:
         from torchvision.models import resnet18  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        error = "torchvision is not installed; `pip install torchvision`"
+    except (ImportError, RuntimeError) as failed:  # built for another torch, it is a RuntimeError
+        error = f"torchvision cannot be imported, `pip install torchvision`: {failed}"
         row = attempt("ResNet-18", variants[0], device, lambda: {"error": error})
         results.add("compile", "steady", [row])
         return

@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_adls import report
 from lightning_adls.models import bert
@@ -156,6 +157,42 @@ def test_lab4_an_unknown_compiler_costs_its_rows_only(run: Run) -> None:
     assert errors.pop("eager float32") == ""
     assert errors
     assert all("backend='nonsense' is unknown" in error for error in errors.values())
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_lab4_without_a_torchvision_that_works_its_row_says_so(
+    error: type[Exception], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name.startswith("torchvision"):
+                raise error("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.startswith("torchvision")]:
+        monkeypatch.delitem(sys.modules, name)
+    options = ["--parts=[compile]", "--compiling.formats=[]", "--compiling.multiples=[16]"]
+    assert run(LAB4, *SMALL, *options) == 0
+    errors = {row["target"]: row["error"] for row in rows("steady")}
+    assert "pip install torchvision" in errors["ResNet-18"]
+    assert errors["BERT"] == ""
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_lab4_measures_resnet_18_where_torchvision_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = types.ModuleType("torchvision.models")
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    vars(models)["resnet18"] = lambda: small
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    options = ["--parts=[compile]", "--compiling.formats=[]", "--compiling.multiples=[16]"]
+    assert run(LAB4, *SMALL, *options) == 0
+    found = [row for row in rows("steady") if row["target"] == "ResNet-18"]
+    assert [row["variant"] for row in found] == ["eager float32", "compiled eager float32"]
+    assert all(float(row["max_relative_error"]) < 1e-5 for row in found)
 
 
 @pytest.mark.usefixtures("no_figures")
