@@ -15,7 +15,7 @@ LEVELS = (
     {"runs", "cli", "environment"},
     {"search", "bench"},
     {"callbacks", "budget", "ledger", "report"},
-    {"classifier"} | DATA,
+    {"classifier", "mase"} | DATA,
     {"models", "transforms", "flops"},
     {"layers"},
     {"kernels"},
@@ -30,6 +30,7 @@ ONLY_IN = {
     "peft": {"transforms"},
     "triton": {"kernels"},
     "datasets": {"data", "sources", "tokens"},
+    "chop": {"mase"},
 }
 # Neighbours on one level that need each other.
 ALLOWED = {("ledger", "report")} | {(a, b) for a in DATA for b in DATA - {"data"}}
@@ -83,6 +84,11 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert users, "a rule about a library that nobody uses"
 
 
+def test_only_a_backend_leads_to_mase() -> None:
+    users = {where for where, module in imports() if module.startswith("lightning_adls.mase")}
+    assert users == {"mase"}
+
+
 HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning", "torchmetrics"}
 
 
@@ -92,6 +98,7 @@ HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning
         ("import lightning_adls", set()),
         ("from lightning_adls.formats import Integer", {"torch"}),
         ("from lightning_adls import QuantizedLinear, Quantize", {"torch"}),
+        ("from lightning_adls.mase import LinearInteger", {"torch"}),
     ],
 )
 def test_an_import_brings_only_what_it_needs(statement: str, allowed: set[str]) -> None:

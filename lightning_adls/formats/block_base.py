@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_adls.formats.base import NumberFormat
-from lightning_adls.formats.blocks import BlockSize, block_count, block_max, merge, split
+from lightning_adls.formats.blocks import WHOLE, BlockSize, block_count, block_max, merge, split
 from lightning_adls.formats.checks import check_block_size
 from lightning_adls.formats.floats import floor_log2, power_of_two
 
@@ -23,7 +23,8 @@ class BlockFormat(NumberFormat):
 
     Args:
         block_size: Elements per block along the last dimension, or (rows, columns) of a tile over
-            the last two. The last blocks of a row are shorter where it does not divide evenly.
+            the last two; -1 is a whole dimension. The last blocks of a row are shorter where it
+            does not divide evenly.
     """
 
     block_size: BlockSize = field(default=16, kw_only=True)
@@ -71,9 +72,10 @@ class BlockFormat(NumberFormat):
 
     @property
     def bits(self) -> float:
-        size = self.block_size
-        elements = math.prod(size) if isinstance(size, tuple) else size
-        return self.code_bits + self.shared_bits / elements
+        sizes = self.block_size if isinstance(self.block_size, tuple) else (self.block_size,)
+        if WHOLE in sizes:
+            return float(self.code_bits)  # a dimension can be of any size
+        return self.code_bits + self.shared_bits / math.prod(sizes)
 
     def storage_bits(self, shape: Sequence[int]) -> int:
         shared = block_count(torch.Size(shape), self.block_size) * self.shared_bits

@@ -1,11 +1,23 @@
 """Tensors as blocks of elements that share something."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from lightning_adls.formats.floats import finite_magnitude, layout
 
 BlockSize = int | tuple[int, int]
+WHOLE = -1  # the size of a block that takes in a whole dimension
+
+
+def tile(shape: Sequence[int], block_size: BlockSize) -> tuple[int, int]:
+    """Rows and columns of the blocks of a tensor of this shape."""
+    sizes = block_size if isinstance(block_size, tuple) else (1, block_size)
+    whole = (1, 1, *shape)[-2:]
+    # An empty dimension has no blocks, whatever their size.
+    rows, columns = (max(n, 1) if s == WHOLE else s for s, n in zip(sizes, whole, strict=True))
+    return rows, columns
 
 
 def split(x: Tensor, block_size: BlockSize) -> Tensor:
@@ -13,12 +25,13 @@ def split(x: Tensor, block_size: BlockSize) -> Tensor:
 
     Args:
         x: Shape ``(..., rows, columns)``; fewer than two dimensions count as one row.
-        block_size: Elements per block along the last dimension, or (rows, columns) of a tile.
+        block_size: Elements per block along the last dimension, or (rows, columns) of a tile; -1
+            is a whole dimension.
 
     Returns:
         Shape ``(..., tiles down, rows of a tile, tiles across, columns of a tile)``.
     """
-    rows, columns = block_size if isinstance(block_size, tuple) else (1, block_size)
+    rows, columns = tile(x.shape, block_size)
     x = x.reshape((1,) * (2 - x.ndim) + x.shape)
     down, across = -x.shape[-2] % rows, -x.shape[-1] % columns
     if down or across:

@@ -50,10 +50,16 @@ def check_fraction(owner: object, name: str) -> None:
 
 
 def check_block_size(owner: object, value: object) -> None:
-    """Refuse a ``block_size`` other than a positive integer or two of them, (rows, columns)."""
+    """Refuse a ``block_size`` other than a number of elements or two, (rows, columns).
+
+    Each is positive, or -1 for a whole dimension.
+    """
     sizes = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-    if not all(type(size) is int and size >= 1 for size in sizes):
-        right = "use elements along the last dimension, as 16, or a tile (rows, columns)"
+    if not all(type(size) is int and (size >= 1 or size == -1) for size in sizes):
+        right = (
+            "use elements along the last dimension, as 16, or a tile (rows, columns); -1 is a "
+            "whole dimension"
+        )
         raise _refuse(owner, "block_size", "is not a block", right)
 
 

@@ -119,10 +119,12 @@ class QuantizedLayer(nn.Module):
         self.enabled = layer.enabled
         self.input_sparsity = layer.input_sparsity
         for role in ROLES:
-            if self.scales_of(role) is None:
+            scales = layer.scales_of(role)
+            # Another backend's scales are multiplied with something else.
+            if scales is None or self.scales_of(role) is None or layer.backend != self.backend:
                 continue
             if getattr(self.formats, role) == getattr(layer.formats, role):
-                setattr(self, f"{role}_scales", layer.scales_of(role))
+                setattr(self, f"{role}_scales", scales)
                 self._unfitted -= {role} - layer._unfitted
 
     def scales_of(self, role: str) -> nn.Parameter | None:

@@ -18,6 +18,7 @@ from lightning_adls.formats import (
     Log,
     MinifloatIEEE,
     MXInt,
+    NumberFormat,
 )
 from lightning_adls.formats.block_base import BlockFormat
 
@@ -180,6 +181,46 @@ def test_shared_codes_have_the_shape_of_the_blocks(
     assert shared.shape == shared_shape
 
 
+@pytest.mark.parametrize(
+    ("block_size", "shape", "explicit"),
+    [
+        (-1, (5, 37), 37),
+        ((1, -1), (5, 37), 37),
+        ((-1, 16), (5, 37), (5, 16)),
+        ((2, -1), (5, 37), (2, 37)),
+        ((-1, -1), (5, 37), (5, 37)),
+        ((-1, 16), (2, 3, 5, 37), (5, 16)),
+        ((-1, 16), (37,), 16),
+        (-1, (37,), 37),
+    ],
+)
+@pytest.mark.parametrize("cls", [BlockFP, BlockMinifloat, BlockLog, MXInt, MXFP])
+def test_minus_one_is_a_whole_dimension(
+    cls: type[BlockFormat],
+    block_size: int | tuple[int, int],
+    shape: tuple[int, ...],
+    explicit: int | tuple[int, int],
+) -> None:
+    x = torch.randn(shape) * torch.exp2(torch.randint(-6, 6, shape))
+    whole, same = cls(block_size=block_size), cls(block_size=explicit)
+    assert torch.equal(whole(x), same(x))
+    assert torch.equal(whole.decode(whole.encode(x)), same(x))
+    assert whole.storage_bits(shape) == same.storage_bits(shape)
+    assert NumberFormat.parse(str(whole)) == whole
+
+
+def test_the_bits_of_a_whole_dimension_leave_out_what_it_shares() -> None:
+    assert BlockFP(block_size=(-1, 16)).bits == 8
+    assert BlockFP(block_size=16).bits == 8.5
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (3, 0), (2, 0, 4)])
+def test_an_empty_dimension_has_no_blocks(shape: tuple[int, ...]) -> None:
+    fmt = BlockFP(block_size=(-1, -1))
+    assert fmt(torch.empty(shape)).shape == shape
+    assert fmt.storage_bits(shape) == 0
+
+
 def test_blocks_run_along_the_last_dimension() -> None:
     x = torch.tensor([[1000.0, 1.0], [1.0, 1.0]])
     assert BlockFP(width=4, block_size=2)(x).tolist() == [[896.0, 0.0], [1.0, 1.0]]
@@ -202,6 +243,12 @@ def test_every_format_of_the_lab_search_exists() -> None:
         (BlockFP, {"exponent_width": 9}, r"BlockFP: exponent_width=9 is not in 1\.\.8"),
         (BlockFP, {"exponent_bias": 128}, r"BlockFP: exponent_bias=128 is not in -127\.\.127"),
         (BlockFP, {"block_size": 0}, r"BlockFP: block_size=0 is not a block; .*\(rows, columns\)"),
+        (
+            BlockFP,
+            {"block_size": -2},
+            r"BlockFP: block_size=-2 is not a block; .* -1 is a whole dim",
+        ),
+        (BlockFP, {"block_size": (0, 16)}, r"BlockFP: block_size=\(0, 16\) is not a block"),
         (BlockFP, {"block_size": True}, r"BlockFP: block_size=True is not a block"),
         (BlockFP, {"block_size": (4,)}, r"BlockFP: block_size=\(4,\) is not a block"),
         (BlockFP, {"block_size": (4, 2.0)}, r"BlockFP: block_size=\(4, 2\.0\) is not a block"),
