@@ -5,6 +5,7 @@ model is quantised, trained within a budget and validated. Run:
 
     python scripts/lab3_mixed_precision.py
     python scripts/lab3_mixed_precision.py --config configs/lab3_low_bit.yaml --run low_bit
+    python scripts/lab3_mixed_precision.py --config configs/lab3_mase.yaml
     python scripts/lab3_mixed_precision.py --data configs/data/imdb.yaml \
         --model.checkpoint prajjwal1/bert-tiny --run imdb
 
@@ -12,8 +13,9 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -27,18 +29,19 @@ from torch import nn
 from lightning_adls import cli, report, runs, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.layers import builder
 from lightning_adls.models import bert, check_length
 from lightning_adls.search import Budget, FormatSpace, Objective
-from lightning_adls.transforms import Quantize, Transform
+from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match
 
 HERE = Path(__file__).resolve()
 LOGS = Path("lightning_logs", "lab3")
 
 # Two calls that differ in these alone continue the same search. (Each study remembers its own
-# space, and the content of the weights, not their path.)
+# space and whether it is trained, and the content of the weights, not their path.)
 PASSING = {"run", "storage", "trials", "only", "figures"}
-SPACE = {"studies", "precisions", "ranges"}
+OF_EACH_STUDY = {"studies", "precisions", "ranges", "train", "untrained"}
 
 Template = str | dict[str, str | None] | None
 Studies = Mapping[str, optuna.Study]
@@ -51,14 +54,16 @@ def main(
     model: Callable[..., nn.Module],
     classifier: Callable[..., TextClassifier],
     precisions: dict[str, Template],
-    ranges: dict[str, list[int | str]],
+    ranges: dict[str, list[int | str | tuple[int, ...]]],
     studies: dict[str, list[str]],
     figures: dict[str, list[str]],
     layers: list[str],
+    untrained: list[str],
     budget: Budget,
     finetune: Budget | None = None,
     weights: str | None = None,
     train: bool = True,
+    backend: Literal["standard", "mase", "chop"] = "standard",
     share: bool = False,
     trials: int = 24,
     only: list[str] | None = None,
@@ -79,14 +84,18 @@ def main(
         precisions: By name, the formats of a layer's input, weight and bias. Parameters that are
             not fixed are searched over their ranges. One format stands for all three tensors,
             null for full precision.
-        ranges: Values of the formats' parameters; ``MXFP.width`` is the width of MXFP alone.
+        ranges: Values of the formats' parameters; ``MXFP.width`` is the width of MXFP alone. A
+            list is a tile: ``[-1, 16]`` is all rows by 16 columns.
         studies: By name, the precisions that each layer chooses among.
         figures: By file name, the studies whose running best is drawn together.
         layers: Shell patterns of the layers that are searched; the others stay as they are.
+        untrained: Studies whose trials only evaluate.
         budget: What each trial may spend.
         finetune: Budget of a fine-tune in full precision from which all trials start.
         weights: A checkpoint to start from instead, written by scripts/train.py.
-        train: Train after quantising; if false, trials only evaluate.
+        train: Train after quantising; if false, the trials of all studies only evaluate.
+        backend: What computes with rounded numbers: standard, mase (as MASE does, faults included)
+            or chop (MASE itself).
         share: Make one choice for all layers instead of one for each.
         trials: Trials of each study.
         only: The studies to run now; by default all.
@@ -103,18 +112,20 @@ def main(
         with cli.refusing(MisconfigurationException):
             only = list(studies) if only is None else only
             check_numbers(trials, startup_trials, prune_after)
-            check_names(precisions, studies, {"only": only, **figures})
+            check_names(studies, "precision", precisions)
+            check_names({"only": only, **figures}, "study", studies)
+            if untrained:
+                check_names({"untrained": untrained}, "study", studies)
+            builder(backend)
             L.seed_everything(seed, verbose=False)
             texts = data()
             texts.prepare_data()
             texts.setup("fit")
             network = model(num_classes=texts.num_classes, vocab_size=texts.vocab_size)
             check_length(network, texts.max_length)
-            build = partial(build_classifier, classifier, network, texts.num_classes)
+            build = partial(build_classifier, classifier, network, texts.num_classes, backend)
             start = build()
             budget.trainer(1)
-            if weights is not None:
-                start.load_weights(weights)
             names = list(match(linear_layers(network), dict.fromkeys(layers), "layers"))
             spaces = {
                 name: FormatSpace.from_templates(
@@ -123,25 +134,31 @@ def main(
                 for name, members in studies.items()
             }
             for space in spaces.values():
+                space.check_backend(backend)
                 search.make_sampler(sampler, space, seed)
+            if weights is not None:
+                start.load_weights(weights)
+            trained = {name: train and name not in untrained for name in studies}
             folder.mkdir(parents=True, exist_ok=True)
             store = stack.enter_context(search.open_storage(storage or folder / "search.journal"))
             prefix = f"lab3/{run}/" if storage else ""
-            settings = runs.settings_of(config_yaml, passing=PASSING | SPACE, weights=weights)
-            opened = open_studies(store, prefix, spaces, settings, prune_after)
+            settings = runs.settings_of(
+                config_yaml, passing=PASSING | OF_EACH_STUDY, weights=weights
+            )
+            opened = open_studies(store, prefix, spaces, trained, settings, prune_after)
         (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
         console.print(f"{len(names)} linear layers; {len(only)} studies of up to {trials} trials")
         if weights is None and finetune is not None:
             runs.fine_tune(start, texts, finetune, folder, seed)
         network.load_state_dict(start.model.state_dict())
         objectives = {
-            name: Objective(space, build, texts, budget, folder / name, seed, train)
+            name: Objective(space, build, texts, budget, folder / name, seed, trained[name])
             for name, space in spaces.items()
             if name in only
         }
         run_studies(opened, objectives, trials, sampler, seed, startup_trials, figures, folder)
         test_best(opened, objectives, texts)
-        results = write_summary(opened, folder)
+        results = write_summary(opened, backend, folder)
     show(results, folder)
 
 
@@ -154,34 +171,26 @@ def check_numbers(trials: int, startup_trials: int, prune_after: int) -> None:
         raise ValueError(f"lab3: prune_after={prune_after} is not in 0..100.")
 
 
-def check_names(
-    precisions: Mapping[str, Template],
-    studies: Mapping[str, list[str]],
-    figures: Mapping[str, list[str]],
-) -> None:
-    """Refuse studies and figures of what is not there."""
-    for groups, what, known in (
-        (studies, "precision", precisions),
-        (figures, "study", studies),
-    ):
-        for name, members in groups.items():
-            for member in members:
-                if member not in known:
-                    raise ValueError(
-                        f"lab3: {name!r} names {member!r}, which is no {what}; "
-                        f"there are {', '.join(known)}."
-                    )
-            if not members:
-                raise ValueError(f"lab3: {name!r} names no {what}; there are {', '.join(known)}.")
+def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[str]) -> None:
+    """Refuse groups of what is not there, and groups of nothing."""
+    there = f"there are {', '.join(known)}."
+    for name, members in groups.items():
+        for member in members:
+            if member not in known:
+                raise ValueError(f"lab3: {name!r} names {member!r}, which is no {what}; {there}")
+        if not members:
+            raise ValueError(f"lab3: {name!r} names no {what}; {there}")
 
 
 def build_classifier(
     classifier: Callable[..., TextClassifier],
     network: nn.Module,
     num_classes: int,
-    *transforms: Transform,
+    backend: str,
+    *recipes: Quantize,
 ) -> TextClassifier:
-    """A fresh copy of the network, transformed, in its LightningModule."""
+    """A fresh copy of the network, quantised, in its LightningModule."""
+    transforms = [replace(recipe, backend=backend) for recipe in recipes]
     return classifier(copy.deepcopy(network), transforms=transforms, num_classes=num_classes)
 
 
@@ -189,14 +198,18 @@ def open_studies(
     store: optuna.storages.BaseStorage,
     prefix: str,
     spaces: Mapping[str, FormatSpace],
-    fingerprint: dict[str, Any],
+    trained: Mapping[str, bool],
+    settings: Mapping[str, Any],
     prune_after: int,
 ) -> Studies:
     """Create or continue one study per space."""
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=prune_after)
     return {
         name: search.open_study(
-            store, prefix + name, {"space": space.to_dict(), **fingerprint}, pruner
+            store,
+            prefix + name,
+            {"space": space.to_dict(), "train": trained[name], **settings},
+            pruner,
         )
         for name, space in spaces.items()
     }
@@ -255,7 +268,7 @@ def test_best(
         study.set_user_attr("test", {"trial": best.number, "accuracy": accuracy})
 
 
-def write_summary(studies: Studies, folder: Path) -> dict[str, dict[str, Any]]:
+def write_summary(studies: Studies, backend: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Write ``summary.json``, the rows of all trials and the best recipe of each study."""
     results = {}
     for name, study in studies.items():
@@ -267,7 +280,7 @@ def write_summary(studies: Studies, folder: Path) -> dict[str, dict[str, Any]]:
             continue
         test = study.user_attrs.get("test", {})
         recipe = Path(name) / "best_recipe.yaml"
-        Quantize(best.user_attrs["recipe"]).save(folder / recipe)
+        Quantize(best.user_attrs["recipe"], backend=backend).save(folder / recipe)
         results[name] |= {
             "test_accuracy": test["accuracy"] if test.get("trial") == best.number else None,
             "best_recipe": str(recipe),

@@ -11,14 +11,16 @@ from math import prod
 from typing import Any
 
 import optuna
+from torch import nn
+from torch.nn.utils import skip_init
 
 from lightning_adls.formats import NumberFormat
 from lightning_adls.formats.text import split_text
-from lightning_adls.layers import ROLES
+from lightning_adls.layers import ROLES, builder
 from lightning_adls.search.space import check_grid
-from lightning_adls.transforms.quantize import Quantize
+from lightning_adls.transforms.quantize import Quantize, layer_formats
 
-Value = int | float | str | None
+Value = int | float | str | tuple[int, ...] | None
 NONE = "none"  # the text of "not quantised": a choice must be a string
 
 
@@ -29,7 +31,7 @@ def expand(template: str, ranges: Mapping[str, Sequence[Value]]) -> tuple[str, .
         template: A format, ``"Integer"`` or ``"Binary(scale=per_channel)"``. A parameter that it
             does not fix takes each value of its range, or its default where it has no range.
         ranges: Values by parameter (``width``), or for one format alone (``MXFP.width``), which
-            takes precedence.
+            takes precedence. A tile is a tuple.
 
     Raises:
         ValueError: If the format or a parameter of it is not known, or no combination is valid.
@@ -39,24 +41,32 @@ def expand(template: str, ranges: Mapping[str, Sequence[Value]]) -> tuple[str, .
         ('Integer(width=4, frac_width=2)', 'Integer(width=8, frac_width=2)')
     """
     fmt, given = split_text(template, NumberFormat.classes)
+    found, error = _combine(fmt, given, ranges)
+    if not found:
+        raise ValueError(f"FormatSpace: no combination of the ranges makes a {template}: {error}")
+    return tuple(dict.fromkeys(map(str, found)))
+
+
+def _combine(
+    fmt: type[NumberFormat], given: Mapping[str, Any], ranges: Mapping[str, Sequence[Value]]
+) -> tuple[list[NumberFormat], ValueError | None]:
+    """All formats of a class that can be, and why the last of the others cannot."""
     searched = {
         field.name: values
         for field in fields(fmt)
         if field.name not in given
         and (values := ranges.get(f"{fmt.__name__}.{field.name}", ranges.get(field.name)))
     }
-    found: dict[str, None] = {}
+    found: list[NumberFormat] = []
     error: ValueError | None = None
     for values in product(*searched.values()):
         try:
             chosen: dict[str, Any] = dict(zip(searched, values, strict=True))
-            found[str(fmt(**given, **chosen))] = None
+            found.append(fmt(**given, **chosen))
         except ValueError as refused:
             # A combination that cannot be, as 4 exponent bits in 4 bits, is no choice.
             error = refused
-    if not found:
-        raise ValueError(f"FormatSpace: no combination of the ranges makes a {template}: {error}")
-    return tuple(found)
+    return found, error
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ class FormatSpace:
 
         Raises:
             ValueError: If a class has an unknown tensor, format or parameter, no combination of
-                ranges is valid, or a range names no parameter of any format.
+                ranges is valid, or a range names no parameter of any format or has a value that
+                none takes.
         """
         check_ranges(ranges)
         expanded = {}
@@ -105,6 +116,23 @@ class FormatSpace:
                 for role in ROLES
             }
         return cls(tuple(layers), expanded)
+
+    def check_backend(self, backend: str) -> None:
+        """Refuse choices that ``backend`` has no layer for, before a trial meets them.
+
+        Raises:
+            ValueError: If there is such a choice, or no such backend.
+            ImportError: If the backend needs a package that is not installed.
+        """
+        build = builder(backend)
+        layer = skip_init(nn.Linear, 1, 1)  # draws no random numbers
+        for name, roles in self.classes.items():
+            first = {role: choices[0] for role, choices in roles.items()}
+            for role, choices in roles.items():
+                for choice in choices:
+                    texts = {**first, role: choice}
+                    formats = {r: None if text == NONE else text for r, text in texts.items()}
+                    build(layer, layer_formats(formats, f"FormatSpace: {name!r}"))
 
     def suggest(self, trial: optuna.Trial) -> Quantize:
         """Let ``trial`` choose a recipe."""
@@ -170,23 +198,33 @@ class FormatSpace:
 
 
 def check_ranges(ranges: Mapping[str, Sequence[Value]]) -> None:
-    """Refuse a range that no format would ever use.
+    """Refuse ranges and values that no format would ever use.
 
     Raises:
-        ValueError: If a range is empty or its name is no parameter of a format.
+        ValueError: If a range is empty, its name is no parameter of a format, or one of its values
+            is valid in no format.
     """
+    takers = {name: _takers(name) for name in ranges}
     for name, values in ranges.items():
-        owner, _, parameter = name.rpartition(".")
-        known = {
-            field.name
-            for fmt in NumberFormat.classes.values()
-            if not owner or fmt.__name__ == owner
-            for field in fields(fmt)
-        }
-        if parameter not in known:
-            raise ValueError(
-                f"FormatSpace: ranges: {name!r} is no parameter of {owner or 'any format'}; "
-                f"there are {sorted(known) or sorted(NumberFormat.classes)}."
-            )
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ValueError(f"FormatSpace: ranges: {name}={values!r} is not a list of values.")
+    for name, values in ranges.items():
+        parameter = name.rpartition(".")[2]
+        for value in values:
+            tries = [_combine(fmt, {parameter: value}, ranges) for fmt in takers[name]]
+            if not any(found for found, _ in tries):
+                raise ValueError(f"FormatSpace: ranges: no format takes {name}: {tries[-1][1]}")
+
+
+def _takers(name: str) -> list[type[NumberFormat]]:
+    """The formats that a range is about."""
+    owner, _, parameter = name.rpartition(".")
+    owners = [fmt for fmt in NumberFormat.classes.values() if owner in ("", fmt.__name__)]
+    takers = [fmt for fmt in owners if parameter in {field.name for field in fields(fmt)}]
+    if not takers:
+        known = {field.name for fmt in owners for field in fields(fmt)}
+        raise ValueError(
+            f"FormatSpace: ranges: {name!r} is no parameter of {owner or 'any format'}; "
+            f"there are {sorted(known) or sorted(NumberFormat.classes)}."
+        )
+    return takers

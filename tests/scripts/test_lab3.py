@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +92,68 @@ def test_lab3_without_training_only_evaluates(run: Run, tmp_path: Path) -> None:
     assert len(rows(tmp_path / "lightning_logs" / "lab3" / "test")) == 3
 
 
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = weights_of(one), weights_of(other)
+    return all(torch.equal(first[key], second[key]) for key in first.keys() & second.keys())
+
+
+def test_lab3_only_evaluates_the_untrained_studies(run: Run, tmp_path: Path) -> None:
+    logs = tmp_path / "lightning_logs" / "lab3"
+    small = [*SMALL_LAB3, "--trials=1"]
+    assert run(LAB3, *small, "--only=[Integer, MXInt]", "--untrained=[MXInt]") == 0
+    assert run(LAB3, *small, "--only=[MXInt]", "--train=false", "--run=none") == 0
+    untrained = [row for row in rows(logs / "test") if row["study"] == "MXInt"]
+    assert untrained == rows(logs / "none")
+    start = logs / "test" / "start.ckpt"
+    kept = {name: next((logs / "test" / name).glob("*.ckpt")) for name in ("Integer", "MXInt")}
+    assert same_weights(kept["MXInt"], start)
+    assert not same_weights(kept["Integer"], start)
+
+
+def test_lab3_refuses_to_continue_an_untrained_study_with_training(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--only=[Full]", "--studies={Full: [Full]}", "--figures={full: [Full]}"]
+    assert run(LAB3, *SMALL_LAB3, *few, "--untrained=[Full]") == 0
+    assert run(LAB3, *SMALL_LAB3, *few, "--train=false") == 0, "the same thing in other words"
+    assert run(LAB3, *SMALL_LAB3, *few) == 2
+    assert "train was false, now true" in capsys.readouterr().err
+
+
+def test_lab3_computes_as_mase_does_and_the_recipe_says_so(run: Run, tmp_path: Path) -> None:
+    config = f"--config={ROOT / 'configs' / 'lab3_mase.yaml'}"
+    few = ["--trials=2", "--only=[BlockMinifloat, Binary]"]
+    assert run(LAB3, config, *SMALL_LAB3, *few) == 0
+    standard = ["--backend=standard", "--untrained=[]", "--run=standard"]
+    assert run(LAB3, config, *SMALL_LAB3, *few, *standard) == 0
+    logs = tmp_path / "lightning_logs" / "lab3"
+    trials = [(row["study"], row["recipe"]) for row in rows(logs / "test")]
+    same = [(row["study"], row["recipe"]) for row in rows(logs / "standard")]
+    assert trials == same, "both backends try the same, so that their curves can be compared"
+    assert [study for study, _ in trials] == ["BlockMinifloat"] * 2 + ["Binary"], "has one point"
+    folders = [logs / name / "BlockMinifloat" for name in ("test", "standard")]
+    recipes = [yaml.safe_load((folder / "best_recipe.yaml").read_text()) for folder in folders]
+    assert [recipe.get("backend") for recipe in recipes] == ["mase", None]
+    assert all("block_size=(-1, " in f["weight"] for f in recipes[0]["quantize"].values())
+    start = logs / "test" / "start.ckpt"
+    kept = [next(folder.glob("*.ckpt")) for folder in folders]
+    assert [same_weights(path, start) for path in kept] == [True, False]
+
+
+def test_lab3_without_chop_says_where_it_is_before_any_work(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    if find_spec("chop"):
+        pytest.skip("chop is here")
+    assert "https://github.com/DeepWok/mase" in refused(LAB3, *SMALL_LAB3, "--backend=chop")
+    assert not list(tmp_path.iterdir()), "not even data were read"
+
+
 def test_lab3_shares_one_choice_and_enumerates_it_on_a_grid(run: Run, tmp_path: Path) -> None:
     grid = ["--share=true", "--sampler=grid", "--trials=50", "--train=false"]
     studies = ["--studies={Ternary: [Ternary]}", "--figures={ternary: [Ternary]}"]
@@ -135,10 +199,15 @@ def test_lab3_stopped_in_the_middle_loses_no_finished_trial(tmp_path: Path, how:
             "did you mean Integer",
         ),
         (["--ranges={widht: [8]}"], "'widht' is no parameter of any format"),
-        (["--ranges={width: [99]}"], "no combination of the ranges makes a Integer"),
+        (["--ranges={width: [99]}"], "no format takes width: MXInt: width=99 is not in"),
         (["--ranges={width: 8}"], "Expected a <class 'list'>"),
         (["--studies={A: [Intger]}"], "'A' names 'Intger', which is no precision"),
+        (["--ranges={block_size: [16, [-1, 0]]}"], "no format takes block_size: "),
+        (["--ranges={block_size: [[-1, 16, 2]]}"], "block_size=(-1, 16, 2) is not a block"),
+        (["--ranges={block_size: [[wide, 16]]}"], "wide"),
         (["--only=[Intger]"], "'only' names 'Intger', which is no study"),
+        (["--untrained=[Intger]"], "'untrained' names 'Intger', which is no study"),
+        (["--backend=fast"], "'standard', 'mase', 'chop'"),
         (["--layers=[encodr.*]"], "pattern 'encodr.*' matches none of the 8 layers"),
         (["--sampler=cmaes"], "'tpe', 'random', 'grid'"),
         (["--sampler=grid"], "use 'random' or 'tpe'"),
@@ -182,7 +251,10 @@ def test_every_lab3_config_is_read_and_its_spaces_are_built(
     for path in sorted(ROOT.glob("configs/lab3_*.yaml")):
         content = yaml.safe_load(path.read_text())
         # Only what does not need the hub; the last argument stops it before any training.
-        spaces = {k: v for k, v in content.items() if k in ("ranges", "precisions", "studies")}
-        arguments = [f"--{key}={json.dumps(value)}" for key, value in spaces.items()]
+        local = {key: content[key] for key in content.keys() - {"data", "model"}}
+        arguments = [
+            f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in local.items()
+        ]
         assert run(LAB3, *SMALL_LAB3, *arguments, "--weights=missing.ckpt") == 2, path
         assert "missing.ckpt" in capsys.readouterr().err, path

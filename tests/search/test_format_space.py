@@ -4,6 +4,7 @@ import json
 
 import optuna
 import pytest
+import torch
 
 from lightning_adls.formats import parse
 from lightning_adls.layers import LayerFormats
@@ -40,15 +41,28 @@ def test_every_choice_of_every_registered_format_can_be_built() -> None:
             assert str(parse(text)) == text
 
 
+def test_a_range_of_tiles_makes_texts_that_read_back_as_tiles() -> None:
+    texts = expand("BlockFP(width=4)", {"block_size": [16, (2, 16), (-1, 16)]})
+    assert [parse(text).block_size for text in texts] == [16, (2, 16), (-1, 16)]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("template", "ranges", "message"),
     [
         ("Intger", {}, "did you mean Integer"),
         ("Integer(wide=3)", {}, "wide=3 is no parameter"),
-        ("Integer", {"width": [99]}, "no combination of the ranges makes a Integer"),
+        (
+            "MinifloatIEEE",
+            {"width": [4], "exponent_width": [4]},
+            "no combination of the ranges makes a MinifloatIEEE: .* leaves no mantissa bit",
+        ),
         ("Integer", {"witdh": [8]}, "'witdh' is no parameter of any format"),
         ("Integer", {"Integer.bits": [8]}, r"'Integer\.bits' is no parameter of Integer"),
         ("Integer", {"width": []}, r"width=\[\] is not a list of values"),
+        ("Integer", {"width": [8], "frac_width": 3}, "frac_width=3 is not a list of values"),
+        ("Integer", {"width": [8, 99]}, "no format takes width: .*width=99 is not in"),
+        ("BlockFP", {"block_size": [16, (-1, 0)]}, r"no format takes block_size: .*\(-1, 0\)"),
+        ("BlockFP", {"block_size": [(1, 2, 3)]}, r"\(1, 2, 3\) is not a block"),
         ({"wait": "Integer"}, {}, "names \\['wait'\\]"),
     ],
 )
@@ -57,6 +71,12 @@ def test_wrong_templates_and_ranges_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         FormatSpace.from_templates(["a"], {"A": template}, ranges)
+
+
+def test_a_value_that_one_format_takes_is_left_out_of_the_others() -> None:
+    ranges = {"width": [2, 8], "exponent_width": [2]}  # a minifloat has at least three bits
+    space = FormatSpace.from_templates(["a"], {"A": "MinifloatIEEE"}, ranges)
+    assert space.classes["A"]["weight"] == ("MinifloatIEEE(width=8, exponent_width=2)",)
 
 
 def mixed() -> FormatSpace:
@@ -104,3 +124,28 @@ def test_a_recipe_is_read_back_from_what_a_trial_stores() -> None:
     for _ in range(20):
         recipe = mixed().suggest(study.ask())
         assert mixed().read(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_a_backend_has_layers_for_all_choices_or_the_space_is_refused() -> None:
+    mixed().check_backend("standard")
+    mixed().check_backend("mase")
+    space = FormatSpace.from_templates(
+        ["a"], {"Fits": "Log", "Odd": {"input": "Integer", "weight": "Log"}}, RANGES
+    )
+    space.check_backend("standard")
+    with pytest.raises(ValueError, match="Log"):
+        space.check_backend("mase")
+    with pytest.raises(ValueError, match="backend='fast' is unknown"):
+        space.check_backend("fast")
+
+
+def test_a_backend_that_lacks_one_choice_of_many_is_noticed() -> None:
+    space = FormatSpace.from_templates(["a"], {"A": "Integer"}, {"signed": [True, False]})
+    with pytest.raises(ValueError, match="signed=False"):
+        space.check_backend("mase")
+
+
+def test_checking_a_backend_draws_no_random_numbers() -> None:
+    state = torch.get_rng_state()
+    mixed().check_backend("standard")
+    assert torch.equal(torch.get_rng_state(), state)
