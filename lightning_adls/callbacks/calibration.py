@@ -77,11 +77,15 @@ class Calibration(L.Callback):
         """The recipe as text."""
         if self.recipe is None:
             return {}
-        return {"layers": self.recipe.to_dict(), "kinds": list(self.recipe.kinds)}
+        return {
+            "layers": self.recipe.to_dict(),
+            "kinds": list(self.recipe.kinds),
+            "backend": self.recipe.backend,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the recipe of a checkpoint."""
-        self.recipe = Quantize(state_dict["layers"], state_dict["kinds"])
+        self.recipe = Quantize(**state_dict)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate, unless that was done, and quantise."""

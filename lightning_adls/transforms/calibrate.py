@@ -72,7 +72,7 @@ def calibrate(
         escape(name): _calibrated(layers[name], choice, inputs.get(name), observer)
         for name, choice in formats.items()
     }
-    return Quantize(calibrated, recipe.kinds)
+    return replace(recipe, layers=calibrated)
 
 
 def check_observer(observer: str, who: str) -> None:

@@ -342,3 +342,10 @@ def test_wrong_arguments_are_refused() -> None:
         Calibration({"*": "Integer"}, "max")
     with pytest.raises(ValueError, match="Calibration: batches=0 is below 1"):
         Calibration({"*": "Integer"}, batches=0)
+
+
+def test_the_state_of_a_calibration_keeps_the_recipe_whole() -> None:
+    first, second = Calibration({"*": "Integer"}), Calibration({"*": "Integer"})
+    first.recipe = Quantize({"*": "Integer"}, kinds=["Linear"], backend="mase")
+    second.load_state_dict(first.state_dict())
+    assert second.recipe == first.recipe

@@ -208,6 +208,12 @@ class Fragile(nn.Module):
         return output
 
 
+def test_a_calibrated_recipe_keeps_its_kinds_and_its_backend(mlp: nn.Sequential) -> None:
+    recipe = Quantize({"*": "Integer"}, kinds=["Linear"], backend="mase")
+    found = calibrate(mlp, recipe, [torch.randn(4, 16)])
+    assert (found.kinds, found.backend) == (("Linear",), "mase")
+
+
 def test_names_with_characters_of_shell_patterns_are_escaped() -> None:
     model = Fragile()
     concrete = calibrate(model, Quantize({"layers.*": "Integer"}), [torch.randn(2, 4)])
