@@ -1,5 +1,6 @@
 """Small models and data that tests share."""
 
+import gc
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,19 @@ from lightning_adls.models import bert
 from lightning_adls.transforms import Transform
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> None:
+    """Keep what imports made out of garbage collections: every Trainer of a Budget asks for one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The built-in reviews are made and tokenised once for all tests."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Draw the same numbers in every test, whatever ran before."""
@@ -32,14 +46,14 @@ def mlp() -> nn.Sequential:
 
 
 @pytest.fixture
-def texts(tmp_path: Path) -> TextData:
+def texts(cache_dir: str) -> TextData:
     """A few of the built-in reviews, ready to train on."""
     data = TextData(
         max_length=24,
         limit_train=96,
         limit_val=64,
         limit_test=64,
-        cache_dir=str(tmp_path / "cache"),
+        cache_dir=cache_dir,
     )
     data.prepare_data()
     data.setup("fit")

@@ -127,15 +127,6 @@ def test_predictions_name_their_rows(build: Build, trainer: L.Trainer, texts: Te
         assert torch.equal(batch["probabilities"].argmax(-1), batch["class"])  # type: ignore[call-overload]
 
 
-def test_compiling_keeps_the_keys_and_trains(texts: TextData, tiny_bert: nn.Module) -> None:
-    keys = list(TextClassifier(tiny_bert).state_dict())
-    module = TextClassifier(tiny_bert, [FOUR_BITS], compile=True)
-    module.model.compile(backend="eager", dynamic=True)  # inductor would take most of a minute
-    assert [key for key in module.state_dict() if "input_scales" not in key] == keys
-    options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
-    L.Trainer(max_steps=2, accelerator="cpu", **options).fit(module, datamodule=texts)  # type: ignore[arg-type]
-
-
 def test_bfloat16_training_keeps_float32_parameters(build: Build, texts: TextData) -> None:
     module = build([FOUR_BITS])
     options = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}

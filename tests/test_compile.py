@@ -76,7 +76,7 @@ def fit(tmp_path: Path) -> Callable[..., L.Trainer]:
 
 
 @pytest.fixture
-def uneven(tmp_path: Path) -> TextData:
+def uneven(cache_dir: str) -> TextData:
     """Texts in batches of several lengths, of which the last has fewer rows."""
     data = TextData(
         max_length=48,
@@ -84,7 +84,7 @@ def uneven(tmp_path: Path) -> TextData:
         limit_val=44,
         batch_size=16,
         eval_batch_size=16,
-        cache_dir=str(tmp_path / "cache"),
+        cache_dir=cache_dir,
     )
     data.prepare_data()
     data.setup("fit")

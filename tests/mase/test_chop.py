@@ -271,8 +271,9 @@ def test_our_layers_are_the_real_ones_forward_and_backward(
 
 # Ours is the standard one, so that this is compared with nothing above.
 MXFP: Config = {
-    **{"data_in_exponent_width": 4, "data_in_frac_width": 3, "data_in_block_size": 16},
-    **{"weight_exponent_width": 4, "weight_frac_width": 3, "weight_block_size": 16},
+    f"{role}_{key}": value
+    for role in ("data_in", "weight")
+    for key, value in (("exponent_width", 4), ("frac_width", 3), ("block_size", 16))
 }
 FORMATS = {
     name: getattr(mase, name)(16, 16, config=config).formats
@@ -414,19 +415,14 @@ def test_what_is_learned_is_saved_and_copied(quantized: Build, linear: nn.Linear
         (2,),
         (),
     ]
-    torch.optim.SGD(layer.parameters(), lr=0.1).step(lambda: train_once(layer, x))
+    layer(x).square().sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
     for backend in ("chop", "mase"):
         other = builder(backend)(nn.Linear(32, 16), formats)
         assert not torch.equal(other(x), layer(x))
         other.load_state_dict(layer.state_dict())
         assert torch.equal(other(x), layer(x))
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
-
-
-def train_once(layer: nn.Module, x: Tensor) -> float:
-    loss = cast(Tensor, layer(x)).square().sum()
-    loss.backward()
-    return float(loss)
 
 
 def test_binary_scaling_rounds_the_bias_even_if_the_recipe_does_not(
