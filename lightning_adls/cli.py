@@ -1,5 +1,6 @@
 """How a script starts and ends: its command line, its one-line errors, its exit status."""
 
+import gc
 import logging
 import os
 import signal
@@ -63,6 +64,9 @@ def run(
         arguments = dict(parser.instantiate(parsed))
     arguments.pop("config", None)
     quiet()
+    # What imports made lives on: garbage collections between trainings need not look at it again.
+    gc.collect()
+    gc.freeze()
     with ending(interrupted):
         main(config_yaml=config_yaml, **made, **arguments)
 
