@@ -25,7 +25,8 @@ class BlockFP(BlockFormat):
         exponent_width: Bits of the shared exponent, 1 to 8.
         exponent_bias: Subtracted from the shared exponent's code, -127 to 127; None is
             ``2**(exponent_width - 1) - 1``.
-        block_size: Elements per block along the last dimension, or a tile (rows, columns).
+        block_size: Elements per block along the last dimension, or a tile (rows, columns); -1 is a
+            whole dimension.
 
     Example:
         >>> import torch
@@ -93,7 +94,8 @@ class BlockMinifloat(BlockFormat):
         exponent_width: Exponent bits of an element, 1 to 8, at most ``width - 2``.
         exponent_bias_width: Bits of the shared exponent ``s``, 1 to 8; its smallest value is
             ``1 - 2**(exponent_bias_width - 1)``.
-        block_size: Elements per block along the last dimension, or a tile (rows, columns).
+        block_size: Elements per block along the last dimension, or a tile (rows, columns); -1 is a
+            whole dimension.
 
     Example:
         >>> import torch
@@ -152,7 +154,8 @@ class BlockLog(BlockFormat):
         width: Bits of an element, 2 to 32.
         exponent_bias_width: Bits of the shared exponent ``s``, 1 to 8; its smallest value is
             ``1 - 2**(exponent_bias_width - 1)``.
-        block_size: Elements per block along the last dimension, or a tile (rows, columns).
+        block_size: Elements per block along the last dimension, or a tile (rows, columns); -1 is a
+            whole dimension.
 
     Example:
         >>> import torch

@@ -47,7 +47,8 @@ class MXInt(_MX):
 
     Args:
         width: Bits of an element, 2 to 32; 8 is MXINT8.
-        block_size: Elements per block along the last dimension, or a tile (rows, columns).
+        block_size: Elements per block along the last dimension, or a tile (rows, columns); -1 is a
+            whole dimension.
 
     Example:
         >>> import torch
@@ -93,7 +94,8 @@ class MXFP(_MX):
         exponent_width: Exponent bits of an element.
         mantissa_width: Mantissa bits of an element; with the exponent one of (4, 3), (5, 2),
             (2, 3), (3, 2) and (2, 1).
-        block_size: Elements per block along the last dimension, or a tile (rows, columns).
+        block_size: Elements per block along the last dimension, or a tile (rows, columns); -1 is a
+            whole dimension.
 
     Example:
         >>> import torch
