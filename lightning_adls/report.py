@@ -154,6 +154,7 @@ def draw_lines(
         log: Logarithmic on both axes.
     """
     from matplotlib import colormaps
+    from matplotlib.ticker import NullLocator
 
     with _figure(path, title, x_label, y_label) as axes:
         for place, (name, curve) in enumerate(curves.items()):
@@ -163,10 +164,13 @@ def draw_lines(
         for place, (name, level) in enumerate(levels.items()):
             label = f"{name}  {level:.3f}"
             axes.axhline(level, color="black", linestyle=("-", "--", ":")[place % 3], label=label)
+        places = sorted({x for curve in curves.values() for x, _ in curve})
         if log:
             axes.set(xscale="log", yscale="log")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticks(places, [f"{x:,.6g}" for x in places])
         else:
-            axes.set_xticks(sorted({x for curve in curves.values() for x, _ in curve}))
+            axes.set_xticks(places)
 
 
 def _short(height: float) -> str:

@@ -49,7 +49,7 @@ EXTRA = (
     "padded_to",  # compile: lengths are padded to multiples of it
     "padding",  # compile: share of the tokens that are padding
     "first_pass_ms",  # compile: over all lengths, compilation included
-    "second_pass_ms",  # compile: over the same lengths again
+    "later_pass_ms",  # compile: over the same lengths again, median
     "mask",  # attention: none, or padding as BERT has it
     "shape",  # mxint8: of the weight
     "moved_bytes",  # mxint8: that must be read and written
@@ -70,28 +70,29 @@ FORMATS = {
     "graphs": ("graphs", "d"),
     "first_call_ms": ("1st ms", ",.0f"),
     "mean_ms": ("mean ms", ",.1f"),
-    "compile_ms": ("compile ms", ",.0f"),
+    "compile_s": ("comp. s", ".1f"),
     "median_ms": ("ms", ".3f"),
     "first_pass_ms": ("1st ms", ",.0f"),
-    "second_pass_ms": ("2nd ms", ".1f"),
+    "later_pass_ms": ("later ms", ".1f"),
+    "step_ms": ("ms", ".1f"),
     "peak_mb": ("peak MB", ".1f"),
     "max_relative_error": ("error", ".0e"),
-    "speedup_over_eager": ("speedup", ".2f"),
-    "break_even": ("even at", ""),
+    "speedup_over_eager": ("times", ".2f"),
+    "break_even": ("even", ""),
     "moved_bytes": ("bytes", ",d"),
     "gb_per_s": ("GB/s", ".1f"),
     "bytes_before": ("float32", ",d"),
     "bytes_after": ("packed", ",d"),
 }
 _STEPS = (
-    *("target", "run", "compile_ms", "median_ms", "speedup_over_eager", "break_even"),
-    *("peak_mb", "max_relative_error"),
+    *("target", "run", "compile_s", "step_ms", "speedup_over_eager", "break_even"),
+    "max_relative_error",
 )
 COLUMNS: dict[str, tuple[str, ...]] = {
     "few calls": ("run", "first_call_ms", "mean_ms"),
     "steady": _STEPS,
     "training": _STEPS,
-    "lengths": ("run", "padded_to", "graphs", "padding", "first_pass_ms", "second_pass_ms"),
+    "lengths": ("run", "padded_to", "graphs", "padding", "first_pass_ms", "later_pass_ms"),
     "operators": ("target", "shape", "median_ms", "moved_bytes", "gb_per_s"),
     "linear": ("target", "dtype", "shape", "batch", "median_ms", "moved_bytes", "gb_per_s"),
     "memory": ("target", "bytes_before", "bytes_after"),
@@ -449,9 +450,12 @@ def show(results: Results, part: Part) -> None:
 def on_screen(row: Row) -> Row:
     """A row with what a table says in fewer words than the files."""
     how = str(row["variant"]).removeprefix("compiled ").removesuffix(f" {row['dtype']}")
-    steps = row["break_even_steps"]
-    even = None if row["compile_ms"] is None else "never" if steps is None else f"{steps:,.0f}"
-    return {**row, "run": how, "break_even": even}
+    words: Row = {"run": how, "step_ms": row["median_ms"]}
+    if row["compile_ms"] is not None:
+        steps = row["break_even_steps"]
+        words["break_even"] = "never" if steps is None else f"{steps:,.0f}"
+        words["compile_s"] = row["compile_ms"] / 1e3
+    return {**row, **words}
 
 
 def show_attention(title: str, rows: Sequence[Row]) -> None:
