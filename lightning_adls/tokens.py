@@ -127,7 +127,10 @@ def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> 
                 f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
                 f"not give it; check the spelling and the network. {error}"
             ) from error
-    if len(loaded) <= len(set(loaded.all_special_ids)):  # what comes of a folder without the files
+        except TypeError:  # what Transformers 4 makes of a folder without the files
+            loaded = None
+    # Transformers 5 makes of it a tokenizer that knows no word.
+    if loaded is None or len(loaded) <= len(set(loaded.all_special_ids)):
         raise ValueError(
             f"TextData: tokenizer={tokenizer!r} has no vocabulary; its folder must hold "
             "tokenizer.json, or vocab.txt with tokenizer_config.json, or the like."

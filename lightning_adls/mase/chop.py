@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_adls.formats import Binary
+from lightning_adls.formats import Binary, ResidualSign
 from lightning_adls.layers import LayerFormats, QuantizedLayer, QuantizedLinear, is_kind
 from lightning_adls.layers import quantized as standard
 from lightning_adls.mase.keys import config_of_formats
@@ -59,7 +59,8 @@ class ChopLinear(QuantizedLinear):
 
     Raises:
         ValueError: If MASE has no layer for the formats. When called, if its layer has no backward
-            and is to train, or cannot do with the mask or the input sparsity that were set.
+            and is to train, cannot do with the mask or the input sparsity that were set, or
+            refuses a tensor whose elements do not divide into blocks.
     """
 
     backend: ClassVar[str] = "chop"
@@ -79,6 +80,11 @@ class ChopLinear(QuantizedLinear):
             raise ValueError(
                 f"chop: weight={formats.weight} has no linear layer in MASE that can be called; "
                 "use backend='standard'."
+            )
+        if isinstance(formats.input, ResidualSign) and formats.input.levels not in (2, 3):
+            raise ValueError(
+                f"chop: input={formats.input} has levels={formats.input.levels}; MASE's layer "
+                "computes with 2 or 3 only. Use backend='mase'."
             )
         if kind == "binary_scaling":  # MASE rounds the bias whatever a recipe says of it
             formats = replace(formats, bias=formats.bias or Binary())
@@ -100,7 +106,13 @@ class ChopLinear(QuantizedLinear):
             return super().forward(input)
         self._check_zeros()
         self._check_training()
-        return cast(Tensor, self._mase(self._tensors(), (input,)))
+        try:
+            return cast(Tensor, self._mase(self._tensors(), (input,)))
+        except AssertionError as error:  # a tensor does not divide into blocks
+            raise ValueError(
+                f"chop: MASE's layer for weight={self.formats.weight} refuses: {error} "
+                "Use backend='mase'."
+            ) from error
 
     def _take_over(self, layer: QuantizedLayer) -> None:
         super()._take_over(layer)

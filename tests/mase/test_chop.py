@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_adls import mase
-from lightning_adls.formats import Binary, Integer, Ternary
+from lightning_adls.formats import Binary, Integer, ResidualSign, Ternary
 from lightning_adls.layers import LayerFormats, QuantizedLayer, QuantizedLinear, builder
 from lightning_adls.mase.keys import config_of_formats
 from lightning_adls.transforms import Prune, Quantize
@@ -392,6 +392,15 @@ def test_a_mask_is_applied_as_ours_is_or_refused(
     assert not gradients[0].masked_fill(cast(Tensor, mask), 0.0).any()
 
 
+@pytest.mark.parametrize(("out_features", "samples"), [(2, 16), (16, 3)])
+def test_tensors_that_do_not_divide_into_blocks_are_refused(
+    out_features: int, samples: int, quantized: Build
+) -> None:
+    layer = quantized(nn.Linear(4, out_features), FORMATS["LinearMXInt"]).eval()
+    with pytest.raises(ValueError, match=r"refuses: .* is not divisible by block size 16"):
+        layer(torch.randn(samples, 4))
+
+
 def test_an_input_sparsity_is_refused(quantized: Build, linear: nn.Linear) -> None:
     layer = quantized(linear, FORMATS["LinearInteger"])
     layer.input_sparsity = 0.5
@@ -444,6 +453,14 @@ def test_layers_without_formats_are_standard_ones(quantized: Build, linear: nn.L
     [
         (nn.Linear(8, 4), LayerFormats(weight=Ternary()), "no linear layer in MASE that can be"),
         (nn.Linear(8, 4), LayerFormats(weight=Integer()), "is not what a layer|no kind of layer"),
+        *(
+            (
+                nn.Linear(8, 4),
+                LayerFormats(input=ResidualSign(levels=levels), weight=Binary()),
+                f"has levels={levels}; MASE's layer computes with 2 or 3 only",
+            )
+            for levels in (1, 4)
+        ),
         (nn.Conv1d(2, 2, 1), FORMATS["LinearInteger"], "layer=Conv1d is not linear"),
     ],
 )
