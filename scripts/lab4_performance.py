@@ -301,7 +301,7 @@ def measure_resnet(
 ) -> None:
     """ResNet-18 as it is in torchvision, with random weights."""
     try:
-        from torchvision.models import resnet18  # type: ignore[import-not-found,unused-ignore]
+        from torchvision.models import resnet18
     except (ImportError, RuntimeError) as failed:  # built for another torch, it is a RuntimeError
         error = f"torchvision cannot be imported, `pip install torchvision`: {failed}"
         row = attempt("ResNet-18", variants[0], device, lambda: {"error": error})

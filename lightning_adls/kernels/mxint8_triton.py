@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 try:
-    import triton  # type: ignore[import-not-found, unused-ignore]
-    import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
-    from triton.language import constexpr  # type: ignore[import-not-found, unused-ignore]
+    import triton
+    import triton.language as tl
+    from triton.language import constexpr
 except ImportError:
     triton, constexpr = None, Any
 
