@@ -105,7 +105,8 @@ class Compiling:
     """What is compiled.
 
     Args:
-        backends: Of ``torch.compile``. Changing lengths are measured with the first.
+        backends: Of ``torch.compile``, a mode of inductor behind it: ``inductor max-autotune``.
+            Changing lengths are measured with the first.
         formats: Number formats of quantised BERTs, by their texts.
         batch: Samples per step.
         tokens: Of each sample.
@@ -129,6 +130,8 @@ class Compiling:
 
     def __post_init__(self) -> None:
         _check_sizes(self)
+        for text in self.backends:
+            variant_of(text)
         for text in self.formats:
             parse(text)
 
@@ -186,6 +189,16 @@ def _check_sizes(settings: Compiling | Attention | Packing) -> None:
             for size in entry if isinstance(entry, tuple) else [entry]:
                 if isinstance(size, int) and size < 1:
                     raise ValueError(f"{who}: {name}={value} has a number below 1.")
+
+
+def variant_of(backend: str | None, dtype: str = "float32", dynamic: bool | None = None) -> Variant:
+    """What a text such as ``inductor reduce-overhead`` stands for; None for eager.
+
+    Raises:
+        ValueError: If another backend than inductor has a mode.
+    """
+    name, _, mode = (backend or "").partition(" ")
+    return Variant(name or None, mode or None, dynamic, dtype)
 
 
 def main(
@@ -258,10 +271,10 @@ def measure_compile(
 ) -> None:
     """Few calls, steady calls, steps of training, and changing lengths."""
     backends = [None, *dict.fromkeys(settings.backends)]
-    variants = [Variant(backend, dtype=dtype) for dtype in dtypes for backend in backends]
+    variants = [variant_of(backend, dtype) for dtype in dtypes for backend in backends]
     ids = bench.token_ids(settings.batch, settings.tokens, vocab_size=vocabulary(network))
     for backend in backends:
-        variant = Variant(backend, dtype=dtypes[0])
+        variant = variant_of(backend, dtypes[0])
         first = partial(bench.first_calls, network, ids, variant, calls=settings.few, device=device)
         row = attempt("BERT", variant, device, first)
         results.add("compile", "few calls", [row], batch=settings.batch, tokens=settings.tokens)
@@ -274,7 +287,7 @@ def measure_compile(
     )
     results.add("compile", "training", rows)
     for multiple, dynamic in product(settings.multiples, (False, None, True)):
-        variant = Variant(settings.backends[0], dynamic=dynamic, dtype=dtypes[0])
+        variant = variant_of(settings.backends[0], dtypes[0], dynamic)
         inputs = list(padded_inputs(settings, multiple, vocabulary(network)))
         over = partial(bench.over_sizes, network, inputs, variant, device=device)
         row = attempt("BERT", variant, device, over)

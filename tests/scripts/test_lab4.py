@@ -160,6 +160,15 @@ def test_lab4_an_unknown_compiler_costs_its_rows_only(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_lab4_an_unknown_mode_of_inductor_costs_its_rows_only(run: Run) -> None:
+    options = ["--parts=[compile]", "--compiling.formats=[]", "--compiling.multiples=[16]"]
+    assert run(LAB4, *SMALL, *options, "--compiling.backends=[eager, inductor nonsense]") == 0
+    errors = {row["variant"]: row["error"] for row in rows("steady") if row["target"] == "BERT"}
+    assert "mode='nonsense' is unknown" in errors.pop("compiled inductor nonsense float32")
+    assert set(errors.values()) == {""}
+
+
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("error", [ImportError, RuntimeError])
 def test_lab4_without_a_torchvision_that_works_its_row_says_so(
     error: type[Exception], run: Run, monkeypatch: pytest.MonkeyPatch
@@ -263,6 +272,7 @@ def test_lab4_config_yaml_repeats_a_run_and_the_same_name_measures_anew(run: Run
     [
         ("--attention.lengths=[0]", "Attention: lengths=[0] has a number below 1."),
         ("--attention.backends=[]", "Attention: backends=[] is empty"),
+        ("--compiling.backends=[eager fast]", "mode='fast' is for backend='inductor'"),
         ("--mxint8.shapes=[[0, 4]]", "has a number below 1"),
         ("--compiling.formats=['Nonsense(width=8)']", "Nonsense"),
         ("--compiling.lengths=[17]", "max_length=32 is above the 16 positions"),
