@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_adls.errors import InputError
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -34,15 +36,15 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.epochs > 0 or (self.epochs > 1 and self.epochs % 1):
-            raise ValueError(
+            raise InputError(
                 f"Budget: epochs={self.epochs} is neither a whole number nor between 0 and 1."
             )
         if self.reports < 1:
-            raise ValueError(f"Budget: reports={self.reports} is below 1.")
+            raise InputError(f"Budget: reports={self.reports} is below 1.")
         if self.precision not in PRECISIONS:
-            raise ValueError(f"Budget: precision={self.precision!r} is none of {PRECISIONS}.")
+            raise InputError(f"Budget: precision={self.precision!r} is none of {PRECISIONS}.")
         if not self.gradient_clip > 0:
-            raise ValueError(f"Budget: gradient_clip={self.gradient_clip} is not above 0.")
+            raise InputError(f"Budget: gradient_clip={self.gradient_clip} is not above 0.")
 
     def trainer(
         self,

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_adls.errors import InputError
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.quantize import state_for
 
@@ -56,11 +57,11 @@ class TextClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
-            raise ValueError(f"TextClassifier: learning_rate={learning_rate} is not above 0.")
+            raise InputError(f"TextClassifier: learning_rate={learning_rate} is not above 0.")
         if not weight_decay >= 0:
-            raise ValueError(f"TextClassifier: weight_decay={weight_decay} is below 0.")
+            raise InputError(f"TextClassifier: weight_decay={weight_decay} is below 0.")
         if not 0 <= warmup <= 1:
-            raise ValueError(f"TextClassifier: warmup={warmup} is not in 0..1.")
+            raise InputError(f"TextClassifier: warmup={warmup} is not in 0..1.")
         # Text and numbers only: a checkpoint with live objects does not load with weights_only.
         self.save_hyperparameters(
             {
@@ -152,7 +153,7 @@ class TextClassifier(L.LightningModule):
         )
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise ValueError("TextClassifier: the Trainer has no end; set max_epochs or max_steps.")
+            raise InputError("TextClassifier: the Trainer has no end; set max_epochs or max_steps.")
         schedule = warmup_and_decay(int(steps), self.warmup)
         return {
             "optimizer": optimizer,
@@ -170,7 +171,7 @@ class TextClassifier(L.LightningModule):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             self.load_state_dict(state_for(self, checkpoint["state_dict"]))
         except (KeyError, RuntimeError, UnpicklingError) as error:
-            raise ValueError(f"TextClassifier: {path} does not fit the model: {error}") from error
+            raise InputError(f"TextClassifier: {path} does not fit the model: {error}") from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the weights of a quantised model into an unquantised one and back."""

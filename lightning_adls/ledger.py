@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from lightning_adls.errors import InputError
 from lightning_adls.report import write_json
 
 Row = dict[str, Any]
@@ -68,7 +69,7 @@ def exclusive(path: Path) -> Iterator[IO[bytes]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(
+            raise InputError(
                 f"exclusive: {path} belongs to a run that is going on in another process; "
                 "wait for it to end."
             ) from error
@@ -83,7 +84,7 @@ def refuse_changes(who: str, what: str, before: Any, now: Any) -> None:
     """
     if before != now:
         changes = "; ".join(differences(before, now))
-        raise ValueError(
+        raise InputError(
             f"{who}: {what} was made with other settings ({changes}); restore them, or give "
             "another --run."
         )

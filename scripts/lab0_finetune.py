@@ -24,14 +24,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_adls import cli, report, runs
+from lightning_adls import report
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.environment import environment
-from lightning_adls.flops import flops_per_sample
+from lightning_adls.labs import cli, runs
+from lightning_adls.labs.environment import environment
 from lightning_adls.ledger import Row, open_ledger
 from lightning_adls.models import bert, check_length
+from lightning_adls.transforms.flops import flops_per_sample
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 
 HERE = Path(__file__).resolve()

@@ -28,12 +28,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import nn
 
-from lightning_adls import cli, report, runs
+from lightning_adls import report
 from lightning_adls.budget import Budget
 from lightning_adls.callbacks import Cubic, Pruning
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.errors import InputError
 from lightning_adls.formats import Integer, LearnedInteger
+from lightning_adls.labs import cli, runs
 from lightning_adls.ledger import Ledger, Row, open_ledger
 from lightning_adls.models import bert, check_length
 from lightning_adls.transforms import Prune, PruneStructured, Quantize, calibrate, costs
@@ -203,7 +205,7 @@ def main(
             if weights is not None:
                 start.load_weights(weights)
             elif finetune is None:
-                raise ValueError("lab1: there is nothing to start from; give finetune or weights.")
+                raise InputError("lab1: there is nothing to start from; give finetune or weights.")
             folder.mkdir(parents=True, exist_ok=True)
             settings = runs.settings_of(config_yaml, passing=PASSING, weights=weights)
             ledger = stack.enter_context(open_ledger(folder / "ledger.json", settings))
@@ -243,13 +245,13 @@ def check_arguments(
         LearnedInteger(min(width, WIDEST_LEARNED))
     for name, shares in (("sparsities", sparsities), ("structured", structured)):
         if wrong := [share for share in shares if not 0 < share < 1]:
-            raise ValueError(f"lab1: {name}: {wrong[0]} is not between 0 and 1.")
+            raise InputError(f"lab1: {name}: {wrong[0]} is not between 0 and 1.")
     if not widths:
-        raise ValueError("lab1: widths is empty; give at least one, such as 8.")
+        raise InputError("lab1: widths is empty; give at least one, such as 8.")
     if calibration_batches < 1:
-        raise ValueError(f"lab1: calibration_batches={calibration_batches} is below 1.")
+        raise InputError(f"lab1: calibration_batches={calibration_batches} is below 1.")
     if not 0 <= tolerance < 1:
-        raise ValueError(f"lab1: tolerance={tolerance} is not in 0 <= tolerance < 1.")
+        raise InputError(f"lab1: tolerance={tolerance} is not in 0 <= tolerance < 1.")
 
 
 def quantise(

@@ -28,10 +28,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from lightning_adls import cli, report, runs, search
+from lightning_adls import report, search
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.errors import InputError
+from lightning_adls.labs import cli, runs
 from lightning_adls.ledger import Ledger, Row, open_ledger
 from lightning_adls.models import bert, check_length, reuse_weights
 from lightning_adls.search import Architecture, ArchitectureSpace, Limits, Objective
@@ -264,14 +266,14 @@ def check_arguments(
     """Refuse numbers out of range and lists that name nothing, or something twice."""
     for name, least in (("trials", trials), ("startup_trials", startup_trials)):
         if least < 1:
-            raise ValueError(f"lab2: {name}={least} is below 1.")
+            raise InputError(f"lab2: {name}={least} is below 1.")
     if not 0 <= prune_after <= 100:
-        raise ValueError(f"lab2: prune_after={prune_after} is not in 0..100.")
+        raise InputError(f"lab2: prune_after={prune_after} is not in 0..100.")
     for name, values in (("samplers", samplers), ("seeds", seeds)):
         if not values or len(set(values)) < len(values):
-            raise ValueError(f"lab2: {name}={list(values)} is empty or has a value twice.")
+            raise InputError(f"lab2: {name}={list(values)} is empty or has a value twice.")
     if min(seeds) < 0:
-        raise ValueError(f"lab2: seeds={list(seeds)} has one below 0.")
+        raise InputError(f"lab2: seeds={list(seeds)} has one below 0.")
 
 
 def check_models(lab: Lab) -> None:
@@ -290,7 +292,7 @@ def check_models(lab: Lab) -> None:
         taken[hidden_size] = max(shares, default=0) / count_parameters(module.model)
         lab.compress(module)
     if lab.reuse and not any(taken.values()):
-        raise ValueError(
+        raise InputError(
             f"lab2: reuse={list(lab.reuse)} has no weights for any of "
             f"hidden_size={list(space.hidden_size)}; add the checkpoint's hidden_size."
         )

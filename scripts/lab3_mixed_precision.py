@@ -26,9 +26,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import nn
 
-from lightning_adls import cli, report, runs, search
+from lightning_adls import report, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.errors import InputError
+from lightning_adls.labs import cli, runs
 from lightning_adls.layers import builder
 from lightning_adls.models import bert, check_length
 from lightning_adls.search import Budget, FormatSpace, Objective
@@ -166,9 +168,9 @@ def check_numbers(trials: int, startup_trials: int, prune_after: int) -> None:
     """Refuse numbers out of range."""
     for name, count in (("trials", trials), ("startup_trials", startup_trials)):
         if count < 1:
-            raise ValueError(f"lab3: {name}={count} is below 1.")
+            raise InputError(f"lab3: {name}={count} is below 1.")
     if not 0 <= prune_after <= 100:
-        raise ValueError(f"lab3: prune_after={prune_after} is not in 0..100.")
+        raise InputError(f"lab3: prune_after={prune_after} is not in 0..100.")
 
 
 def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[str]) -> None:
@@ -177,9 +179,9 @@ def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[st
     for name, members in groups.items():
         for member in members:
             if member not in known:
-                raise ValueError(f"lab3: {name!r} names {member!r}, which is no {what}; {there}")
+                raise InputError(f"lab3: {name!r} names {member!r}, which is no {what}; {there}")
         if not members:
-            raise ValueError(f"lab3: {name!r} names no {what}; {there}")
+            raise InputError(f"lab3: {name!r} names no {what}; {there}")
 
 
 def build_classifier(

@@ -27,13 +27,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_adls import bench, cli, runs
+from lightning_adls import bench
 from lightning_adls.bench import Results, Rounds, Row, Variant, attempt
 from lightning_adls.bench.attention import Attend, fused, naive, padding_mask, with_gradients
 from lightning_adls.bench.packing import gb_per_s, linear_bytes, linear_layers, operators
-from lightning_adls.environment import environment
+from lightning_adls.errors import InputError
 from lightning_adls.formats import parse
 from lightning_adls.kernels import quantize
+from lightning_adls.labs import cli, runs
+from lightning_adls.labs.environment import environment
 from lightning_adls.models import bert, check_length
 from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.quantize import Quantize
@@ -184,11 +186,11 @@ def _check_sizes(settings: Compiling | Attention | Packing) -> None:
     who = type(settings).__name__
     for name, value in vars(settings).items():
         if value in ([], ()) and name != "formats":
-            raise ValueError(f"{who}: {name}={value} is empty; give at least one.")
+            raise InputError(f"{who}: {name}={value} is empty; give at least one.")
         for entry in value if isinstance(value, list) else [value]:
             for size in entry if isinstance(entry, tuple) else [entry]:
                 if isinstance(size, int) and size < 1:
-                    raise ValueError(f"{who}: {name}={value} has a number below 1.")
+                    raise InputError(f"{who}: {name}={value} has a number below 1.")
 
 
 def variant_of(backend: str | None, dtype: str = "float32", dynamic: bool | None = None) -> Variant:
@@ -232,7 +234,7 @@ def main(
     folder = LOGS / run
     with cli.refusing():
         if not (parts and devices and dtypes):
-            raise ValueError("lab4: give at least one of parts, of devices and of dtypes.")
+            raise InputError("lab4: give at least one of parts, of devices and of dtypes.")
         dtypes = list(dict.fromkeys(dtypes))
         eager = [Variant(dtype=dtype) for dtype in dtypes]
         torch.manual_seed(seed)

@@ -13,9 +13,9 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_adls import cli
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.labs import cli
 from lightning_adls.models import check_length
 from lightning_adls.transforms import Quantize, summarize
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_adls.errors import InputError
+
 
 def first_tensor(output: Any) -> Tensor:
     """The tensor to compare: the output itself, its ``logits``, or the first that it holds.
@@ -42,7 +44,7 @@ def relative_error(found: Tensor, reference: Tensor) -> float:
         0.125
     """
     if found.shape != reference.shape:
-        raise ValueError(
+        raise InputError(
             f"relative_error: found has shape {tuple(found.shape)}, "
             f"the reference {tuple(reference.shape)}."
         )

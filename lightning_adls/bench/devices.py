@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from lightning_adls.errors import InputError
+
 
 def usable(name: torch.device | str) -> torch.device:
     """The device of this name.
@@ -13,11 +15,11 @@ def usable(name: torch.device | str) -> torch.device:
     """
     kind, _, index = str(name).partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise ValueError(f"measure: device={str(name)!r} is neither 'cpu' nor 'cuda'.")
+        raise InputError(f"measure: device={str(name)!r} is neither 'cpu' nor 'cuda'.")
     if kind == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= found:
-            raise ValueError(
+            raise InputError(
                 f"measure: device={str(name)!r}, but the number of CUDA devices that torch "
                 f"{torch.__version__} finds is {found}."
             )

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_adls.errors import InputError
+
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """One tensor, positional arguments, or arguments by name; the first dimension is the batch."""
 
@@ -28,7 +30,7 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
     positional, named = arguments(inputs)
     tensors = [value for value in (*positional, *named.values()) if isinstance(value, Tensor)]
     if not tensors or not tensors[0].ndim:
-        raise ValueError(
+        raise InputError(
             f"measure: inputs={type(inputs).__name__} must begin with a tensor, its first "
             "dimension the batch."
         )

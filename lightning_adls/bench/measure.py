@@ -14,6 +14,7 @@ from lightning_adls.bench.rows import Row, rows_of
 from lightning_adls.bench.steps import Loss, Target, mean_square
 from lightning_adls.bench.timing import ROUNDS, Rounds, alternate
 from lightning_adls.bench.variants import Variant
+from lightning_adls.errors import InputError
 
 
 def measure(
@@ -83,9 +84,9 @@ def _name(target: Target) -> str:
 
 def _check(targets: Mapping[str, Target], variants: Sequence[Variant]) -> None:
     if not targets or not variants:
-        raise ValueError("measure: give at least one target and one variant.")
+        raise InputError("measure: give at least one target and one variant.")
     if twice := {str(v) for v in variants if list(variants).count(v) > 1}:
-        raise ValueError(f"measure: variants name {', '.join(sorted(twice))} more than once.")
+        raise InputError(f"measure: variants name {', '.join(sorted(twice))} more than once.")
 
 
 def _run(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_adls.bench.correctness import Result, first_tensor
 from lightning_adls.bench.inputs import Inputs, arguments, placed, tensors_of
 from lightning_adls.bench.variants import DTYPES, Variant
+from lightning_adls.errors import InputError
 
 Target = nn.Module | Callable[..., Any]
 Loss = Callable[[Tensor], Tensor]
@@ -84,11 +85,11 @@ class TrainingStep(ForwardStep):
         self, target: Target, variant: Variant, inputs: Inputs, device: torch.device, loss: Loss
     ) -> None:
         if not isinstance(target, nn.Module):
-            raise ValueError(
+            raise InputError(
                 "measure: training=True needs a module; a function has no parameters to train."
             )
         if not any(parameter.requires_grad for parameter in target.parameters()):
-            raise ValueError("measure: training=True, but no parameter requires a gradient.")
+            raise InputError("measure: training=True, but no parameter requires a gradient.")
         super().__init__(target, variant, inputs, device)
         assert isinstance(self.target, nn.Module)
         _without_dropout(self.target.train())

@@ -11,6 +11,7 @@ from lightning_adls.bench.rows import Row
 from lightning_adls.bench.steps import Loss, Target, mean_square
 from lightning_adls.bench.timing import ROUNDS, Rounds
 from lightning_adls.bench.variants import Variant
+from lightning_adls.errors import InputError
 
 
 def sweep(
@@ -56,10 +57,10 @@ def sweep(
     """
     for name, sizes in (("batch_sizes", batch_sizes), ("tokens", tokens)):
         if any(size < 1 for size in sizes):
-            raise ValueError(f"sweep: {name}={list(sizes)} has a size below 1.")
+            raise InputError(f"sweep: {name}={list(sizes)} has a size below 1.")
     cases = list(product(devices, training, batch_sizes, tokens))
     if not cases:
-        raise ValueError("sweep: give at least one device, kind of step, batch size and length.")
+        raise InputError("sweep: give at least one device, kind of step, batch size and length.")
     rows: list[Row] = []
     for device, trains, batch, length in cases:
         found = measure(

@@ -8,6 +8,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from lightning_adls.errors import InputError
+
 
 @dataclass(frozen=True)
 class Rounds:
@@ -28,9 +30,9 @@ class Rounds:
 
     def __post_init__(self) -> None:
         if self.timed < 1:
-            raise ValueError(f"Rounds: timed={self.timed} is below 1.")
+            raise InputError(f"Rounds: timed={self.timed} is below 1.")
         if self.warmup < 0:
-            raise ValueError(f"Rounds: warmup={self.warmup} is below 0.")
+            raise InputError(f"Rounds: warmup={self.warmup} is below 0.")
 
 
 ROUNDS = Rounds()

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from lightning_adls.errors import InputError
+
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -51,13 +53,13 @@ class Variant:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"Variant: dtype={self.dtype!r} is none of {', '.join(DTYPES)}.")
+            raise InputError(f"Variant: dtype={self.dtype!r} is none of {', '.join(DTYPES)}.")
         if self.mode is not None and self.backend != "inductor":
-            raise ValueError(
+            raise InputError(
                 f"Variant: mode={self.mode!r} is for backend='inductor', not {self.backend!r}."
             )
         if self.dynamic is not None and self.backend is None:
-            raise ValueError(f"Variant: dynamic={self.dynamic} needs a backend that compiles.")
+            raise InputError(f"Variant: dynamic={self.dynamic} needs a backend that compiles.")
 
     def __str__(self) -> str:
         if self.backend is None:
@@ -74,7 +76,7 @@ class Variant:
         """
         if self.backend is not None and self.backend not in torch._dynamo.list_backends(None):
             known = ", ".join(torch._dynamo.list_backends())
-            raise ValueError(
+            raise InputError(
                 f"Variant: backend={self.backend!r} is unknown; torch has {known}, and for "
                 "debugging eager, aot_eager and the rest of torch._dynamo.list_backends(None)."
             )
@@ -82,7 +84,7 @@ class Variant:
             from torch._inductor import list_mode_options
 
             if self.mode not in list_mode_options():
-                raise ValueError(
+                raise InputError(
                     f"Variant: mode={self.mode!r} is unknown; "
                     f"inductor has {', '.join(list_mode_options())}."
                 )

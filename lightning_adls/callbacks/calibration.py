@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
+from lightning_adls.errors import InputError
 from lightning_adls.transforms.calibrate import calibrate, check_observer
 from lightning_adls.transforms.quantize import Quantize
 
@@ -58,7 +59,7 @@ class Calibration(L.Callback):
     ) -> None:
         check_observer(observer, "Calibration")
         if batches < 1:
-            raise ValueError(f"Calibration: batches={batches} is below 1.")
+            raise InputError(f"Calibration: batches={batches} is below 1.")
         self.template = read_recipe(recipe)
         self.observer = observer
         self.batches = batches
@@ -121,7 +122,7 @@ class Calibration(L.Callback):
 def _fit_data(trainer: L.Trainer) -> Iterable[Any]:
     """The batches of the fit, each with its index and that of its loader."""
     if trainer.ckpt_path is not None:
-        raise ValueError(
+        raise InputError(
             f"Calibration: ckpt_path={str(trainer.ckpt_path)!r} is of a run without calibration; "
             "load its weights into the module and fit without ckpt_path."
         )
@@ -133,7 +134,7 @@ def _fit_data(trainer: L.Trainer) -> Iterable[Any]:
 def _datamodule_data(trainer: L.Trainer) -> Iterable[Any]:
     datamodule: L.LightningDataModule | None = getattr(trainer, "datamodule", None)
     if datamodule is None:
-        raise ValueError(
+        raise InputError(
             "Calibration: the Trainer has no training data to calibrate with; fit first, or pass a "
             "datamodule or the ckpt_path of a calibrated run."
         )

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_adls.errors import MissingPackageError
+
 try:
     import triton
     import triton.language as tl
@@ -60,7 +62,7 @@ def dequantize_triton(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> T
         ImportError: If Triton is not installed.
     """
     if triton is None:
-        raise ImportError(
+        raise MissingPackageError(
             f"dequantize: codes.device={codes.device} needs Triton, which is not installed; "
             "`pip install triton`, or move the packed tensors to the CPU."
         )

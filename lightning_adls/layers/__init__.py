@@ -10,6 +10,7 @@ from typing import cast
 
 from torch import nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.layers.base import ROLES, LayerFormats, QuantizedLayer
 from lightning_adls.layers.conv import QuantizedConv1d, QuantizedConv2d
 from lightning_adls.layers.embedding import QuantizedEmbedding
@@ -75,7 +76,7 @@ def builder(backend: str) -> Build:
         ImportError: If it needs a package that is not installed.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; there are {', '.join(BACKENDS)}.")
+        raise InputError(f"backend={backend!r} is unknown; there are {', '.join(BACKENDS)}.")
     return cast(Build, import_module(BACKENDS[backend]).quantized)
 
 
@@ -94,7 +95,7 @@ def quantized(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     for kind, (_, quantized_type) in KINDS.items():
         if is_kind(layer, kind):
             return quantized_type.from_layer(layer, formats)
-    raise ValueError(
+    raise InputError(
         f"quantized: layer={type(layer).__name__} has no quantised kind; there are "
         f"{', '.join(KINDS)}."
     )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.layers.base import LayerFormats, QuantizedLayer
 
 
@@ -61,7 +62,7 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
         """
         for name, value in (("max_norm", layer.max_norm), ("sparse", layer.sparse or None)):
             if value is not None:
-                raise ValueError(
+                raise InputError(
                     f"QuantizedEmbedding: {name}={value} cannot be combined with rounding; "
                     f"make the embedding without {name}."
                 )

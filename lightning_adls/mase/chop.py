@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lightning_adls.errors import InputError, MissingPackageError
 from lightning_adls.formats import Binary, ResidualSign
 from lightning_adls.layers import LayerFormats, QuantizedLayer, QuantizedLinear, is_kind
 from lightning_adls.layers import quantized as standard
@@ -22,7 +23,7 @@ try:
     # Not `chop` alone: PyPI has another package of that name.
     from chop.nn.quantized.modules import linear as mase
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         "backend='chop' needs chop, which is MASE's package (https://github.com/DeepWok/mase) and "
         f"needs an environment of its own, because it pins old versions of others: {error}"
     ) from error
@@ -77,12 +78,12 @@ class ChopLinear(QuantizedLinear):
     ) -> None:
         kind, config = config_of_formats(formats)
         if kind not in _LAYERS:
-            raise ValueError(
+            raise InputError(
                 f"chop: weight={formats.weight} has no linear layer in MASE that can be called; "
                 "use backend='standard'."
             )
         if isinstance(formats.input, ResidualSign) and formats.input.levels not in (2, 3):
-            raise ValueError(
+            raise InputError(
                 f"chop: input={formats.input} has levels={formats.input.levels}; MASE's layer "
                 "computes with 2 or 3 only. Use backend='mase'."
             )
@@ -109,7 +110,7 @@ class ChopLinear(QuantizedLinear):
         try:
             return cast(Tensor, self._mase(self._tensors(), (input,)))
         except AssertionError as error:  # a tensor does not divide into blocks
-            raise ValueError(
+            raise InputError(
                 f"chop: MASE's layer for weight={self.formats.weight} refuses: {error} "
                 "Use backend='mase'."
             ) from error
@@ -120,19 +121,19 @@ class ChopLinear(QuantizedLinear):
 
     def _check_zeros(self) -> None:
         if self.weight_mask is not None and self.mase_kind not in _MASKABLE:
-            raise ValueError(
+            raise InputError(
                 f"chop: weight={self.formats.weight} is rounded after masking in MASE, so that the "
                 "pruned weights are not zero, or others change; use backend='mase'."
             )
         if self.input_sparsity:
-            raise ValueError(
+            raise InputError(
                 f"chop: input_sparsity={self.input_sparsity} is nothing that MASE's layers can do; "
                 "use backend='mase'."
             )
 
     def _check_training(self) -> None:
         if self.mase_kind in _UNTRAINABLE and self.training and torch.is_grad_enabled():
-            raise ValueError(
+            raise InputError(
                 f"chop: weight={self.formats.weight} cannot be trained, because MASE's layer has "
                 "no backward; only evaluate it, or use backend='mase'."
             )
@@ -159,7 +160,7 @@ class ChopLinear(QuantizedLinear):
 
     def _round(self, role: str, x: Tensor) -> Tensor:
         if self.enabled and getattr(self.formats, role) is not None:
-            raise ValueError(
+            raise InputError(
                 f"chop: {role}={getattr(self.formats, role)} is rounded within MASE's layer, which "
                 "does not show it; use backend='mase'."
             )
@@ -181,7 +182,7 @@ def quantized(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     if formats == LayerFormats():
         return standard(layer, formats)
     if not is_kind(layer, "Linear"):
-        raise ValueError(
+        raise InputError(
             f"chop: layer={type(layer).__name__} is not linear, and no other layers of MASE are "
             "used; leave it out of the recipe."
         )

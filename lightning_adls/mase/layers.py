@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.formats import Binary, ResidualSign
 from lightning_adls.layers import LayerFormats, QuantizedLayer, is_kind
 from lightning_adls.layers import quantized as standard
@@ -209,7 +210,7 @@ def quantized(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     if formats == LayerFormats():
         return standard(layer, formats)
     if not is_kind(layer, "Linear"):
-        raise ValueError(
+        raise InputError(
             f"mase: layer={type(layer).__name__} is not linear, and only linear layers compute as "
             "MASE does; leave it out of the recipe."
         )

@@ -14,6 +14,7 @@ import optuna
 from torch import nn
 from torch.nn.utils import skip_init
 
+from lightning_adls.errors import InputError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.formats.text import split_text
 from lightning_adls.layers import ROLES, builder
@@ -43,7 +44,7 @@ def expand(template: str, ranges: Mapping[str, Sequence[Value]]) -> tuple[str, .
     fmt, given = split_text(template, NumberFormat.classes)
     found, error = _combine(fmt, given, ranges)
     if not found:
-        raise ValueError(f"FormatSpace: no combination of the ranges makes a {template}: {error}")
+        raise InputError(f"FormatSpace: no combination of the ranges makes a {template}: {error}")
     return tuple(dict.fromkeys(map(str, found)))
 
 
@@ -108,7 +109,7 @@ class FormatSpace:
         for name, template in classes.items():
             roles = template if isinstance(template, Mapping) else dict.fromkeys(ROLES, template)
             if unknown := set(roles) - set(ROLES):
-                raise ValueError(
+                raise InputError(
                     f"FormatSpace: {name!r} names {sorted(unknown)}; there are {ROLES}."
                 )
             expanded[name] = {
@@ -171,7 +172,7 @@ class FormatSpace:
             ValueError: If some choice depends on another one, or there are more than 10^5 points.
         """
         if len(self.classes) > 1:
-            raise ValueError(
+            raise InputError(
                 "FormatSpace: sampler='grid' cannot enumerate a study with "
                 f"{len(self.classes)} classes, where the formats depend on the class; use 'random' "
                 "or 'tpe'."
@@ -207,13 +208,13 @@ def check_ranges(ranges: Mapping[str, Sequence[Value]]) -> None:
     takers = {name: _takers(name) for name in ranges}
     for name, values in ranges.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise ValueError(f"FormatSpace: ranges: {name}={values!r} is not a list of values.")
+            raise InputError(f"FormatSpace: ranges: {name}={values!r} is not a list of values.")
     for name, values in ranges.items():
         parameter = name.rpartition(".")[2]
         for value in values:
             tries = [_combine(fmt, {parameter: value}, ranges) for fmt in takers[name]]
             if not any(found for found, _ in tries):
-                raise ValueError(f"FormatSpace: ranges: no format takes {name}: {tries[-1][1]}")
+                raise InputError(f"FormatSpace: ranges: no format takes {name}: {tries[-1][1]}")
 
 
 def _takers(name: str) -> list[type[NumberFormat]]:
@@ -223,7 +224,7 @@ def _takers(name: str) -> list[type[NumberFormat]]:
     takers = [fmt for fmt in owners if parameter in {field.name for field in fields(fmt)}]
     if not takers:
         known = {field.name for fmt in owners for field in fields(fmt)}
-        raise ValueError(
+        raise InputError(
             f"FormatSpace: ranges: {name!r} is no parameter of {owner or 'any format'}; "
             f"there are {sorted(known) or sorted(NumberFormat.classes)}."
         )

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from lightning_adls.budget import Budget
 from lightning_adls.callbacks import TrialPruning, check_metrics
+from lightning_adls.errors import InputError
 from lightning_adls.search.limits import Limits
 from lightning_adls.search.space import ChoiceT, Space
 from lightning_adls.transforms.cost import COSTS, costs
@@ -64,7 +65,7 @@ class Objective(Generic[ChoiceT]):
 
     def __post_init__(self) -> None:
         if self.retrain is not None and self.compress is None:
-            raise ValueError("Objective: retrain follows compression; give compress, too.")
+            raise InputError("Objective: retrain follows compression; give compress, too.")
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Run one trial.

@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_adls.errors import InputError
 from lightning_adls.ledger import differences, exclusive
 from lightning_adls.search.objective import Objective, TrialFailed
 from lightning_adls.search.space import Space
@@ -42,7 +43,7 @@ def make_sampler(name: str, space: Space[Any], seed: int, startup_trials: int = 
         return TPESampler(seed=seed, n_startup_trials=startup_trials, multivariate=False)
     if name == "grid":
         return _Grid(space.grid(), seed)
-    raise ValueError(f"make_sampler: sampler={name!r} is unknown; there are {', '.join(SAMPLERS)}.")
+    raise InputError(f"make_sampler: sampler={name!r} is unknown; there are {', '.join(SAMPLERS)}.")
 
 
 class _Grid(BaseSampler):
@@ -125,7 +126,7 @@ def open_study(
         study.set_user_attr(_FINGERPRINT, now)
     elif before != now:
         changes = "; ".join(differences(before, now))
-        raise ValueError(
+        raise InputError(
             f"Study {name!r} was begun with other settings: {changes}. "
             "Restore them, or name another run."
         )

@@ -5,6 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.layers import COMPUTING, KINDS, LayerFormats, QuantizedLayer, formats_of
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.walk import layers_of
@@ -58,7 +59,7 @@ def sparsity_of(model: nn.Module) -> float:
     ]
     layers = [*_computing_layers(model).values(), *masked]
     if not layers:
-        raise ValueError(f"sparsity_of: model={type(model).__name__} has no layer with weights.")
+        raise InputError(f"sparsity_of: model={type(model).__name__} has no layer with weights.")
     return sum(map(_pruned, layers)) / sum(_weight(layer).numel() for layer in layers)
 
 
@@ -97,7 +98,7 @@ def bits_per_weight(model: nn.Module) -> float:
     """
     layers = _computing_layers(model).values()
     if not layers:
-        raise ValueError(
+        raise InputError(
             f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
         )
     return sum(map(weight_bits, layers)) / sum(_weight(layer).numel() for layer in layers)

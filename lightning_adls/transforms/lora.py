@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from lightning_adls.errors import InputError, MissingPackageError
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
 
@@ -51,22 +52,22 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if find_spec("peft") is None:
-            raise ImportError("LoRA: PEFT is not installed; run pip install 'peft>=0.18'.")
+            raise MissingPackageError("LoRA: PEFT is not installed; run pip install 'peft>=0.18'.")
         if not self.layers:
-            raise ValueError("LoRA: layers=() leaves no layer to adapt; '*' is every linear layer.")
+            raise InputError("LoRA: layers=() leaves no layer to adapt; '*' is every linear layer.")
         if self.rank < 1:
-            raise ValueError(f"LoRA: rank={self.rank} is below 1.")
+            raise InputError(f"LoRA: rank={self.rank} is below 1.")
         if not self.alpha > 0:
-            raise ValueError(f"LoRA: alpha={self.alpha} is not above 0.")
+            raise InputError(f"LoRA: alpha={self.alpha} is not above 0.")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA: dropout={self.dropout} is not in 0 <= dropout < 1.")
+            raise InputError(f"LoRA: dropout={self.dropout} is not in 0 <= dropout < 1.")
 
     def __call__(self, model: nn.Module) -> None:
         """Add the adapters to ``model`` in place; what is not trained is frozen."""
         from peft import LoraConfig, inject_adapter_in_model
 
         if _adapted_layers(model):
-            raise ValueError("LoRA: the model has adapters already; call merge_lora(model) first.")
+            raise InputError("LoRA: the model has adapters already; call merge_lora(model) first.")
         names = list(match(linear_layers(model), dict.fromkeys(self.layers), "LoRA"))
         _refuse_shared(model, names)
         # The names change where an adapter is put around a layer; the parameters do not.
@@ -97,7 +98,7 @@ def merge_lora(model: nn.Module) -> None:
     """
     adapted = _adapted_layers(model)
     if not adapted:
-        raise ValueError("merge_lora: the model has no adapters.")
+        raise InputError("merge_lora: the model has no adapters.")
     for layer in adapted.values():
         layer.merge(safe_merge=True)
 
@@ -127,7 +128,7 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
     parameters = dict(model.named_parameters())
     frozen = match(parameters, dict.fromkeys(patterns), "freeze", "parameters")
     if not any(p.requires_grad for name, p in parameters.items() if name not in frozen):
-        raise ValueError(f"freeze: patterns={patterns} leave no parameter to train.")
+        raise InputError(f"freeze: patterns={patterns} leave no parameter to train.")
     for name in frozen:
         parameters[name].requires_grad_(False)
 
@@ -157,4 +158,4 @@ def _refuse_shared(model: nn.Module, names: Iterable[str]) -> None:
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name in names:
         if places[id(model.get_submodule(name))] > 1:
-            raise ValueError(f"LoRA: layer {name!r} is used in two places; leave it out of layers.")
+            raise InputError(f"LoRA: layer {name!r} is used in two places; leave it out of layers.")

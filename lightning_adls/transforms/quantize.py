@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.layers import (
     COMPUTING,
@@ -43,7 +44,7 @@ def layer_formats(choice: LayerChoice, who: str = "LayerFormats") -> LayerFormat
     if not isinstance(choice, Mapping):
         choice = dict.fromkeys(ROLES, choice)
     if unknown := [name for name in choice if name not in ROLES]:
-        raise ValueError(f"{who}: {unknown[0]!r} is no tensor of a layer; there are {ROLES}.")
+        raise InputError(f"{who}: {unknown[0]!r} is no tensor of a layer; there are {ROLES}.")
     return LayerFormats(**{name: _format(value, who) for name, value in choice.items()})
 
 
@@ -51,7 +52,7 @@ def _format(value: FormatText, who: str) -> NumberFormat | None:
     if value is None or isinstance(value, NumberFormat):
         return value
     if not isinstance(value, str):
-        raise ValueError(
+        raise InputError(
             f"{who}: {value!r} is not the text of a number format, such as 'MXInt(width=8)'."
         )
     return parse(value)
@@ -89,7 +90,7 @@ class Quantize:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Mapping) or not self.layers:
-            raise ValueError(
+            raise InputError(
                 f"Quantize: layers={self.layers!r} is not a mapping from patterns to formats; "
                 "'*' is the pattern of every linear layer."
             )
@@ -99,7 +100,7 @@ class Quantize:
         }
         object.__setattr__(self, "layers", chosen)
         if isinstance(self.kinds, str) or not set(self.kinds) <= set(KINDS):
-            raise ValueError(
+            raise InputError(
                 f"Quantize: kinds={self.kinds!r} is not a list of some of {', '.join(KINDS)}."
             )
         object.__setattr__(self, "kinds", tuple(self.kinds))
@@ -165,9 +166,9 @@ class Quantize:
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise ValueError(f"Quantize: {path} is not YAML: {error}") from error
+            raise InputError(f"Quantize: {path} is not YAML: {error}") from error
         if not isinstance(content, dict) or set(content) - {"kinds", "backend"} != {"quantize"}:
-            raise ValueError(
+            raise InputError(
                 f"Quantize: {path} does not hold the key 'quantize' and at most 'kinds' and "
                 "'backend' beside it."
             )

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.flops import flops_per_sample
 from lightning_adls.layers import QuantizedLinear
 from lightning_adls.models import bert
 from lightning_adls.transforms import Quantize
+from lightning_adls.transforms.flops import flops_per_sample
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 
 QUERY = "bert.encoder.layer.0.attention.self.query"

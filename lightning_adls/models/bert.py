@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_adls.errors import InputError, MissingFileError
+
 _DEFAULTS = {
     "hidden_size": 128,
     "num_hidden_layers": 2,
@@ -64,11 +66,11 @@ def bert(
     }
     given = {name: value for name, value in dimensions.items() if value is not None}
     if num_classes < 2:
-        raise ValueError(f"bert: num_classes={num_classes} is below 2.")
+        raise InputError(f"bert: num_classes={num_classes} is below 2.")
     if not 0 <= dropout < 1:
-        raise ValueError(f"bert: dropout={dropout} is not in 0 <= dropout < 1.")
+        raise InputError(f"bert: dropout={dropout} is not in 0 <= dropout < 1.")
     if attention not in ("sdpa", "eager"):
-        raise ValueError(f"bert: attention={attention!r} is neither 'sdpa' nor 'eager'.")
+        raise InputError(f"bert: attention={attention!r} is neither 'sdpa' nor 'eager'.")
     options: dict[str, Any] = {
         "num_labels": num_classes,
         "hidden_dropout_prob": dropout,
@@ -77,7 +79,7 @@ def bert(
     }
     if checkpoint is not None:
         if given:
-            raise ValueError(
+            raise InputError(
                 f"bert: checkpoint={checkpoint!r} fixes the dimensions; "
                 f"do not give {', '.join(given)}."
             )
@@ -100,7 +102,7 @@ def check_length(model: nn.Module, max_length: int) -> None:
     """
     positions: int = model.config.max_position_embeddings  # type: ignore[union-attr,assignment]
     if max_length > positions:
-        raise ValueError(
+        raise InputError(
             f"check_length: max_length={max_length} is above the {positions} positions of the "
             "model; lower it."
         )
@@ -108,13 +110,13 @@ def check_length(model: nn.Module, max_length: int) -> None:
 
 def _check_sizes(vocab_size: int | None, sizes: dict[str, int]) -> None:
     if vocab_size is None:
-        raise ValueError("bert: vocab_size=None; without a checkpoint give the tokenizer's size.")
+        raise InputError("bert: vocab_size=None; without a checkpoint give the tokenizer's size.")
     for name, value in sizes.items():
         if value < 1:
-            raise ValueError(f"bert: {name}={value} is below 1.")
+            raise InputError(f"bert: {name}={value} is below 1.")
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if hidden % heads:
-        raise ValueError(
+        raise InputError(
             f"bert: hidden_size={hidden} is no multiple of num_attention_heads={heads}."
         )
 
@@ -173,25 +175,25 @@ def _from_pretrained(
     from transformers import AutoConfig, BertForSequenceClassification
 
     if Path(checkpoint).exists() and not (Path(checkpoint) / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{who}: checkpoint={checkpoint!r} holds no config.json; name a folder that "
             "save_pretrained() wrote."
         )
     try:
         config = AutoConfig.from_pretrained(checkpoint)
         if config.model_type != "bert":
-            raise ValueError(
+            raise InputError(
                 f"{who}: checkpoint={checkpoint!r} is a {config.model_type!r} model; give a BERT."
             )
         if vocab_size is not None and vocab_size > config.vocab_size:
-            raise ValueError(
+            raise InputError(
                 f"{who}: vocab_size={vocab_size} of the tokenizer is above the "
                 f"{config.vocab_size} of checkpoint={checkpoint!r}; use the checkpoint's tokenizer."
             )
         with _quiet():
             return BertForSequenceClassification.from_pretrained(checkpoint, **options)
     except OSError as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{who}: checkpoint={checkpoint!r} is no folder and could not be had from the hub; "
             "check the name, the network, or give the path of a folder."
         ) from error

@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from lightning_adls import runs
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.labs import runs
 from lightning_adls.ledger import Row
 from lightning_adls.transforms import Transform
 

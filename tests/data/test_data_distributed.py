@@ -52,7 +52,7 @@ trainer.test(module, datamodule=data)
 
 def test_two_processes_of_a_stock_trainer_share_every_row_of_every_epoch(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    here = {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    here = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, tmp_path / "script.py", tmp_path],
         env=os.environ | here,

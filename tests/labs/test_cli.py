@@ -8,7 +8,7 @@ import pytest
 
 HELD_UP = """
 import time
-from lightning_adls import cli
+from lightning_adls.labs import cli
 cli._GRACE_SECONDS = 1
 class Holding:
     def __del__(self):
@@ -20,7 +20,7 @@ with cli.ending():
 """
 PROMPT = """
 import time
-from lightning_adls import cli
+from lightning_adls.labs import cli
 with cli.ending():
     print("ready", flush=True)
     time.sleep(30)

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_adls.data import TextData
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "data").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
 BERT = "google-bert/bert-base-uncased"
 
 

@@ -14,9 +14,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_adls.batching import Batch, Frame, LengthBatches, Rows, Truncation, balanced_order
-from lightning_adls.sources import Source, label_column, open_source, text_column
-from lightning_adls.tokens import Cached, Encoder, cached, load_encoder
+from lightning_adls.data.batching import (
+    Batch,
+    Frame,
+    LengthBatches,
+    Rows,
+    Truncation,
+    balanced_order,
+)
+from lightning_adls.data.sources import Source, label_column, open_source, text_column
+from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder
+from lightning_adls.errors import InputError
 
 _LINE_BREAK = re.compile(r"<br\s*/?>")
 
@@ -88,21 +96,21 @@ class TextData(L.LightningDataModule):
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(
+                raise InputError(
                     f"TextData: {name}={value} is too small; it must be {least} or more."
                 )
         if not 0 < self.val_fraction < 1:
-            raise ValueError(
+            raise InputError(
                 f"TextData: val_fraction={self.val_fraction} is not between 0 and 1; 0.1 is usual."
             )
         if self.truncation not in get_args(Truncation):
-            raise ValueError(
+            raise InputError(
                 f"TextData: truncation={self.truncation!r} is none of {get_args(Truncation)}."
             )
         if self.test_split == "train":
-            raise ValueError("TextData: test_split='train' is trained on; name another split.")
+            raise InputError("TextData: test_split='train' is trained on; name another split.")
         if (self.tokenizer is None) != (self.dataset == "reviews"):
-            raise ValueError(
+            raise InputError(
                 f"TextData: tokenizer={self.tokenizer!r} does not go with "
                 f"dataset={self.dataset!r}; 'reviews' brings its own, so leave it out; other data "
                 "need the model's, such as 'bert-base-uncased' or a folder."
@@ -119,7 +127,7 @@ class TextData(L.LightningDataModule):
     def _load(self, stage: str) -> dict[str, Rows]:
         source, encoder = open_source(self.dataset, self.subset), load_encoder(self.tokenizer)
         if len(encoder.prefix) + len(encoder.suffix) >= self.max_length:
-            raise ValueError(f"TextData: max_length={self.max_length} leaves no room for the text.")
+            raise InputError(f"TextData: max_length={self.max_length} leaves no room for the text.")
         labels, self._class_names = self._labels(source, "train")
         self._encoder = encoder
         split, parts = "train", self._divide(labels, source.divided)
@@ -153,7 +161,7 @@ class TextData(L.LightningDataModule):
         count = max(1, round(len(rest) * self.val_fraction))
         val, train = rest[:count], rest[count:]
         if not len(train):
-            raise ValueError(
+            raise InputError(
                 f"TextData: val_fraction={self.val_fraction} leaves none of the {len(labels)} rows "
                 "to train on; lower it."
             )

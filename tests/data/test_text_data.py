@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from lightning_adls import reviews
-from lightning_adls.batching import Batch, LengthBatches
-from lightning_adls.data import TextData
-from lightning_adls.tokens import Cached, Encoder, cached
+from lightning_adls.data import TextData, reviews
+from lightning_adls.data.batching import Batch, LengthBatches
+from lightning_adls.data.tokens import Cached, Encoder, cached
 
 Columns = dict[str, list[Any]]
 TEXTS = ["The plot was dull, but I loved the acting.", 'I "loved" it,\nthe music.', "A b c d e f g"]
@@ -410,7 +409,7 @@ def test_nothing_is_kept_of_what_failed_half_way(
 
     made = Cached({"x": torch.ones(2)}, [])
     with monkeypatch.context() as patch:
-        patch.setattr("lightning_adls.tokens.save_file", torn)
+        patch.setattr("lightning_adls.data.tokens.save_file", torn)
         with pytest.raises(OSError, match="disk full"):
             cached(tmp_path, {}, lambda: made)
     assert not list(tmp_path.iterdir())

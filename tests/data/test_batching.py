@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_adls.batching import Frame, LengthBatches, Rows, Truncation, balanced_order
+from lightning_adls.data.batching import Frame, LengthBatches, Rows, Truncation, balanced_order
 
 row_counts = st.integers(1, 300)
 batch_sizes = st.integers(1, 40)

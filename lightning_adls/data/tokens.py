@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_adls import reviews
-from lightning_adls.sources import looks_like_a_path
+from lightning_adls.data import reviews
+from lightning_adls.data.sources import looks_like_a_path
+from lightning_adls.errors import InputError, MissingFileError
 
 _CHUNK = 500  # texts per step of the progress bar, about 0.3 s of IMDB reviews
 _VERSION = 1  # part of every key: raise it when the code below, or in sources, changes a result
@@ -100,7 +101,7 @@ def load_encoder(tokenizer: str | None) -> Encoder:
     """
     folder = Path(tokenizer).expanduser() if tokenizer else None
     if tokenizer and folder and not folder.exists() and looks_like_a_path(tokenizer):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"TextData: tokenizer={tokenizer!r} is no folder (looked in {Path.cwd()})."
         )
     if folder is None or not folder.is_dir():
@@ -123,7 +124,7 @@ def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> 
         try:
             loaded = AutoTokenizer.from_pretrained(tokenizer)
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
                 f"not give it; check the spelling and the network. {error}"
             ) from error
@@ -131,12 +132,12 @@ def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> 
             loaded = None
     # Transformers 5 makes of it a tokenizer that knows no word.
     if loaded is None or len(loaded) <= len(set(loaded.all_special_ids)):
-        raise ValueError(
+        raise InputError(
             f"TextData: tokenizer={tokenizer!r} has no vocabulary; its folder must hold "
             "tokenizer.json, or vocab.txt with tokenizer_config.json, or the like."
         )
     if loaded.pad_token_id is None:
-        raise ValueError(
+        raise InputError(
             f"TextData: tokenizer={tokenizer!r} has no padding token; use an encoder's, such as "
             "'google-bert/bert-base-uncased'."
         )

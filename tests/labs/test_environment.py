@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import torch
 
-from lightning_adls import environment
+from lightning_adls.labs import environment
 
 
 def test_versions_are_those_that_the_packages_say() -> None:
@@ -27,7 +27,7 @@ def test_versions_are_those_that_the_packages_say() -> None:
 
 def test_nothing_but_torch_is_imported_for_it() -> None:
     code = (
-        "import lightning_adls.environment as e, sys; e.environment()\n"
+        "import lightning_adls.labs.environment as e, sys; e.environment()\n"
         "print(*{'lightning', 'transformers', 'datasets', 'optuna', 'peft'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

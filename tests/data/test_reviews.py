@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from lightning_adls import reviews
+from lightning_adls.data import reviews
 
 
 def test_the_seed_decides_every_review() -> None:
@@ -81,7 +81,7 @@ def test_single_words_do_not_settle_the_label() -> None:
 
 
 def test_the_tokenizer_is_the_same_in_every_process() -> None:
-    code = "from lightning_adls import reviews; print(reviews.tokenizer().to_str())"
+    code = "from lightning_adls.data import reviews; print(reviews.tokenizer().to_str())"
     runs = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         for _ in range(2)

@@ -1,0 +1,1 @@
+"""What the scripts of the labs are made of; nothing here is needed to reuse the package."""
