@@ -1,14 +1,14 @@
 """The finished steps of a run, kept so that a run that is called again repeats none of them."""
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from lightning_adls.errors import InputError
+from lightning_adls.locks import exclusive
 from lightning_adls.report import write_json
+from lightning_adls.settings import refuse_changes
 
 Row = dict[str, Any]
 
@@ -56,58 +56,3 @@ def open_ledger(path: str | Path, settings: Mapping[str, Any]) -> Iterator[Ledge
     """
     with exclusive(Path(f"{path}.lock")):
         yield Ledger(Path(path), settings)
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that no other process has open in this way; the hold dies with the process.
-
-    Raises:
-        ValueError: If another process has it open.
-    """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"exclusive: {path} belongs to a run that is going on in another process; "
-                "wait for it to end."
-            ) from error
-        yield file
-
-
-def refuse_changes(who: str, what: str, before: Any, now: Any) -> None:
-    """Refuse to continue with other settings.
-
-    Raises:
-        ValueError: If they differ; the message says in what.
-    """
-    if before != now:
-        changes = "; ".join(differences(before, now))
-        raise InputError(
-            f"{who}: {what} was made with other settings ({changes}); restore them, or give "
-            "another --run."
-        )
-
-
-def differences(before: Any, now: Any, at: str = "") -> list[str]:
-    """What changed between two nested settings, one sentence each.
-
-    Example:
-        >>> differences({"seed": 0, "data": {"rows": 5}}, {"seed": 1, "data": {"rows": 5}})
-        ['seed was 0, now 1']
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in dict.fromkeys([*before, *now])
-            for difference in differences(
-                before.get(key), now.get(key), f"{at}.{key}" if at else str(key)
-            )
-        ]
-    return [] if before == now else [f"{at} was {_short(before)}, now {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."

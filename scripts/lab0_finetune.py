@@ -30,6 +30,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.labs import cli, runs
 from lightning_adls.labs.environment import environment
+from lightning_adls.labs.tables import table
 from lightning_adls.ledger import Row, open_ledger
 from lightning_adls.models import bert, check_length
 from lightning_adls.transforms.flops import flops_per_sample
@@ -275,7 +276,7 @@ def write(found: Mapping[str, Row], summary: Mapping[str, object], folder: Path)
 
 def show(found: Mapping[str, Row], folder: Path) -> None:
     """Print the table of results."""
-    console.print(runs.table("Fine-tuning", rows_of(found), COLUMNS))
+    console.print(table("Fine-tuning", rows_of(found), COLUMNS))
     console.print(f"Figure, table and checkpoints: {folder}", soft_wrap=True)
 
 

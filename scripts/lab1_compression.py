@@ -36,6 +36,7 @@ from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli, runs
+from lightning_adls.labs.tables import table
 from lightning_adls.ledger import Ledger, Row, open_ledger
 from lightning_adls.models import bert, check_length
 from lightning_adls.transforms import Prune, PruneStructured, Quantize, calibrate, costs
@@ -447,7 +448,7 @@ def show(results: Mapping[str, Row], folder: Path) -> None:
         "size_mb": ("MB", ".2f"),
     }
     rows = [{"name": name, **row} for name, row in results.items()]
-    console.print(runs.table("Chosen on the validation split, tested once", rows, columns))
+    console.print(table("Chosen on the validation split, tested once", rows, columns))
     console.print(f"All models, figures and recipes: {folder}", soft_wrap=True)
 
 

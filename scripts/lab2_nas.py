@@ -34,6 +34,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
 from lightning_adls.labs import cli, runs
+from lightning_adls.labs.tables import table
 from lightning_adls.ledger import Ledger, Row, open_ledger
 from lightning_adls.models import bert, check_length, reuse_weights
 from lightning_adls.search import Architecture, ArchitectureSpace, Limits, Objective
@@ -426,7 +427,7 @@ def show(ranking: Mapping[str, Row], models: Mapping[str, Row], folder: Path) ->
         "trials_to_best": ("after trials", ".1f"),
     }
     console.print(
-        runs.table("Task 1: samplers", [{"name": k, **row} for k, row in ranking.items()], samplers)
+        table("Task 1: samplers", [{"name": k, **row} for k, row in ranking.items()], samplers)
     )
     # Fits into 80 columns, the width of a log file.
     columns = {
@@ -440,7 +441,7 @@ def show(ranking: Mapping[str, Row], models: Mapping[str, Row], folder: Path) ->
         "sparsity": ("zeros", ".2f"),
     }
     rows = [{"name": name, **row} for name, row in models.items()]
-    console.print(runs.table("Task 2: accuracy and cost of the best models", rows, columns))
+    console.print(table("Task 2: accuracy and cost of the best models", rows, columns))
     for name, row in models.items():
         sizes = {k: v for k, v in row["architecture"].items() if k != "identities"}
         text = ", ".join(f"{key} {value}" for key, value in sizes.items())

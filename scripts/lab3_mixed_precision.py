@@ -31,6 +31,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
 from lightning_adls.labs import cli, runs
+from lightning_adls.labs.tables import table
 from lightning_adls.layers import builder
 from lightning_adls.models import bert, check_length
 from lightning_adls.search import Budget, FormatSpace, Objective
@@ -307,7 +308,7 @@ def show(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     }
     ranked = sorted(results.items(), key=lambda item: -(item[1]["best_value"] or 0))
     rows = [{"study": name, **found} for name, found in ranked]
-    console.print(runs.table("Best of each study", rows, columns))
+    console.print(table("Best of each study", rows, columns))
     console.print(f"Figures, recipes and checkpoints: {folder}", soft_wrap=True)
 
 

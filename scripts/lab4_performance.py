@@ -34,8 +34,9 @@ from lightning_adls.bench.packing import gb_per_s, linear_bytes, linear_layers, 
 from lightning_adls.errors import InputError
 from lightning_adls.formats import parse
 from lightning_adls.kernels import quantize
-from lightning_adls.labs import cli, runs
+from lightning_adls.labs import cli
 from lightning_adls.labs.environment import environment
+from lightning_adls.labs.tables import table
 from lightning_adls.models import bert, check_length
 from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.quantize import Quantize
@@ -446,10 +447,10 @@ def show(results: Results, part: Part) -> None:
             columns = {key: FORMATS[key] for key in COLUMNS[experiment]}
             for dtype in dict.fromkeys(row["dtype"] for row in found):
                 if "dtype" in columns:
-                    console.print(runs.table(title, [on_screen(row) for row in found], columns))
+                    console.print(table(title, [on_screen(row) for row in found], columns))
                     break
                 shown = [on_screen(row) for row in found if row["dtype"] == dtype]
-                console.print(runs.table(f"{title}, {dtype}", shown, columns))
+                console.print(table(f"{title}, {dtype}", shown, columns))
     errors: dict[str, list[str]] = {}
     for row in rows:
         if row["error"] is not None:
@@ -485,7 +486,7 @@ def show_attention(title: str, rows: Sequence[Row]) -> None:
         columns = {key: FORMATS[key] for key in ("target", "dtype")}
         columns |= {f"{length}": (f"ms {length}", ".2f") for length in lengths}
         columns |= {key: FORMATS[key] for key in ("peak_mb", "max_relative_error")}
-        console.print(runs.table(f"{title}, mask: {mask}", list(merged.values()), columns))
+        console.print(table(f"{title}, mask: {mask}", list(merged.values()), columns))
 
 
 def explain_compile(results: Results) -> str:

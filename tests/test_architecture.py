@@ -19,6 +19,7 @@ LEVELS = (
     {"layers"},
     {"kernels"},
     {"formats"},
+    {"locks", "settings"},
     {"errors"},
 )
 ONLY_IN = {

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_adls.ledger import Row, differences, open_ledger
+from lightning_adls.ledger import Row, open_ledger
+from lightning_adls.settings import differences
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,8 +11,6 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.box import SIMPLE
-from rich.table import Table
 
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
@@ -103,27 +101,3 @@ def save_weights(module: TextClassifier, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": module.state_dict()}, part)
     part.replace(path)
-
-
-def table(
-    title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]
-) -> Table:
-    """A table for the screen, narrow enough for 80 columns.
-
-    Args:
-        title: Above the table.
-        rows: What to show; a value that is None or missing becomes a dash.
-        columns: By key of the rows, in order: the header and the format specification, such as
-            ``{"accuracy": ("val acc.", ".4f")}``. The first column is flush left.
-    """
-    made = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for place, (header, _) in enumerate(columns.values()):
-        made.add_column(header, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(
-            *(
-                "-" if row.get(key) is None else format(row[key], spec)
-                for key, (_, spec) in columns.items()
-            )
-        )
-    return made

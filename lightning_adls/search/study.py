@@ -1,6 +1,7 @@
 """Studies that can be stopped at any moment and continued by the same command."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
@@ -16,9 +17,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputError
-from lightning_adls.ledger import differences, exclusive
+from lightning_adls.locks import exclusive
 from lightning_adls.search.objective import Objective, TrialFailed
 from lightning_adls.search.space import Space
+from lightning_adls.settings import refuse_changes
 
 SAMPLERS = ("tpe", "random", "grid")
 _FINGERPRINT = "fingerprint"
@@ -93,8 +95,9 @@ def open_storage(where: str | Path) -> Iterator[BaseStorage]:
         yield optuna.storages.get_storage(str(where))
         return
     path = Path(where)
-    with exclusive(path) as file:
-        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+    with exclusive(f"{path}.owner"):
+        path.touch()
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         Path(f"{path}.lock").unlink(missing_ok=True)
         yield JournalStorage(JournalFileBackend(str(path)))
 
@@ -124,12 +127,8 @@ def open_study(
     before = study.user_attrs.get(_FINGERPRINT)
     if before is None:
         study.set_user_attr(_FINGERPRINT, now)
-    elif before != now:
-        changes = "; ".join(differences(before, now))
-        raise InputError(
-            f"Study {name!r} was begun with other settings: {changes}. "
-            "Restore them, or name another run."
-        )
+    else:
+        refuse_changes("open_study", f"the study {name!r}", before, now)
     return study
 
 

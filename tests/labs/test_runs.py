@@ -13,6 +13,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.labs import runs
+from lightning_adls.labs.tables import table
 from lightning_adls.ledger import Row
 from lightning_adls.transforms import Transform
 
@@ -70,7 +71,7 @@ def test_a_table_shows_missing_values_as_dashes() -> None:
     rows: list[Row] = [{"name": "a", "accuracy": 0.51234}, {"name": "b", "accuracy": None}]
     with console.capture() as capture:
         columns = {"name": ("model", ""), "accuracy": ("val acc.", ".2f"), "speedup": ("x", ".1f")}
-        console.print(runs.table("Results", rows, columns))
+        console.print(table("Results", rows, columns))
     lines = [line.split() for line in capture.get().splitlines()]
     assert ["a", "0.51", "-"] in lines
     assert ["b", "-", "-"] in lines
