@@ -1,8 +1,8 @@
 """What proposes the trials of a search: any sampler of Optuna, or a grid."""
 
-from collections.abc import Callable
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
@@ -14,8 +14,12 @@ from lightning_adls.errors import InputError, MissingPackageError
 from lightning_adls.search.space import Space
 from lightning_adls.search.study import ended_trials
 
-SamplerFactory = Callable[..., BaseSampler]
-"""A class of samplers, or a partial of one; it is called with ``seed``."""
+
+class SamplerFactory(Protocol):
+    """A class of samplers, or a partial of one."""
+
+    def __call__(self, *, seed: int) -> BaseSampler:
+        """The sampler of one trial."""
 
 
 class GridSampler(BaseSampler):
@@ -72,9 +76,10 @@ class GridSampler(BaseSampler):
         return {}
 
 
-# By the names that run_study knows.
+# By the names that run_study knows. Spaces may be conditional, and then what trials have in common
+# is too little for a multivariate sampler.
 SAMPLERS: dict[str, SamplerFactory] = {
-    "tpe": TPESampler,
+    "tpe": partial(TPESampler, multivariate=False),
     "random": RandomSampler,
     "grid": GridSampler,
 }

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Generic
 
 import optuna
-from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputError
@@ -47,7 +46,7 @@ class Search(Generic[ChoiceT]):
 
     study: optuna.Study
     objective: Objective[ChoiceT]
-    sampler: SamplerFactory = TPESampler
+    sampler: SamplerFactory = SAMPLERS["tpe"]
     trials: int = 24
     seed: int = 0
     listeners: Sequence[Listener] = ()

@@ -96,7 +96,7 @@ def test_more_validations_than_parts_are_refused_and_not_ignored() -> None:
     reported = study(optuna.pruners.NopPruner())
     trial = reported.ask()
     with pytest.raises(
-        ValueError, match="parts=2 are too few .* validate less often, or give more"
+        ValueError, match=r"parts=2 are too few .* validate less often, or give more"
     ):
         fit(trial, scores, parts=2)
     trial = reported.ask()
