@@ -9,6 +9,7 @@ from lightning_adls.bench.instruments.timing import Rounds, Spread, alternate, b
 from lightning_adls.bench.measure import measure
 from lightning_adls.bench.records import Measurement, Record
 from lightning_adls.bench.results import Results, attempt
+from lightning_adls.bench.speedup import Speedup, speedup
 from lightning_adls.bench.sweep import sweep
 from lightning_adls.bench.workloads.compiler_state import cold_cache
 from lightning_adls.bench.workloads.devices import usable
@@ -23,6 +24,7 @@ __all__ = [
     "Record",
     "Results",
     "Rounds",
+    "Speedup",
     "Spread",
     "Variant",
     "alternate",
@@ -38,6 +40,7 @@ __all__ = [
     "peak_bytes",
     "placed",
     "relative_error",
+    "speedup",
     "sweep",
     "time_ms",
     "token_ids",
