@@ -73,8 +73,8 @@ class Compiling:
         Raises:
             ValueError: If one of them, padded, is longer than its positions.
         """
-        lengths = (padded(*pair) for pair in product(self.lengths, self.multiples))
-        check_length(network, max(self.tokens, *lengths))
+        longest = max(padded(max(self.lengths), multiple) for multiple in self.multiples)
+        check_length(network, max(self.tokens, longest))
 
     def measure(
         self,
@@ -117,11 +117,10 @@ class Compiling:
         variants: Sequence[Variant],
         device: str,
     ) -> None:
-        shared = {"batch": self.batch, "tokens": self.tokens}
         for variant in variants:
             work = partial(first_calls, network, ids, variant, calls=self.few, device=device)
             record = attempt("BERT", variant, device, work)
-            results.add(self.name, "few calls", [record], **shared)
+            results.add(self.name, "few calls", [record], batch=self.batch, tokens=self.tokens)
 
     def _resnet(
         self, results: Results, variants: Sequence[Variant], rounds: Rounds, device: str
