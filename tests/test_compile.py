@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from lightning_adls.bench.graphs import watched
+from lightning_adls.bench.instruments.graphs import watched
 from lightning_adls.callbacks import Calibration, OneShot, Pruning, QuantizationAwareTraining
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
