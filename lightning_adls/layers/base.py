@@ -1,5 +1,6 @@
 """What all quantised layers share: formats, mask, learned scales, the kept rounded weight."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, cast
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adls.formats import NumberFormat
+from lightning_adls.layers.kept import KeptWeight
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,12 @@ class QuantizedLayer(nn.Module):
     The parameters stay in full precision and keep the names of the plain layer, so that state
     dicts pass between the two; gradients reach them straight through the rounding. The sparsity
     mask is applied after rounding, because some formats cannot hold zero. While nothing trains
-    (``eval()`` and no gradient asked for) the rounded weight is kept until the weight changes.
-    Writing through ``weight.data`` is the one change that cannot be seen then: call ``train()`` or
-    ``eval()`` after it.
+    (``eval()`` and no gradient asked for) the rounded weight is kept until the weight, the mask,
+    the scales, the formats or the switches change. Another tensor in their place is seen, also one
+    assigned to ``weight.data``, and so are the usual writes. Torch counts no version for what is
+    written in place through ``weight.data`` or a NumPy array of the same memory, and none for the
+    step of a fused optimiser, which is seen if the layer computed with gradients before it: call
+    ``train()`` or ``eval()`` after such a write.
 
     Scales that a format learns are parameters ``input_scales``, ``weight_scales`` and
     ``bias_scales``. The first training batch fits them to the data; until then (and not in a
@@ -78,7 +83,7 @@ class QuantizedLayer(nn.Module):
         self.input_sparsity = 0.0
         # A buffer, so that checkpoints carry it.
         self.register_buffer("weight_mask", None)
-        self._rounded: tuple[tuple[Any, ...], Tensor] | None = None
+        self._kept: KeptWeight | None = None
         for role in ROLES:
             fmt: NumberFormat | None = getattr(formats, role)
             absent = role == "bias" and self._parameters.get("bias") is None
@@ -145,25 +150,25 @@ class QuantizedLayer(nn.Module):
 
     def rounded_weight(self) -> Tensor:
         """The weight as it is multiplied: rounded, then masked."""
-        scales = self.scales_of("weight")
-        parts = [t for t in (self.weight, self.weight_mask, scales) if t is not None]
+        if torch.compiler.is_compiling():
+            return self._round_weight()
+        tensors = (self.weight, self.weight_mask, self.scales_of("weight"))
+        parts = [part for part in tensors if part is not None]
         if (
             self.training
             or (torch.is_grad_enabled() and any(part.requires_grad for part in parts))
-            or torch.compiler.is_compiling()
-            or any(part.is_inference() for part in parts)  # these do not count their versions
+            or any(part.is_inference() for part in parts)  # these count no versions
         ):
+            # Neither do fused optimisers, whose step may come next.
+            self._kept = None
             return self._round_weight()
         # An inference tensor cannot serve a later forward with gradients: keep the two apart.
-        state = (
-            *((part._version, part.data_ptr()) for part in parts),
-            self.weight.dtype,
-            self.enabled,
-            torch.is_inference_mode_enabled(),
-        )
-        if self._rounded is None or self._rounded[0] != state:
-            self._rounded = state, self._round_weight()
-        return self._rounded[1]
+        inference = torch.is_inference_mode_enabled()
+        settings = (self.formats, self.enabled, "weight" in self._unfitted, inference)
+        kept = self._kept
+        if kept is None or not kept.is_made_of(parts, settings):
+            kept = self._kept = KeptWeight(self._round_weight(), parts, settings)
+        return kept.weight
 
     def rounded_bias(self) -> Tensor | None:
         """The bias as it is added."""
@@ -205,8 +210,18 @@ class QuantizedLayer(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode and forget the rounded weight."""
-        self._rounded = None
+        self._kept = None
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `to`, `half` and the like: what is kept must not stay behind on the old device.
+        self._kept = None
+        super()._apply(fn, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles round anew: what is kept belongs to this layer's tensors.
+        return {**self.__dict__, "_kept": None}
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
