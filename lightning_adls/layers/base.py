@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers.kept import KeptWeight
 
@@ -48,6 +49,10 @@ class QuantizedLayer(nn.Module):
     step of a fused optimiser, which is seen if the layer computed with gradients before it: call
     ``train()`` or ``eval()`` after such a write.
 
+    All that changes an output in eval mode, besides the formats, is in the state dict: ``enabled``
+    where it is false, ``input_sparsity`` where it was ever set. A state dict without them, such as
+    that of a plain layer, leaves both as they are, and so it leaves mask and scales.
+
     Scales that a format learns are parameters ``input_scales``, ``weight_scales`` and
     ``bias_scales``. The first training batch fits them to the data; until then (and not in a
     checkpoint) they follow whatever is rounded.
@@ -56,8 +61,6 @@ class QuantizedLayer(nn.Module):
         formats: What each tensor is rounded to.
         enabled: If false, nothing is rounded; the mask is still applied.
         weight_mask: Bool, in the shape of the weight, true where a weight is kept; or None.
-        input_sparsity: Share of the input's features that is set to zero, those of the smallest
-            magnitude, for each token or pixel by itself.
     """
 
     # Where the features of the input lie, counted from the end.
@@ -80,7 +83,7 @@ class QuantizedLayer(nn.Module):
         """Call at the end of a constructor."""
         self.formats = formats
         self.enabled = True
-        self.input_sparsity = 0.0
+        self._input_sparsity: float | None = None
         # A buffer, so that checkpoints carry it.
         self.register_buffer("weight_mask", None)
         self._kept: KeptWeight | None = None
@@ -122,7 +125,7 @@ class QuantizedLayer(nn.Module):
     def _take_over(self, layer: "QuantizedLayer") -> None:
         self.weight_mask = layer.weight_mask
         self.enabled = layer.enabled
-        self.input_sparsity = layer.input_sparsity
+        self._input_sparsity = layer._input_sparsity
         for role in ROLES:
             scales = layer.scales_of(role)
             # Another backend's scales are multiplied with something else.
@@ -131,6 +134,25 @@ class QuantizedLayer(nn.Module):
             if getattr(self.formats, role) == getattr(layer.formats, role):
                 setattr(self, f"{role}_scales", scales)
                 self._unfitted -= {role} - layer._unfitted
+
+    @property
+    def input_sparsity(self) -> float:
+        """Share of the input's features that is set to zero, 0 to below 1.
+
+        Those of the smallest magnitude, for each token or pixel by itself.
+
+        Raises:
+            ValueError: When set, if it is out of range.
+        """
+        return self._input_sparsity or 0.0
+
+    @input_sparsity.setter
+    def input_sparsity(self, share: float) -> None:
+        if not 0 <= share < 1:
+            raise InputError(
+                f"{type(self).__name__}: input_sparsity={share} is not in 0 <= input_sparsity < 1."
+            )
+        self._input_sparsity = float(share)
 
     def scales_of(self, role: str) -> nn.Parameter | None:
         """Learned scales of the input, the weight or the bias."""
@@ -230,12 +252,21 @@ class QuantizedLayer(nn.Module):
         # Scales that are loaded count as fitted: those that are not yet must not be there.
         for role in self._unfitted:
             del destination[f"{prefix}{role}_scales"]
+        if not self.enabled:
+            destination[f"{prefix}enabled"] = torch.tensor(False)
+        if self._input_sparsity is not None:
+            share = torch.tensor(self._input_sparsity, dtype=torch.float64)
+            destination[f"{prefix}input_sparsity"] = share
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # Checkpoints of unquantised models have no mask and no scales; those of pruned ones bring a
-        # mask that this layer may not have yet.
+        # Checkpoints of unquantised models have no switches, no mask and no scales, which change
+        # nothing then; those of pruned ones bring a mask that this layer may not have yet.
+        if (enabled := state_dict.pop(f"{prefix}enabled", None)) is not None:
+            self.enabled = bool(enabled)
+        if (share := state_dict.pop(f"{prefix}input_sparsity", None)) is not None:
+            self.input_sparsity = float(share)
         mask = state_dict.get(prefix + "weight_mask")
         if mask is not None and self.weight_mask is None:
             self.weight_mask = torch.ones_like(self.weight, dtype=torch.bool)
