@@ -1,7 +1,6 @@
 """What all quantised layers share: formats, mask, learned scales, the kept rounded weight."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -10,30 +9,7 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers.kept import KeptWeight
-
-
-@dataclass(frozen=True)
-class LayerFormats:
-    """The number format of each tensor of a layer; None leaves a tensor as it is.
-
-    Blocks and channel scales run along the dimension that the layer sums over.
-
-    Args:
-        input: Rounds the input: the last dimension of a linear layer's, the channels of a
-            convolution's.
-        weight: Rounds the weight, seen as a matrix of ``out_features`` or ``out_channels`` rows.
-        bias: Rounds the bias.
-    """
-
-    input: NumberFormat | None = None
-    weight: NumberFormat | None = None
-    bias: NumberFormat | None = None
-
-    def __str__(self) -> str:
-        return f"input={self.input}, weight={self.weight}, bias={self.bias}"
-
-
-ROLES = tuple(field.name for field in fields(LayerFormats))
+from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 
 
 class QuantizedLayer(nn.Module):
