@@ -1,6 +1,7 @@
 """A model is its recipe and its state dict: a fresh one, changed and loaded, computes the same."""
 
 import io
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -21,6 +22,7 @@ from lightning_adls.transforms import (
     Transform,
     calibrate,
 )
+from lightning_adls.transforms.configs import describe, read
 from lightning_adls.transforms.quantize import state_for
 
 ALL = tuple(KINDS)
@@ -140,7 +142,8 @@ def test_a_fresh_model_of_the_recipe_with_the_state_computes_the_same(
     model = built(make, transforms).eval()
     if trained:
         train_a_little(model)
-    fresh = [built(make, transforms).eval() for _ in range(3)]
+    read_back = [read(json.loads(json.dumps(describe(one)))) for one in transforms]
+    fresh = [built(make, read_back).eval() for _ in range(3)]
     fresh[0].load_state_dict(model.state_dict())
     fresh[1].load_state_dict(saved(model))
     fresh[2].load_state_dict(state_for(fresh[2], saved(model)))
