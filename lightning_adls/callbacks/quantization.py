@@ -67,6 +67,14 @@ class QuantizationAwareTraining(L.Callback):
                 "end; set the Trainer's max_steps, or start=0."
             )
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave out that rounding has not begun: steps decide in a resumed fit, and no one else."""
+        for name, layer in pl_module.named_modules():
+            if self.start and isinstance(layer, QuantizedLayer):
+                checkpoint["state_dict"].pop(f"{name}.enabled", None)
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
