@@ -107,7 +107,9 @@ class TextClassifier(L.LightningModule):
         accuracy: Metric = getattr(self, f"{stage}_accuracy")
         accuracy(logits, labels)
         evaluating = stage != "train"
-        self.log(f"{stage}/loss", loss, batch_size=len(labels), sync_dist=evaluating)
+        # A float: of whole numbers, Lightning rounds the mean over processes down.
+        rows: Any = float(len(labels))
+        self.log(f"{stage}/loss", loss, batch_size=rows, sync_dist=evaluating)
         self.log(
             f"{stage}/accuracy",
             accuracy,
