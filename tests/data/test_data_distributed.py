@@ -72,12 +72,14 @@ def judge(data, **arguments):
     metrics |= judging.test(classifier, datamodule=data, verbose=False)[0]
     predicted = [index for batch in judging.predict(classifier, datamodule=data)
                  for index in batch["index"].tolist()]
-    return {"metrics": metrics, "predicted": predicted}
+    calibrating = [batch["input_ids"].tolist() for batch in data.calibration_batches(3)]
+    return {"metrics": metrics, "predicted": predicted, "calibrating": calibrating}
 
 
 if __name__ == "__main__":
     folder, two = Path(sys.argv[1]), {"devices": 2, "strategy": "ddp"}
-    found = {"seen": see(texts(folder), **two)} | judge(texts(folder), **two)
+    data = texts(folder)
+    found = {"seen": see(data, **two)} | judge(data, **two)
     (folder / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
 """
 
@@ -141,3 +143,10 @@ def test_two_processes_predict_every_row_once(ranks: list[dict[str, Any]], alone
     together = [index for rank in ranks for index in rank["predicted"]]
     assert len(together) == 33
     assert sorted(together) == sorted(alone["predicted"])
+
+
+def test_every_process_calibrates_on_the_same_batches(
+    ranks: list[dict[str, Any]], alone: Any
+) -> None:
+    for rank in ranks:  # after two epochs, and attached to Trainers
+        assert rank["calibrating"] == alone["calibrating"]
