@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_adls.callbacks.calibration import Calibration
+from lightning_adls.callbacks.calibration import Calibration, call_module
 from lightning_adls.callbacks.quantization import QuantizationAwareTraining
+from lightning_adls.data import TextData
+from lightning_adls.errors import InputError
 from lightning_adls.formats import Integer, MXInt
 from lightning_adls.layers import LayerFormats, QuantizedLayer
 from lightning_adls.transforms import Quantize
@@ -315,6 +317,39 @@ def test_a_trained_checkpoint_is_quantised_with_the_data_of_a_datamodule(tmp_pat
     assert callback.recipe != calibrate(Plain(), Quantize({"*": "Integer"}), batches)
     assert all(layer.formats.weight != Integer() for layer in quantised(module))
     assert not any(p.is_inference() for p in module.parameters())
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_what_was_trained_before_does_not_change_a_calibration(
+    texts: TextData, build: Callable[[list[Any]], L.LightningModule], stage: str
+) -> None:
+    texts.batch_size = 16  # six batches per epoch, in another order in each
+    observed: list[Any] = []
+
+    def forward(module: L.LightningModule, batch: Any) -> None:
+        observed.append(batch["input_ids"].tolist())
+        call_module(module, batch)
+
+    def calibrated_on(run: L.Trainer) -> list[Any]:
+        observed.clear()
+        getattr(run, stage)(build([]), datamodule=texts)
+        return list(observed)
+
+    callback = Calibration({"*": "Integer"}, batches=2, forward=forward)
+    expected = [batch["input_ids"].tolist() for batch in texts.calibration_batches(2)]
+    assert calibrated_on(trainer(callback, max_epochs=1, limit_val_batches=1)) == expected
+    # Another module, on the Trainer and the data of a fit of two epochs.
+    used = trainer(callback, max_epochs=2, limit_val_batches=1)
+    used.fit(build([]), datamodule=texts)
+    assert calibrated_on(used) == expected
+
+
+def test_the_data_of_an_earlier_call_is_not_calibrated_with() -> None:
+    callback = Calibration({"*": "Integer"})
+    run = trainer(callback, max_epochs=1)
+    run.fit(Plain(), datamodule=Data())
+    with pytest.raises(InputError, match="no training data to calibrate with"):
+        run.test(Plain(), loader(), verbose=False)
 
 
 def test_formats_that_follow_the_data_stay_as_they_are() -> None:
