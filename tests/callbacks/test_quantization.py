@@ -1,6 +1,7 @@
 """Quantising LightningModules that know nothing of it, within a stock Trainer."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,60 @@ def test_rounding_starts_at_its_share_of_the_steps(start: float, steps: int) -> 
     fitting.validate(module, loader(), verbose=False)
     fitting.test(module, loader(), verbose=False)
     assert all(module.rounds["validate"][5:] + module.rounds["test"])
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_a_layer_that_was_switched_off_stays_off(start: float) -> None:
+    module = Plain()
+    Quantize(LEARNED)(module)
+    first, second = quantised(module)
+    first.enabled = False
+    callback = QuantizationAwareTraining({"*": "MXInt(width=4)"}, start)  # makes new layers
+    rounds: list[list[bool]] = []
+
+    class Noting(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            rounds.append([layer.enabled for layer in quantised(module)])
+
+    fitting = trainer(callback, Noting(), max_epochs=2)
+    for fits in (1, 2):
+        fitting.fit(module, loader())
+        assert [layer.enabled for layer in quantised(module)] == [False, True], fits
+    fitting.test(module, loader(), verbose=False)
+    assert [layer.enabled for layer in quantised(module)] == [False, True]
+    late = [[False, start == 0]] * 5 + [[False, True]] * 5
+    assert rounds == late
+    assert quantised(module) != [first, second]
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Lightning ignores SIGINT for good after a KeyboardInterrupt."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interrupts")
+@pytest.mark.parametrize("error", [RuntimeError("planted"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "hook", ["setup", "on_train_start", "on_train_batch_start", "on_validation_start"]
+)
+def test_a_fit_that_breaks_leaves_layers_switched_as_before(
+    error: BaseException, hook: str
+) -> None:
+    def planted(*_: Any, **__: Any) -> None:
+        raise error
+
+    module, failing = Plain(), L.Callback()
+    Quantize(LEARNED)(module)
+    quantised(module)[0].enabled = False
+    setattr(failing, hook, planted)
+    callback = QuantizationAwareTraining(LEARNED, start=0.5)
+    for callbacks in ([callback, failing], [failing, callback]):  # set up before the error, or not
+        with pytest.raises((RuntimeError, SystemExit)):
+            trainer(*callbacks).fit(module, loader(), loader())
+        assert [layer.enabled for layer in quantised(module)] == [False, True]
 
 
 def test_steps_are_counted_as_the_optimizer_takes_them() -> None:
