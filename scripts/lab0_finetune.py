@@ -238,7 +238,7 @@ def logits(module: TextClassifier, texts: TextData) -> Tensor:
     """Of the validation split in float32, ``(samples, classes)``."""
     module.eval()
     with torch.no_grad():
-        return torch.cat([module(batch) for batch in texts.val_dataloader()])
+        return torch.cat([module.logits(batch) for batch in texts.val_dataloader()])
 
 
 def test(module: TextClassifier, texts: TextData, budget: Budget, weights: Path) -> Row:

@@ -133,7 +133,7 @@ class Lab:
         """The recipe with a fraction width for each tensor, chosen on training batches."""
         module = self.build()
         observed = islice(self.texts.train_dataloader(), batches)
-        return calibrate(module.model, recipe, observed, forward=module, observer=observer)
+        return calibrate(module.model, recipe, observed, forward=module.logits, observer=observer)
 
     def _about(self, module: TextClassifier, recipe: Quantize | None) -> Row:
         return {**costs(module.model), "recipe": None if recipe is None else recipe.to_dict()}
@@ -346,7 +346,7 @@ def speedup(before: TextClassifier, after: TextClassifier, texts: TextData) -> f
             for module, times in zip(modules, seconds, strict=True):
                 started = perf_counter()
                 for batch in batches:
-                    module(batch)
+                    module.logits(batch)
                 if turn > 1:  # the first ones warm up
                     times.append(perf_counter() - started)
     return round(median(seconds[0]) / median(seconds[1]), 3)

@@ -1,6 +1,7 @@
 """Quantising any LightningModule by ranges that suit its data."""
 
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,13 +12,30 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
 from lightning_adls.errors import InputError
+from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
 from lightning_adls.transforms.quantize import Quantize
 
 
 def call_module(module: L.LightningModule, batch: Any) -> Any:
-    """Call the module with the batch; with the first element of a tuple or a list."""
+    """Call the module with what its forward takes of a batch.
+
+    Of a mapping these are the entries that the forward has names for (all with ``**kwargs``), or
+    else the mapping itself; of a tuple or a list it is the first element.
+    """
+    if isinstance(batch, Mapping):
+        inputs = select(batch, input_names(module.forward))
+        if inputs and _callable_with(module.forward, inputs):
+            return module(**inputs)
     return module(batch[0] if isinstance(batch, tuple | list) else batch)
+
+
+def _callable_with(forward: Callable[..., Any], inputs: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(forward).bind(**inputs)
+    except TypeError:  # one that is required is not there
+        return False
+    return True
 
 
 class Calibration(L.Callback):
@@ -42,8 +60,8 @@ class Calibration(L.Callback):
         recipe: What to quantise, and how; see :class:`QuantizationAwareTraining`.
         observer: "minmax", "percentile" or "mse"; see ``calibrate``.
         batches: Training batches to observe, at least 1.
-        forward: Runs the module on a batch, which is on its device. By default the module is called
-            with the batch, or with the first element of a tuple or a list.
+        forward: Runs the module on a batch, which is on its device; see :func:`call_module` for
+            what it does by default.
 
     Raises:
         ValueError: If ``observer`` or ``batches`` is wrong; in ``fit``, ``validate``, ``test`` and

@@ -1,6 +1,7 @@
 """Quantising LightningModules that know nothing of it, within a stock Trainer."""
 
 import signal
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,62 @@ def test_what_was_trained_before_does_not_change_a_calibration(
     used = trainer(callback, max_epochs=2, limit_val_batches=1)
     used.fit(build([]), datamodule=texts)
     assert calibrated_on(used) == expected
+
+
+class Called(L.LightningModule):
+    """Notes how it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+
+class ByName(Called):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> None:
+        self.calls.append({"x": x, "mask": mask})
+
+
+class ByAnyName(Called):
+    def forward(self, x: Tensor, **others: Tensor) -> None:
+        self.calls.append({"x": x, **others})
+
+
+class ByBatch(Called):
+    def forward(self, batch: Any, scale: float = 1.0) -> None:
+        self.calls.append(batch)
+
+
+@pytest.mark.parametrize(
+    ("module", "batch", "called"),
+    [
+        (ByName(), {"x": 1, "mask": 2, "y": 3}, {"x": 1, "mask": 2}),
+        (ByName(), {"x": 1, "y": 3}, {"x": 1, "mask": None}),
+        (ByName(), [1, 2], {"x": 1, "mask": None}),
+        (ByAnyName(), {"x": 1, "y": 3}, {"x": 1, "y": 3}),
+        (ByBatch(), {"x": 1, "y": 3}, {"x": 1, "y": 3}),
+        (ByBatch(), {"x": 1, "scale": 2.0}, {"x": 1, "scale": 2.0}),
+        (ByBatch(), UserDict(x=1), {"x": 1}),
+        (ByBatch(), (1, 2), 1),
+        (ByBatch(), 1, 1),
+    ],
+)
+def test_a_module_is_called_with_what_it_takes_of_a_batch(
+    module: Called, batch: Any, called: Any
+) -> None:
+    module.calls.clear()
+    call_module(module, batch)
+    assert module.calls == [called]
+
+
+def test_a_classifier_of_texts_is_calibrated_by_its_inputs(
+    texts: TextData, build: Callable[[list[Any]], L.LightningModule]
+) -> None:
+    callback, module = Calibration({"*": "Integer"}, batches=2), build([])
+    trainer(callback).validate(module, datamodule=texts, verbose=False)
+    batches = texts.calibration_batches(2)
+    fresh: Any = build([])
+    fresh.load_state_dict(module.state_dict())
+    assert callback.recipe == calibrate(fresh, Quantize({"*": "Integer"}), batches, fresh.logits)
 
 
 def test_the_data_of_an_earlier_call_is_not_calibrated_with() -> None:
