@@ -31,8 +31,10 @@ ONLY_IN = {
     "peft": {"transforms"},
     "triton": {"kernels"},
     "datasets": {"data"},
-    "chop": {"mase"},
+    "chop": {"layers"},
 }
+# Where `__getattr__` imports what is asked for.
+LAZY = {"__init__.py"}
 # Neighbours on one level that need each other.
 ALLOWED = {("ledger", "report")}
 
@@ -85,9 +87,21 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert users, "a rule about a library that nobody uses"
 
 
-def test_only_a_backend_leads_to_mase() -> None:
+def test_nothing_needs_the_configs_of_mase() -> None:
     users = {where for where, module in imports() if module.startswith("lightning_adls.mase")}
     assert users == {"mase"}
+
+
+def test_what_is_imported_stands_in_an_import_statement() -> None:
+    # A name put together from strings is an import that nobody sees; the packages' lists of what
+    # they bring when it is first used are the exception.
+    hidden = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and "import" in ast.unparse(node.func)
+    }
+    assert hidden == LAZY
 
 
 HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning", "torchmetrics"}
@@ -108,6 +122,17 @@ def test_an_import_brings_only_what_it_needs(statement: str, allowed: set[str]) 
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert HEAVY & set(output.stdout.split()) == allowed
+
+
+@pytest.mark.parametrize("recipe", ["", "; Quantize({'*': 'Integer'}, backend='mase')"])
+def test_only_a_recipe_that_asks_for_mase_brings_its_layers(recipe: str) -> None:
+    code = f"from lightning_adls import Quantize, layers{recipe}\nimport sys\nprint(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    found = {name for name in output.stdout.split() if ".mase" in name}
+    assert ("lightning_adls.layers.mase.linear" in found) == bool(recipe)
+    assert recipe or not found
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -98,7 +98,13 @@ def remove(run: ModelRun, source: str, share: float, budget: Budget) -> None:
         untrained = run.task.validate(module, budget)
         row = run.train(step, module, budget, [*run.transforms_of(source), smaller])
         batches = [module.inputs_of(b) for b in islice(run.task.texts.val_dataloader(), 4)]
-        faster = bench.speedup(whole.model, module.model, batches)
-        return {**row, "accuracy_untrained": untrained, "speedup": faster}
+        faster = bench.speedup(whole.model, module.model, batches).ratio
+        return {
+            **row,
+            "accuracy_untrained": untrained,
+            "speedup": round(faster.median, 3),
+            "speedup_p10": round(faster.p10, 3),
+            "speedup_p90": round(faster.p90, 3),
+        }
 
     run.step(step, work)

@@ -58,7 +58,6 @@ class Run:
             raise InputError(f"{lab}: run={name!r} is no name of a folder in {LOGS / lab}.")
         self.folder = LOGS / lab / name
         self.settings = settings_of(config_yaml, passing=passing, weights=weights)
-        self.rows: dict[str, Row] = {}
         self._path = self.folder / "run.json"
         with ExitStack() as stack:
             try:
@@ -68,20 +67,23 @@ class Run:
                 raise InputError(
                     f"{lab}: run={name!r}: {self.folder} cannot be written: {error.strerror}."
                 ) from error
-            self._read()
+            self.rows = self._read()
             (self.folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
             self._stack = stack.pop_all()
 
-    def _read(self) -> None:
+    def _read(self) -> dict[str, Row]:
+        """The steps of earlier calls."""
         if (self.folder / "ledger.json").exists():
             raise InputError(
                 f"Run: {self.folder} was made by an earlier version, whose runs cannot be "
                 "continued; give another --run."
             )
-        if self._path.exists():
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            refuse_changes("Run", str(self.folder), content["settings"], self.settings)
-            self.rows = content["steps"]
+        if not self._path.exists():
+            return {}
+        content = json.loads(self._path.read_text(encoding="utf-8"))
+        refuse_changes("Run", str(self.folder), content["settings"], self.settings)
+        steps: dict[str, Row] = content["steps"]
+        return steps
 
     def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Row:
         """The row of a step: from an earlier call if it finished then, or else from ``work``.
@@ -91,8 +93,10 @@ class Run:
             work: Does the step and returns what JSON can hold.
         """
         if name not in self.rows:
-            self.rows[name] = json.loads(json.dumps(work()))
-            write_json(self._path, {"settings": self.settings, "steps": self.rows})
+            row = json.loads(json.dumps(work()))
+            steps = {**self.rows, name: row}
+            write_json(self._path, {"settings": self.settings, "steps": steps})
+            self.rows = steps  # done only when it is on disk
         return self.rows[name]
 
     def checkpoint(self, step: str) -> Path:
@@ -110,6 +114,10 @@ class Run:
             if path not in kept:
                 path.unlink()
 
+    def close(self) -> None:
+        """Give the folder back."""
+        self._stack.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -119,7 +127,7 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self.close()
 
 
 def settings_of(

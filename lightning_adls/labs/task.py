@@ -68,7 +68,7 @@ class Task:
             if budget is not None:
                 budget.trainer(1)
         L.seed_everything(seed, verbose=False)
-        self.texts = data(seed=seed)
+        self.texts = data()
         self.texts.prepare_data()
         self.texts.setup("fit")
         self.num_classes = self.texts.num_classes

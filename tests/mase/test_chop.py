@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_adls import mase
 from lightning_adls.formats import Binary, Integer, ResidualSign, Ternary
 from lightning_adls.layers import LayerFormats, QuantizedLayer, QuantizedLinear, builder
-from lightning_adls.mase.keys import config_of_formats
+from lightning_adls.layers.mase.layer_config import config_of_formats
 from lightning_adls.transforms import Prune, Quantize
 
 REAL = "chop.nn.quantized.modules.linear"
@@ -44,7 +44,7 @@ def chop() -> Any:
 @pytest.fixture
 def no_chop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, REAL.rpartition(".")[0], None)
-    monkeypatch.delitem(sys.modules, "lightning_adls.mase.chop", raising=False)
+    monkeypatch.delitem(sys.modules, "lightning_adls.layers.mase.chop", raising=False)
 
 
 @pytest.mark.usefixtures("no_chop")

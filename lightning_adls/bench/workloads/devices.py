@@ -7,20 +7,20 @@ import torch
 from lightning_adls.errors import InputError
 
 
-def usable(name: torch.device | str) -> torch.device:
-    """The device of this name.
+def usable(name: torch.device | str, who: str = "measure") -> torch.device:
+    """The device of this name; ``who`` begins the error message.
 
     Raises:
         ValueError: If it is neither the CPU nor a CUDA device, or there is none such.
     """
     kind, _, index = str(name).partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise InputError(f"measure: device={str(name)!r} is neither 'cpu' nor 'cuda'.")
+        raise InputError(f"{who}: device={str(name)!r} is neither 'cpu' nor 'cuda'.")
     if kind == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= found:
             raise InputError(
-                f"measure: device={str(name)!r}, but the number of CUDA devices that torch "
+                f"{who}: device={str(name)!r}, but the number of CUDA devices that torch "
                 f"{torch.__version__} finds is {found}."
             )
     return torch.device(name)

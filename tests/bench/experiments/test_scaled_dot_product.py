@@ -5,7 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from lightning_adls.bench.attention import fused, naive, padding_mask, with_gradients
+from lightning_adls.bench.experiments.scaled_dot_product import (
+    fused,
+    naive,
+    padding_mask,
+    with_gradients,
+)
 
 
 def test_the_padding_mask_leaves_keys_out_as_if_they_were_not_there() -> None:

@@ -21,6 +21,13 @@ def test_a_name_says_all_that_differs(variant: Variant, name: str) -> None:
     variant.check()
 
 
+def test_a_mode_is_named_behind_its_backend() -> None:
+    assert Variant.parse("inductor max-autotune") == Variant("inductor", "max-autotune")
+    assert Variant.parse("eager", "bfloat16", True) == Variant("eager", None, True, "bfloat16")
+    with pytest.raises(ValueError, match="mode='fast' is for backend='inductor', not 'eager'"):
+        Variant.parse("eager fast")
+
+
 def test_options_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match="dtype='int8' is none of float32, bfloat16, float16"):
         Variant(dtype="int8")

@@ -40,22 +40,22 @@ ROUNDS = Rounds()
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of times in ms, and their 10th and 90th percentile."""
+    """A median of times in ms or of their quotients, and their 10th and 90th percentile."""
 
     median: float
     p10: float
     p90: float
 
     @classmethod
-    def of(cls, times_ms: Tensor) -> "Spread":
-        """Of times of shape ``(rounds,)``.
+    def of(cls, values: Tensor) -> "Spread":
+        """Of values of shape ``(rounds,)``.
 
         Example:
             >>> Spread.of(torch.tensor([4.0, 1.0, 2.0, 3.0, 5.0, 100.0])).median
             3.5
         """
-        at = torch.tensor([0.5, 0.1, 0.9], dtype=times_ms.dtype)
-        return cls(*times_ms.quantile(at).tolist())
+        at = torch.tensor([0.5, 0.1, 0.9], dtype=values.dtype)
+        return cls(*values.quantile(at).tolist())
 
 
 def call_ms(call: Callable[[], object]) -> float:

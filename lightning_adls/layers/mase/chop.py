@@ -15,9 +15,11 @@ from torch.func import functional_call
 
 from lightning_adls.errors import InputError, MissingPackageError
 from lightning_adls.formats import Binary, ResidualSign
-from lightning_adls.layers import LayerFormats, QuantizedLayer, QuantizedLinear, is_kind
-from lightning_adls.layers import quantized as standard
-from lightning_adls.mase.keys import config_of_formats
+from lightning_adls.layers.kinds import is_kind, quantized
+from lightning_adls.layers.layer_formats import LayerFormats
+from lightning_adls.layers.linear import QuantizedLinear
+from lightning_adls.layers.mase.layer_config import config_of_formats
+from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 try:
     # Not `chop` alone: PyPI has another package of that name.
@@ -167,20 +169,20 @@ class ChopLinear(QuantizedLinear):
         return x
 
 
-def quantized(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
+def chop_layer(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     """A layer that computes by MASE's, on the SAME parameters as ``layer``.
 
     Args:
         layer: A linear layer, plain or quantised.
         formats: What its tensors are rounded to, as a layer of MASE can; see
-            :func:`~lightning_adls.mase.keys.config_of_formats`. Where there are none, the standard
-            layer is returned.
+            :func:`~lightning_adls.layers.mase.layer_config.config_of_formats`. Where there are
+            none, the standard layer is returned.
 
     Raises:
         ValueError: If it is another kind of layer, or MASE has none for the formats.
     """
     if formats == LayerFormats():
-        return standard(layer, formats)
+        return quantized(layer, formats)
     if not is_kind(layer, "Linear"):
         raise InputError(
             f"chop: layer={type(layer).__name__} is not linear, and no other layers of MASE are "

@@ -12,10 +12,10 @@ from typing import Any
 from lightning_adls.errors import InputError
 from lightning_adls.formats import Binary, Integer, NumberFormat, ResidualSign, Ternary
 from lightning_adls.formats.block_base import BlockFormat
-from lightning_adls.layers import ROLES, LayerFormats
-from lightning_adls.mase.kinds import (
+from lightning_adls.layers.layer_formats import ROLES, LayerFormats
+from lightning_adls.layers.mase.config_keys import (
     FAMILIES,
-    KINDS,
+    MASE_KINDS,
     MX,
     canonical,
     check_keys,
@@ -23,7 +23,7 @@ from lightning_adls.mase.kinds import (
     unused_keys,
 )
 
-__all__ = ["KINDS", "config_of_formats", "formats_of_config", "unused_keys"]
+__all__ = ["MASE_KINDS", "config_of_formats", "formats_of_config", "unused_keys"]
 
 
 def formats_of_config(kind: str, config: Mapping[str, Any], who: str | None = None) -> LayerFormats:
@@ -34,7 +34,7 @@ def formats_of_config(kind: str, config: Mapping[str, Any], who: str | None = No
     Its binary layers have no scales, so that theirs are "none".
 
     Args:
-        kind: What MASE's passes call ``name``: one of ``KINDS``, or "fixed" for "integer".
+        kind: What MASE's passes call ``name``: one of ``MASE_KINDS``, or "fixed" for "integer".
         config: Is not changed.
         who: Begins the error messages.
 
@@ -168,7 +168,9 @@ def _kind_of(formats: LayerFormats) -> str:
     for kind, (cls, _) in FAMILIES.items():
         if type(weight) is cls and all(type(o) is cls or _optional(kind, o) for o in others):
             return kind
-    raise InputError(f"mase: no kind of layer rounds to {formats}; there are {', '.join(KINDS)}.")
+    raise InputError(
+        f"mase: no kind of layer rounds to {formats}; there are {', '.join(MASE_KINDS)}."
+    )
 
 
 def _optional(kind: str, fmt: NumberFormat | None) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_adls.bench import relative_error
-from lightning_adls.bench.correctness import Result, first_tensor
+from lightning_adls.bench.instruments.correctness import Result, first_tensor
 
 
 @given(st.floats(1e-6, 1e3), st.integers(0, 10**6))

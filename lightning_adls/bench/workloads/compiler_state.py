@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from lightning_adls.bench.variants import Variant
+from lightning_adls.bench.workloads.variants import Variant
 
 # torch's own limit, for each compiled function.
 _RECOMPILATIONS = 8

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.bench.rows import Row
-from lightning_adls.bench.variants import DTYPES
+from lightning_adls.bench.records import Record
+from lightning_adls.bench.workloads.variants import DTYPES
 from lightning_adls.formats import MXInt
 from lightning_adls.kernels import BLOCK_SIZE, dequantize, dequantize_reference, quantize
 from lightning_adls.layers import LayerFormats, quantized
@@ -54,7 +54,7 @@ def operators(shape: Sequence[int]) -> dict[str, tuple[Operator, int]]:
     }
 
 
-def linear_layers(shape: Sequence[int]) -> dict[str, nn.Module]:
+def linear_targets(shape: Sequence[int]) -> dict[str, nn.Module]:
     """The same linear layer: plain, with its weight rounded to MXINT8, and with it packed.
 
     ``rounded and input`` rounds what it multiplies the weight with, too: the arithmetic of hardware
@@ -72,16 +72,16 @@ def linear_layers(shape: Sequence[int]) -> dict[str, nn.Module]:
     }
 
 
-def linear_bytes(row: Row, shape: Sequence[int]) -> int:
+def linear_bytes(record: Record, shape: Sequence[int]) -> int:
     """What a measured layer must read and write: weight, bias, input and output."""
-    itemsize = DTYPES[row["dtype"]].itemsize
-    is_packed = row["target"] == "packed"
+    itemsize = DTYPES[record["dtype"]].itemsize
+    is_packed = record["target"] == "packed"
     weight = packed_bytes(shape) if is_packed else math.prod(shape) * itemsize
-    batch: int = row["batch"]
+    batch: int = record["batch"]
     return weight + (batch * sum(shape) + shape[0]) * itemsize
 
 
-def gb_per_s(row: Row, moved_bytes: int) -> float | None:
+def gb_per_s(record: Record, moved_bytes: int) -> float | None:
     """10^9 bytes per second at the median; None for what could not be measured."""
-    median_ms: float | None = row["median_ms"]
+    median_ms: float | None = record["median_ms"]
     return None if median_ms is None else moved_bytes / median_ms / 1e6

@@ -1,15 +1,15 @@
-"""One step of a variant: forward only, or a full step of training."""
+"""Steps of a variant: forward only, or a full step of training; and passes over many inputs."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.bench.correctness import Result, first_tensor
-from lightning_adls.bench.inputs import Inputs, arguments, placed, tensors_of
-from lightning_adls.bench.variants import DTYPES, Variant
+from lightning_adls.bench.instruments.correctness import Result, first_tensor
+from lightning_adls.bench.workloads.inputs import Inputs, arguments, placed, tensors_of
+from lightning_adls.bench.workloads.variants import DTYPES, Variant
 from lightning_adls.errors import InputError
 
 Target = nn.Module | Callable[..., Any]
@@ -141,3 +141,26 @@ def make_step(
     if loss is None:
         return ForwardStep(target, variant, inputs, device)
     return TrainingStep(target, variant, inputs, device, loss)
+
+
+def passes_over(
+    target: nn.Module, batches: Sequence[Inputs], variant: Variant, device: torch.device
+) -> Callable[[], None]:
+    """What calls a copy of a module with each batch, in eval mode without gradients.
+
+    Args:
+        target: Is copied.
+        batches: One or more inputs, each for one call.
+        variant: How to run it.
+        device: Where.
+    """
+    dtype = DTYPES[variant.dtype]
+    run = variant.compiled(copy.deepcopy(target).to(device, dtype).eval())
+    calls = [arguments(placed(batch, device, dtype)) for batch in batches]
+
+    @torch.no_grad()
+    def one_pass() -> None:
+        for positional, named in calls:
+            run(*positional, **named)
+
+    return one_pass

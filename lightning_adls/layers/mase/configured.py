@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lightning_adls.errors import InputError
 from lightning_adls.formats import NumberFormat
-from lightning_adls.layers import LayerFormats, QuantizedLinear
-from lightning_adls.mase.keys import config_of_formats, formats_of_config
-from lightning_adls.mase.quantizers import quantize
+from lightning_adls.layers.layer_formats import LayerFormats
+from lightning_adls.layers.linear import QuantizedLinear
+from lightning_adls.layers.mase.layer_config import config_of_formats, formats_of_config
+from lightning_adls.layers.mase.quantizers import quantize
 
 
 class ConfiguredLinear(QuantizedLinear):
@@ -23,7 +24,8 @@ class ConfiguredLinear(QuantizedLinear):
         bias: Whether the layer adds a bias.
         device: Where the parameters lie.
         dtype: Of the parameters.
-        config: MASE's keys, see :func:`~lightning_adls.mase.keys.formats_of_config`; with
+        config: MASE's keys, see
+            :func:`~lightning_adls.layers.mase.layer_config.formats_of_config`; with
             ``bypass: True`` nothing is rounded. It is copied.
         formats: In the place of a config, the formats that it stands for.
 

@@ -1,4 +1,4 @@
-"""What is reported of a variant."""
+"""What is reported of a target in a variant."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,15 +7,16 @@ from typing import Any
 import torch
 
 from lightning_adls.bench.contestant import Contestant
-from lightning_adls.bench.timing import Spread, break_even
-from lightning_adls.bench.variants import Variant
+from lightning_adls.bench.instruments.timing import Spread, break_even
+from lightning_adls.bench.workloads.variants import Variant
 
-Row = dict[str, Any]
+Record = dict[str, Any]
+"""A :class:`Measurement` by the names of its attributes; an experiment adds keys of its own."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row. A number that does not apply or could not be had is None.
+    """What was measured. A number that does not apply or could not be had is None.
 
     Attributes:
         target: Name of the model.
@@ -39,10 +40,10 @@ class Measurement:
         graph_breaks: Lines of code at which a graph of the first call had to end early.
         recompilations: Graphs compiled in later calls, which disturb the times.
         max_relative_error: Of output, loss and gradients, to the same model in eager float32.
-        speedup_over_first: Times faster than the first row's variant, median over the rounds.
+        speedup_over_first: Times faster than the first target and variant, median over the rounds.
         speedup_over_eager: Times faster than the same model, eager in the same data type.
         break_even_steps: After which compiling has paid for itself; None means never.
-        error: Why the row could not be measured, on one line.
+        error: Why it could not be measured, on one line.
     """
 
     target: str
@@ -72,17 +73,17 @@ class Measurement:
     error: str | None = None
 
 
-def rows_of(
+def records_of(
     contestants: Sequence[Contestant],
     device: str,
     training: bool,
     batch: int,
     tokens: int | None,
-) -> list[Row]:
-    """A row for each contestant, with the keys of ``Measurement``."""
-    rows = []
+) -> list[Record]:
+    """A record for each contestant, with the keys of ``Measurement``."""
+    records = []
     for contestant in contestants:
-        row = Measurement(
+        measurement = Measurement(
             target=contestant.name,
             variant=str(contestant.variant),
             device=device,
@@ -94,11 +95,11 @@ def rows_of(
             error=contestant.error,
         )
         found = {} if contestant.error is not None else _found(contestant, batch, tokens)
-        rows.append(asdict(row) | found | _compared(contestant, contestants))
-    return rows
+        records.append(asdict(measurement) | found | _compared(contestant, contestants))
+    return records
 
 
-def _found(contestant: Contestant, batch: int, tokens: int | None) -> Row:
+def _found(contestant: Contestant, batch: int, tokens: int | None) -> dict[str, Any]:
     """What was measured of a contestant alone."""
     spread = Spread.of(contestant.times_ms)
     steps_per_s = 1e3 / spread.median
@@ -127,7 +128,7 @@ def _compile_ms(contestant: Contestant) -> float:
     return max(contestant.first_call_ms - Spread.of(contestant.times_ms).median, 0.0)
 
 
-def _compared(contestant: Contestant, contestants: Sequence[Contestant]) -> Row:
+def _compared(contestant: Contestant, contestants: Sequence[Contestant]) -> dict[str, Any]:
     """What was measured of a contestant next to others."""
     compared = {"speedup_over_first": _speedup(contestant, contestants[0])}
     eager = next((other for other in contestants if _is_eager_of(contestant, other)), None)

@@ -48,7 +48,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(slower_per_s=0.002)
-    monkeypatch.setattr("lightning_adls.bench.timing.perf_counter", lambda: clock.now)
+    monkeypatch.setattr("lightning_adls.bench.instruments.timing.perf_counter", lambda: clock.now)
     return clock
 
 
@@ -89,7 +89,7 @@ def test_times_are_in_milliseconds_and_leave_the_warm_up_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(slower_per_s=0.0)
-    monkeypatch.setattr("lightning_adls.bench.timing.perf_counter", lambda: clock.now)
+    monkeypatch.setattr("lightning_adls.bench.instruments.timing.perf_counter", lambda: clock.now)
     work = clock.call("", 0.25)
 
     def compiling_first() -> None:

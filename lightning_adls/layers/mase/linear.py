@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputError
 from lightning_adls.formats import Binary, ResidualSign
-from lightning_adls.layers import LayerFormats, QuantizedLayer, is_kind
-from lightning_adls.layers import quantized as standard
-from lightning_adls.mase.base import ConfiguredLinear, MaseLinear
-from lightning_adls.mase.keys import config_of_formats
-from lightning_adls.mase.quantizers import residual_sign
+from lightning_adls.layers.kinds import is_kind, quantized
+from lightning_adls.layers.layer_formats import LayerFormats
+from lightning_adls.layers.mase.configured import ConfiguredLinear, MaseLinear
+from lightning_adls.layers.mase.layer_config import config_of_formats
+from lightning_adls.layers.mase.quantizers import residual_sign
+from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 
 class LinearInteger(MaseLinear):
@@ -195,24 +196,26 @@ _LAYERS: dict[str, type[MaseLinear]] = {
 }
 
 
-def quantized(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
+def mase_layer(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     """A layer that computes as MASE does, on the SAME parameters as ``layer``.
 
     Args:
         layer: A linear layer, plain or quantised.
         formats: What its tensors are rounded to, as a layer of MASE can; see
-            :func:`~lightning_adls.mase.keys.config_of_formats`. Where there are none, and for
-            Ternary and MXFP, the standard layer is returned.
+            :func:`~lightning_adls.layers.mase.layer_config.config_of_formats`. Where there are
+            none, and for Ternary and MXFP, the standard layer is returned.
 
     Raises:
         ValueError: If it is another kind of layer, or MASE has none for the formats.
     """
     if formats == LayerFormats():
-        return standard(layer, formats)
+        return quantized(layer, formats)
     if not is_kind(layer, "Linear"):
         raise InputError(
             f"mase: layer={type(layer).__name__} is not linear, and only linear layers compute as "
             "MASE does; leave it out of the recipe."
         )
     kind, _ = config_of_formats(formats)
-    return _LAYERS[kind].from_layer(layer, formats) if kind in _LAYERS else standard(layer, formats)
+    return (
+        _LAYERS[kind].from_layer(layer, formats) if kind in _LAYERS else quantized(layer, formats)
+    )

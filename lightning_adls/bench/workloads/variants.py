@@ -29,7 +29,7 @@ class Variant:
     """How to run a model.
 
     Whether torch knows the backend and its mode is asked when it is needed, by ``check``: backends
-    can be registered later, and one that is missing shall cost one row of a table, not the table.
+    can be registered later, and one that is missing shall cost one record, not the others.
 
     Args:
         backend: Of ``torch.compile``: ``inductor``, ``aot_eager``, ...; None runs eagerly.
@@ -60,6 +60,20 @@ class Variant:
             )
         if self.dynamic is not None and self.backend is None:
             raise InputError(f"Variant: dynamic={self.dynamic} needs a backend that compiles.")
+
+    @classmethod
+    def parse(cls, text: str, dtype: str = "float32", dynamic: bool | None = None) -> "Variant":
+        """A variant that compiles, from the name of a backend and, behind it, of a mode.
+
+        Raises:
+            ValueError: As for the class.
+
+        Example:
+            >>> Variant.parse("inductor max-autotune", dtype="bfloat16").mode
+            'max-autotune'
+        """
+        backend, _, mode = text.partition(" ")
+        return cls(backend, mode or None, dynamic, dtype)
 
     def __str__(self) -> str:
         if self.backend is None:

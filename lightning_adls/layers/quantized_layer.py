@@ -1,36 +1,15 @@
 """What all quantised layers share: formats, mask, learned scales, the kept rounded weight."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.formats import NumberFormat
-
-
-@dataclass(frozen=True)
-class LayerFormats:
-    """The number format of each tensor of a layer; None leaves a tensor as it is.
-
-    Blocks and channel scales run along the dimension that the layer sums over.
-
-    Args:
-        input: Rounds the input: the last dimension of a linear layer's, the channels of a
-            convolution's.
-        weight: Rounds the weight, seen as a matrix of ``out_features`` or ``out_channels`` rows.
-        bias: Rounds the bias.
-    """
-
-    input: NumberFormat | None = None
-    weight: NumberFormat | None = None
-    bias: NumberFormat | None = None
-
-    def __str__(self) -> str:
-        return f"input={self.input}, weight={self.weight}, bias={self.bias}"
-
-
-ROLES = tuple(field.name for field in fields(LayerFormats))
+from lightning_adls.layers.kept import KeptWeight
+from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 
 
 class QuantizedLayer(nn.Module):
@@ -39,9 +18,16 @@ class QuantizedLayer(nn.Module):
     The parameters stay in full precision and keep the names of the plain layer, so that state
     dicts pass between the two; gradients reach them straight through the rounding. The sparsity
     mask is applied after rounding, because some formats cannot hold zero. While nothing trains
-    (``eval()`` and no gradient asked for) the rounded weight is kept until the weight changes.
-    Writing through ``weight.data`` is the one change that cannot be seen then: call ``train()`` or
-    ``eval()`` after it.
+    (``eval()`` and no gradient asked for) the rounded weight is kept until the weight, the mask,
+    the scales, the formats or the switches change. Another tensor in their place is seen, also one
+    assigned to ``weight.data``, and so are the usual writes. Torch counts no version for what is
+    written in place through ``weight.data`` or a NumPy array of the same memory, and none for the
+    step of a fused optimiser, which is seen if the layer computed with gradients before it: call
+    ``train()`` or ``eval()`` after such a write.
+
+    All that changes an output in eval mode, besides the formats, is in the state dict: ``enabled``
+    where it is false, ``input_sparsity`` where it was ever set. A state dict without them, such as
+    that of a plain layer, leaves both as they are, and so it leaves mask and scales.
 
     Scales that a format learns are parameters ``input_scales``, ``weight_scales`` and
     ``bias_scales``. The first training batch fits them to the data; until then (and not in a
@@ -51,8 +37,6 @@ class QuantizedLayer(nn.Module):
         formats: What each tensor is rounded to.
         enabled: If false, nothing is rounded; the mask is still applied.
         weight_mask: Bool, in the shape of the weight, true where a weight is kept; or None.
-        input_sparsity: Share of the input's features that is set to zero, those of the smallest
-            magnitude, for each token or pixel by itself.
     """
 
     # Where the features of the input lie, counted from the end.
@@ -75,10 +59,10 @@ class QuantizedLayer(nn.Module):
         """Call at the end of a constructor."""
         self.formats = formats
         self.enabled = True
-        self.input_sparsity = 0.0
+        self._input_sparsity: float | None = None
         # A buffer, so that checkpoints carry it.
         self.register_buffer("weight_mask", None)
-        self._rounded: tuple[tuple[Any, ...], Tensor] | None = None
+        self._kept: KeptWeight | None = None
         for role in ROLES:
             fmt: NumberFormat | None = getattr(formats, role)
             absent = role == "bias" and self._parameters.get("bias") is None
@@ -117,7 +101,7 @@ class QuantizedLayer(nn.Module):
     def _take_over(self, layer: "QuantizedLayer") -> None:
         self.weight_mask = layer.weight_mask
         self.enabled = layer.enabled
-        self.input_sparsity = layer.input_sparsity
+        self._input_sparsity = layer._input_sparsity
         for role in ROLES:
             scales = layer.scales_of(role)
             # Another backend's scales are multiplied with something else.
@@ -126,6 +110,25 @@ class QuantizedLayer(nn.Module):
             if getattr(self.formats, role) == getattr(layer.formats, role):
                 setattr(self, f"{role}_scales", scales)
                 self._unfitted -= {role} - layer._unfitted
+
+    @property
+    def input_sparsity(self) -> float:
+        """Share of the input's features that is set to zero, 0 to below 1.
+
+        Those of the smallest magnitude, for each token or pixel by itself.
+
+        Raises:
+            ValueError: When set, if it is out of range.
+        """
+        return self._input_sparsity or 0.0
+
+    @input_sparsity.setter
+    def input_sparsity(self, share: float) -> None:
+        if not 0 <= share < 1:
+            raise InputError(
+                f"{type(self).__name__}: input_sparsity={share} is not in 0 <= input_sparsity < 1."
+            )
+        self._input_sparsity = float(share)
 
     def scales_of(self, role: str) -> nn.Parameter | None:
         """Learned scales of the input, the weight or the bias."""
@@ -145,25 +148,25 @@ class QuantizedLayer(nn.Module):
 
     def rounded_weight(self) -> Tensor:
         """The weight as it is multiplied: rounded, then masked."""
-        scales = self.scales_of("weight")
-        parts = [t for t in (self.weight, self.weight_mask, scales) if t is not None]
+        if torch.compiler.is_compiling():
+            return self._round_weight()
+        tensors = (self.weight, self.weight_mask, self.scales_of("weight"))
+        parts = [part for part in tensors if part is not None]
         if (
             self.training
             or (torch.is_grad_enabled() and any(part.requires_grad for part in parts))
-            or torch.compiler.is_compiling()
-            or any(part.is_inference() for part in parts)  # these do not count their versions
+            or any(part.is_inference() for part in parts)  # these count no versions
         ):
+            # Neither do fused optimisers, whose step may come next.
+            self._kept = None
             return self._round_weight()
         # An inference tensor cannot serve a later forward with gradients: keep the two apart.
-        state = (
-            *((part._version, part.data_ptr()) for part in parts),
-            self.weight.dtype,
-            self.enabled,
-            torch.is_inference_mode_enabled(),
-        )
-        if self._rounded is None or self._rounded[0] != state:
-            self._rounded = state, self._round_weight()
-        return self._rounded[1]
+        inference = torch.is_inference_mode_enabled()
+        settings = (self.formats, self.enabled, "weight" in self._unfitted, inference)
+        kept = self._kept
+        if kept is None or not kept.is_made_of(parts, settings):
+            kept = self._kept = KeptWeight(self._round_weight(), parts, settings)
+        return kept.weight
 
     def rounded_bias(self) -> Tensor | None:
         """The bias as it is added."""
@@ -205,8 +208,18 @@ class QuantizedLayer(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode and forget the rounded weight."""
-        self._rounded = None
+        self._kept = None
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `to`, `half` and the like: what is kept must not stay behind on the old device.
+        self._kept = None
+        super()._apply(fn, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles round anew: what is kept belongs to this layer's tensors.
+        return {**self.__dict__, "_kept": None}
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -215,12 +228,21 @@ class QuantizedLayer(nn.Module):
         # Scales that are loaded count as fitted: those that are not yet must not be there.
         for role in self._unfitted:
             del destination[f"{prefix}{role}_scales"]
+        if not self.enabled:
+            destination[f"{prefix}enabled"] = torch.tensor(False)
+        if self._input_sparsity is not None:
+            share = torch.tensor(self._input_sparsity, dtype=torch.float64)
+            destination[f"{prefix}input_sparsity"] = share
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # Checkpoints of unquantised models have no mask and no scales; those of pruned ones bring a
-        # mask that this layer may not have yet.
+        # Checkpoints of unquantised models have no switches, no mask and no scales, which change
+        # nothing then; those of pruned ones bring a mask that this layer may not have yet.
+        if (enabled := state_dict.pop(f"{prefix}enabled", None)) is not None:
+            self.enabled = bool(enabled)
+        if (share := state_dict.pop(f"{prefix}input_sparsity", None)) is not None:
+            self.input_sparsity = float(share)
         mask = state_dict.get(prefix + "weight_mask")
         if mask is not None and self.weight_mask is None:
             self.weight_mask = torch.ones_like(self.weight, dtype=torch.bool)

@@ -17,7 +17,7 @@ from lightning_adls.formats import (
     MXInt,
     NumberFormat,
 )
-from lightning_adls.layers import ROLES
+from lightning_adls.layers.layer_formats import ROLES
 
 # The format that a kind rounds all tensors to, and the parameters that have a key.
 FAMILIES: dict[str, tuple[type[NumberFormat], tuple[str, ...]]] = {
@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[type[NumberFormat], tuple[str, ...]]] = {
 }
 # Those whose inputs and biases are rounded only if they have keys; their blocks are one number.
 MX = ("mxint", "mxfp")
-KINDS = (*FAMILIES, "ternary", "binary", "binary_scaling", "binary_residual")
+MASE_KINDS = (*FAMILIES, "ternary", "binary", "binary_scaling", "binary_residual")
 _ALIASES = {"fixed": "integer"}
 
 _PREFIXES = {"input": "data_in", "weight": "weight", "bias": "bias"}
@@ -50,8 +50,8 @@ def canonical(kind: str) -> str:
         ValueError: If MASE has no such kind, or none with a meaning here.
     """
     name = _ALIASES.get(kind, kind)
-    if name not in KINDS:
-        raise InputError(f"mase: kind={kind!r} is unknown; there are {', '.join(KINDS)}.")
+    if name not in MASE_KINDS:
+        raise InputError(f"mase: kind={kind!r} is unknown; there are {', '.join(MASE_KINDS)}.")
     return name
 
 
@@ -126,7 +126,7 @@ def check_keys(who: str, kind: str, config: Mapping[str, Any]) -> None:
 
     Args:
         who: Begins the error messages.
-        kind: One of ``KINDS``.
+        kind: One of ``MASE_KINDS``.
         config: Its values are checked by the formats, but for those that are no parameters.
     """
     if not isinstance(config, Mapping):
