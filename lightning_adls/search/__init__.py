@@ -4,12 +4,13 @@ from lightning_adls.budget import Budget
 from lightning_adls.search.architecture_space import Architecture, ArchitectureSpace
 from lightning_adls.search.failures import SearchFailed, TrialFailed
 from lightning_adls.search.format_space import FormatSpace
+from lightning_adls.search.lease import StudyTaken
 from lightning_adls.search.limits import Limits
 from lightning_adls.search.listeners import Listener, ResultsFile
 from lightning_adls.search.objective import Objective
 from lightning_adls.search.progress import Bars
 from lightning_adls.search.results import best_curve, summary, trial_rows
-from lightning_adls.search.samplers import GridSampler, SamplerFactory
+from lightning_adls.search.samplers import GridSampler, SamplerFactory, make_sampler
 from lightning_adls.search.search import Search, run_study
 from lightning_adls.search.space import Choice, Space
 from lightning_adls.search.storage import open_storage
@@ -32,11 +33,13 @@ __all__ = [
     "Search",
     "SearchFailed",
     "Space",
+    "StudyTaken",
     "TrialFailed",
     "best_curve",
     "best_trial",
     "counted_trials",
     "expand",
+    "make_sampler",
     "open_storage",
     "open_study",
     "run_study",

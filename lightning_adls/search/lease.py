@@ -33,8 +33,8 @@ class Claim(TypedDict):
     held: bool
 
 
-class LeaseLost(InputError):
-    """Another process took the study over, because this one did not renew its lease."""
+class StudyTaken(InputError):
+    """Another process runs the study."""
 
 
 class Lease:
@@ -51,10 +51,10 @@ class Lease:
         """Refuse to go on if another process has taken the study over.
 
         Raises:
-            LeaseLost: If so.
+            StudyTaken: If so.
         """
         if self._lost_to is not None:
-            raise LeaseLost(
+            raise StudyTaken(
                 f"Search: the study {self._study.study_name!r} was taken over by {self._lost_to}, "
                 f"because this process did not renew its lease for {STALE_SECONDS:g} s; wait for "
                 "the other to end, then continue."
@@ -68,11 +68,11 @@ class Lease:
         overlook another.
 
         Raises:
-            InputError: If another process comes first.
+            StudyTaken: If another process comes first.
         """
         try:
             self._write()
-            self._number = 1 + max((c["number"] or 0 for c in self._others().values()), default=0)
+            self._number = 1 + max((c["number"] or 0 for c in self.others().values()), default=0)
             self._write()
             self._refuse_if_later()
             self._held = True
@@ -80,24 +80,21 @@ class Lease:
         except BaseException:
             self.release()
             raise
-        for key in self._others(stale=True):
+        for key in self.others(stale=True):
             self._study.set_user_attr(key, None)
 
     def _refuse_if_later(self) -> None:
-        others = self._others()
+        others = self.others()
         while any(claim["number"] is None for claim in others.values()):
             time.sleep(_POLL_SECONDS)
-            others = self._others()
+            others = self.others()
         for key, claim in others.items():
             if (claim["number"], key) < (self._number, self._key):
-                raise InputError(
-                    f"Search: the study {self._study.study_name!r} is being run by {_who(claim)}; "
-                    "wait for it to end, or run other studies meanwhile."
-                )
+                raise _taken(self._study, claim)
 
     def renew(self) -> bool:
         """Say that this process goes on; False if another has taken over."""
-        later = [c for c in self._others().values() if c["held"] and c["number"] > self._number]
+        later = [c for c in self.others().values() if c["held"] and c["number"] > self._number]
         # Who takes over strikes out what is stale, and may have ended since.
         if later or not self._study.user_attrs.get(self._key):
             self._lost_to = _who(later[0]) if later else "another process"
@@ -120,7 +117,7 @@ class Lease:
         )
         self._study.set_user_attr(self._key, claim)
 
-    def _others(self, stale: bool = False) -> dict[str, Any]:
+    def others(self, stale: bool = False) -> dict[str, Any]:
         """The claims of other processes that go on, or of those that do not."""
         return {
             key: claim
@@ -137,7 +134,7 @@ def hold(study: optuna.Study) -> Iterator[Lease]:
     60 s; the clocks of the machines must agree to within half of that.
 
     Raises:
-        InputError: If another process holds it; the message says which.
+        StudyTaken: If another process holds it; the message says which.
     """
     lease, ended = Lease(study), Event()
     lease.acquire()
@@ -158,6 +155,24 @@ def hold(study: optuna.Study) -> Iterator[Lease]:
         ended.set()
         thread.join()
         lease.release()
+
+
+def check_free(study: optuna.Study) -> None:
+    """Refuse a study that another process runs, before any work starts.
+
+    Raises:
+        StudyTaken: If so.
+    """
+    for claim in Lease(study).others().values():
+        if claim["held"]:
+            raise _taken(study, claim)
+
+
+def _taken(study: optuna.Study, claim: Claim) -> StudyTaken:
+    return StudyTaken(
+        f"Search: the study {study.study_name!r} is being run by {_who(claim)}; wait for it to "
+        "end, or run other studies meanwhile."
+    )
 
 
 def _who(claim: Claim) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.trial import FrozenTrial
 
 from lightning_adls.report import write_csv
@@ -37,16 +36,17 @@ class ResultsFile(Listener):
 
     Args:
         path: Of the file.
-        studies: By the name they have in it, in its order. It may grow.
+        searches: By the name they have in it, in its order. It may grow.
     """
 
     path: Path
-    studies: Mapping[str, optuna.Study]
+    searches: Mapping[str, "Search[Any]"]
 
     def trial_ended(self, search: "Search[Any]", trial: FrozenTrial) -> None:
         """Write the file anew."""
         self.write()
 
     def write(self) -> None:
-        """Write the rows of all studies."""
-        write_csv(self.path, trial_rows(self.studies))
+        """Write the rows of all searches."""
+        studies = {name: search.study for name, search in self.searches.items()}
+        write_csv(self.path, trial_rows(studies))

@@ -167,24 +167,27 @@ class Objective(Generic[ChoiceT]):
         check_metrics(trainer, self.monitor)
 
     def checkpoint(self, trial: FrozenTrial) -> Path:
-        """Where the weights of a best trial are kept, on the machine that ran it."""
-        return self.folder / str(trial.user_attrs["checkpoint"])
-
-    def load(self, trial: FrozenTrial) -> L.LightningModule:
-        """The module that a trial ended with, compressed if the objective compresses.
-
-        ``best_trial`` is the one whose weights are kept.
+        """Where the weights of a best trial are; ``best_trial`` is the one that has them.
 
         Raises:
-            MissingFileError: If the weights are not here: another machine ran the trial, or they
-                were removed.
+            MissingFileError: If they are not here: another machine ran the trial, or they were
+                removed.
         """
-        path = self.checkpoint(trial)
+        path = self.folder / str(trial.user_attrs["checkpoint"])
         if not path.is_file():
             raise MissingFileError(
-                f"Objective: {path} is not here; trial {trial.user_attrs['index'] + 1} of it ran "
-                f"on {trial.user_attrs['host']}, whose folder of this name has it."
+                f"Objective: {path} is not here; trial {trial.user_attrs['index'] + 1} was run on "
+                f"{trial.user_attrs['host']}, where the weights are."
             )
+        return path
+
+    def load(self, trial: FrozenTrial) -> L.LightningModule:
+        """The module that a best trial ended with, compressed if the objective compresses.
+
+        Raises:
+            MissingFileError: As :meth:`checkpoint`.
+        """
+        path = self.checkpoint(trial)
         module = self.build(self.space.read(trial.user_attrs["choice"]))
         if self.compress is not None:
             self.compress(module)  # makes places for the masks and scales of the checkpoint

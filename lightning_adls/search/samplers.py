@@ -104,7 +104,7 @@ def make_sampler(
         MissingPackageError: If the sampler needs a package that is not installed.
     """
     own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-    name = getattr(getattr(factory, "func", factory), "__name__", repr(factory))
+    name = _name_of(factory)
     try:
         sampler = factory(seed=own)
     except ImportError as error:
@@ -117,3 +117,9 @@ def make_sampler(
     if isinstance(sampler, GridSampler):
         sampler.enumerate(space, seed)
     return sampler
+
+
+def _name_of(factory: SamplerFactory) -> str:
+    """Of the class, also behind partials such as jsonargparse's."""
+    inner = [factory, getattr(factory, "func", None), *getattr(factory, "args", ())]
+    return next((part.__name__ for part in inner if isinstance(part, type)), repr(factory))

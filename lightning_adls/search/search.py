@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lightning_adls.errors import InputError
 from lightning_adls.search.checkpoints import drop_outdone
 from lightning_adls.search.failures import SearchFailed, TrialFailed
-from lightning_adls.search.lease import Lease, hold
+from lightning_adls.search.lease import Lease, check_free, hold
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.objective import Objective
 from lightning_adls.search.results import best_curve
@@ -88,11 +88,20 @@ class Search(Generic[ChoiceT]):
         tried = {tuple(sorted(trial.params.items())) for trial in counted}
         return len(counted) >= self.trials or len(tried) >= self.objective.space.points
 
+    def check_free(self) -> None:
+        """Refuse early what :meth:`run` would refuse.
+
+        Raises:
+            StudyTaken: If another process runs the study.
+        """
+        if not self.complete:
+            check_free(self.study)
+
     def run(self) -> None:
         """Run what is missing, alone: the study's lease is held until the end.
 
         Raises:
-            InputError: If another process runs the study.
+            StudyTaken: If another process runs the study.
             SearchFailed: If three trials in a row failed; the message has their reasons.
             Exception: Whatever went wrong that is no trial's own fault (a full disk, a fault in
                 ``build``). The trial does not count and is run again the next time.

@@ -19,7 +19,7 @@ from studies import Plain, run, study_of
 from lightning_adls import search
 from lightning_adls.errors import InputError
 from lightning_adls.search import Search, lease
-from lightning_adls.search.lease import Lease, LeaseLost, hold
+from lightning_adls.search.lease import Lease, StudyTaken, hold
 
 ELSEWHERE = {"host": "elsewhere", "machine": "elsewhere", "pid": 7, "number": 3, "held": True}
 ANOTHER = rf"'study' is being run by process {os.getpid()} on .*; wait for it to end"
@@ -34,11 +34,16 @@ def claims(study: optuna.Study) -> list[dict[str, Any]]:
     return [claim for key, claim in study.user_attrs.items() if key.startswith("lease/") and claim]
 
 
-def test_a_study_that_runs_is_refused_to_others_and_is_free_afterwards(where: str) -> None:
+def test_a_study_that_runs_is_refused_to_others_and_is_free_afterwards(
+    where: str, tmp_path: Path
+) -> None:
     study = study_of(where)
     with hold(study):
         with pytest.raises(InputError, match=ANOTHER), hold(study_of(where)):
             pytest.fail("both hold it")
+        objective: Any = Plain(tmp_path)
+        with pytest.raises(InputError, match=ANOTHER):
+            Search(study, objective).check_free()
         (claim,) = claims(study)
         assert claim["pid"] == os.getpid()
     assert claims(study) == []
@@ -125,7 +130,7 @@ def test_a_process_that_slept_while_another_took_over_stops(
 
     monkeypatch.setattr(Lease, "__init__", noted)
     objective: Any = Plain(tmp_path, sleep)
-    with pytest.raises(LeaseLost, match="was taken over by"):
+    with pytest.raises(StudyTaken, match="was taken over by"):
         run(study, objective, 3)
     assert search.counted_trials(study) == []
 

@@ -166,7 +166,7 @@ def test_weights_that_are_elsewhere_are_named_with_the_machine_that_has_them(
     assert best is not None
     points.load(best)
     elsewhere = replace(points, folder=tmp_path / "elsewhere")
-    with pytest.raises(MissingFileError, match=f"elsewhere.*ran on {best.user_attrs['host']}"):
+    with pytest.raises(MissingFileError, match=f"elsewhere.*was run on {best.user_attrs['host']}"):
         elsewhere.load(best)
     assert json.dumps(best.user_attrs)
 
