@@ -28,9 +28,10 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
 from lightning_adls.labs import cli
+from lightning_adls.labs.judging import test, tested, weights_of
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.run import Row
-from lightning_adls.labs.searching import searching, test, tested, weights_of
+from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
 from lightning_adls.layers import builder
