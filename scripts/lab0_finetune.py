@@ -17,7 +17,6 @@ from time import perf_counter
 
 import lightning as L
 import torch
-from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -111,7 +110,11 @@ def main(
             module = task.build(lora, classifier=lora_classifier)
             return train(lab, "lora", module, lora_budget, [lora])
 
-        steps = {"full": full, "lora": adapters, "merged": partial(merge, lab, lora_budget)}
+        steps: dict[str, Callable[[], Row]] = {
+            "full": full,
+            "lora": adapters,
+            "merged": partial(merge, lab, lora_budget),
+        }
         for step, work in steps.items():
             console.print(f"{step}: {'done already' if step in lab.rows else '...'}")
             lab.step(step, work)

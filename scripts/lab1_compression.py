@@ -18,7 +18,6 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from rich.console import Console
 from torch import nn
 
@@ -141,14 +140,14 @@ def main(
 
         # Part 1: each width, without training and with it.
         for frac_width, width in product(frac_widths, widths):
-            name, how, about = f"{frac_width}/{width}", ["ptq", "qat"], {"width": width}
+            name, both, about = f"{frac_width}/{width}", ["ptq", "qat"], {"width": width}
             if frac_width == "half":
-                quantise(lab, name, half(width), qat, how, **about, frac_width="half")
+                quantise(lab, name, half(width), qat, both, **about, frac_width="half")
             elif frac_width == "calibrated":
                 name = f"{observer}-{calibration_batches}/{width}"
                 recipe = calibrated(lab, name, half(width), observer, calibration_batches)
                 chosen = f"calibrated by {observer}"
-                quantise(lab, name, recipe, qat, how, **about, frac_width=chosen)
+                quantise(lab, name, recipe, qat, both, **about, frac_width=chosen)
             elif width <= WIDEST_LEARNED:
                 # A step size that nothing has learned is no result: there is no PTQ.
                 quantise(lab, name, learned(width), qat, ["qat"], **about, frac_width="learned")
