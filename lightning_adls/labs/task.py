@@ -31,7 +31,7 @@ class Task:
         classifier: Makes the LightningModule; called with the network, ``transforms`` and
             ``num_classes``.
         seed: Of the network's random weights, of the data and of every training.
-        budgets: Of all trainings there will be; see :meth:`Budget.trainer` for what is checked.
+        budgets: Of all trainings there will be; see :meth:`Budget.check`.
         finetune: Budget of the training in full precision that the others start from, or None.
         weights: A checkpoint to start from instead, as scripts/train.py writes it.
         callbacks: Each is called before each training, for a callback of its own.
@@ -66,7 +66,7 @@ class Task:
         self.loggers = loggers
         for budget in (*budgets, finetune):
             if budget is not None:
-                budget.trainer(1)
+                budget.check()
         L.seed_everything(seed, verbose=False)
         self.texts = data()
         self.texts.prepare_data()
