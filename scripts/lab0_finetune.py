@@ -32,7 +32,7 @@ from lightning_adls.labs import cli, runs
 from lightning_adls.labs.environment import environment
 from lightning_adls.labs.tables import table
 from lightning_adls.ledger import Row, open_ledger
-from lightning_adls.models import bert, check_length
+from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms.flops import flops_per_sample
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 
@@ -88,16 +88,21 @@ def main(
     with ExitStack() as stack:
         with cli.refusing(MisconfigurationException):
             L.seed_everything(seed, verbose=False)
-            texts = data()
+            texts = data(seed=seed)
             texts.prepare_data()
             texts.setup("fit")
-            network = model(num_classes=texts.num_classes, vocab_size=texts.vocab_size)
+            network = model(
+                num_classes=texts.num_classes,
+                vocab_size=texts.vocab_size,
+                pad_token_id=texts.pad_token_id,
+            )
             check_length(network, texts.max_length)
             base = classifier(network, num_classes=texts.num_classes)
             build = partial(build_both, classifier, lora_classifier, lora, frozen, seed)
             plain, _ = build(network, texts.num_classes)  # refuses wrong patterns before training
-            for each in (budget, lora_budget, pretraining or budget):
-                each.trainer(1)
+            with cli.refusing(ValueError):  # of Lightning, which says it so
+                for each in (budget, lora_budget, pretraining or budget):
+                    each.trainer(1)
             settings = runs.settings_of(config_yaml, passing={"run"})
             folder.mkdir(parents=True, exist_ok=True)
             ledger = stack.enter_context(open_ledger(folder / "ledger.json", settings))
@@ -287,7 +292,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"num_classes", "vocab_size"}),
+            "model": (NetworkFactory, {*FROM_DATA}),
             "classifier": (TextClassifier, given),
             "lora_classifier": (TextClassifier, given),
         },

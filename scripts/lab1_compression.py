@@ -38,7 +38,7 @@ from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli, runs
 from lightning_adls.labs.tables import table
 from lightning_adls.ledger import Ledger, Row, open_ledger
-from lightning_adls.models import bert, check_length
+from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Prune, PruneStructured, Quantize, calibrate, costs
 
 HERE = Path(__file__).resolve()
@@ -196,13 +196,18 @@ def main(
             check_arguments(widths, sparsities, structured or [], calibration_batches, tolerance)
             Prune(0.5, scope=scope, activation_sparsity=activation_sparsity)
             L.seed_everything(seed, verbose=False)
-            texts = data()
+            texts = data(seed=seed)
             texts.prepare_data()
             texts.setup("fit")
-            network = model(num_classes=texts.num_classes, vocab_size=texts.vocab_size)
+            network = model(
+                num_classes=texts.num_classes,
+                vocab_size=texts.vocab_size,
+                pad_token_id=texts.pad_token_id,
+            )
             check_length(network, texts.max_length)
             start = classifier(copy.deepcopy(network), num_classes=texts.num_classes)
-            qat.trainer(1)
+            with cli.refusing(ValueError):  # of Lightning, which says it so
+                qat.trainer(1)
             if weights is not None:
                 start.load_weights(weights)
             elif finetune is None:
@@ -458,7 +463,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"num_classes", "vocab_size"}),
+            "model": (NetworkFactory, {*FROM_DATA}),
             "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
         },
     )

@@ -37,7 +37,7 @@ from lightning_adls.kernels import quantize
 from lightning_adls.labs import cli
 from lightning_adls.labs.environment import environment
 from lightning_adls.labs.tables import table
-from lightning_adls.models import bert, check_length
+from lightning_adls.models import NetworkFactory, check_length
 from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.quantize import Quantize
 
@@ -619,6 +619,6 @@ if __name__ == "__main__":
     cli.run(
         main,
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
-        {"model": (bert, {"num_classes"})},
+        {"model": (NetworkFactory, {"num_classes"})},
         interrupted="what was measured is on disk; the same command measures anew",
     )

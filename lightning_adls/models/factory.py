@@ -1,6 +1,6 @@
 """A network of the user's choice, made to fit a data set."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
@@ -45,37 +45,41 @@ class NetworkFactory:
         Raises:
             ValueError: If it does not take a keyword, or has other outputs than ``num_classes``.
         """
-        parameters = signature(self.network).parameters.values()
-        names = {parameter.name for parameter in parameters}
-        if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
-            names |= set(known)
-        passed = {name: value for name, value in known.items() if name in {*names, *FROM_DATA}}
-        if others := [name for name in known if name not in passed]:
+        passed = {name: known[name] for name in accepted(self.network, known)}
+        if refused := set(known) - set(passed) - set(FROM_DATA):
             raise InputError(
-                f"{self._name}: takes no {', '.join(others)}, which is to be chosen for it; give "
-                "another class_path."
+                f"{self.network.__qualname__}: takes no {', '.join(sorted(refused))}, which is to "
+                "be chosen for it; give another class_path."
             )
-        passed = {name: value for name, value in passed.items() if name in names}
         network = self.network(**self.arguments, **passed)
         if "num_classes" in known and "num_classes" not in passed:
-            self._check_outputs(network, known["num_classes"])
+            check_outputs(network, known["num_classes"])
         return network
 
-    @property
-    def _name(self) -> str:
-        return self.network.__qualname__
 
-    @torch.no_grad()
-    def _check_outputs(self, network: nn.Module, num_classes: int) -> None:
-        modes = {module: module.training for module in network.modules()}
-        network.eval()
-        tokens = torch.zeros(1, 8, dtype=torch.int64)
-        logits = network(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
-        for module, training in modes.items():
-            module.training = training
-        if logits.shape != (1, num_classes):
-            raise InputError(
-                f"{self._name}: gives logits of shape {tuple(logits.shape)} for one text of "
-                f"{num_classes} possible classes, and takes no num_classes; change its outputs to "
-                f"(1, {num_classes})."
-            )
+def accepted(network: Callable[..., nn.Module], names: Iterable[str]) -> list[str]:
+    """Those of some keywords that a function or class has parameters for."""
+    parameters = signature(network).parameters
+    any_name = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    return [name for name in names if any_name or name in parameters]
+
+
+@torch.no_grad()
+def check_outputs(network: nn.Module, num_classes: int) -> None:
+    """Try one text out, in eval mode.
+
+    Raises:
+        ValueError: If the network has other outputs than ``num_classes``.
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    logits = network(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    for module, training in modes.items():
+        module.training = training
+    if logits.shape != (1, num_classes):
+        raise InputError(
+            f"{type(network).__name__}: gives logits of shape {tuple(logits.shape)} for one text "
+            f"of {num_classes} possible classes, and takes no num_classes; change its outputs to "
+            f"(1, {num_classes})."
+        )
