@@ -36,7 +36,7 @@ from lightning_adls.errors import InputError
 from lightning_adls.labs import cli, runs
 from lightning_adls.labs.tables import table
 from lightning_adls.ledger import Ledger, Row, open_ledger
-from lightning_adls.models import bert, check_length, reuse_weights
+from lightning_adls.models import FROM_DATA, NetworkFactory, check_length, reuse_weights
 from lightning_adls.search import Architecture, ArchitectureSpace, Limits, Objective
 from lightning_adls.transforms import Prune, Quantize, costs
 from lightning_adls.transforms.cost import count_parameters
@@ -89,7 +89,12 @@ class Lab:
     def build(self, architecture: Architecture) -> TextClassifier:
         """A classifier of this architecture, on pre-trained weights where they fit."""
         texts = self.texts
-        make = partial(self.model, num_classes=texts.num_classes, vocab_size=texts.vocab_size)
+        make = partial(
+            self.model,
+            num_classes=texts.num_classes,
+            vocab_size=texts.vocab_size,
+            pad_token_id=texts.pad_token_id,
+        )
         network = architecture.build(make)
         for checkpoint in self.reuse:
             reuse_weights(network, checkpoint)
@@ -209,8 +214,9 @@ def main(
             check_arguments(samplers, seeds, trials, startup_trials, prune_after)
             for sampler in samplers:
                 search.make_sampler(sampler, space, 0)
-            for each in (budget, retrain):
-                each.trainer(1)
+            with cli.refusing(ValueError):  # of Lightning, which says it so
+                for each in (budget, retrain):
+                    each.trainer(1)
             recipe = Quantize(quantize)
             texts = data()
             texts.prepare_data()
@@ -456,7 +462,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"checkpoint", "num_classes", "vocab_size", *DIMENSIONS}),
+            "model": (NetworkFactory, {"checkpoint", *FROM_DATA, *DIMENSIONS}),
             "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
         },
     )

@@ -33,7 +33,7 @@ from lightning_adls.errors import InputError
 from lightning_adls.labs import cli, runs
 from lightning_adls.labs.tables import table
 from lightning_adls.layers import builder
-from lightning_adls.models import bert, check_length
+from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.search import Budget, FormatSpace, Objective
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match
@@ -121,14 +121,19 @@ def main(
                 check_names({"untrained": untrained}, "study", studies)
             builder(backend)
             L.seed_everything(seed, verbose=False)
-            texts = data()
+            texts = data(seed=seed)
             texts.prepare_data()
             texts.setup("fit")
-            network = model(num_classes=texts.num_classes, vocab_size=texts.vocab_size)
+            network = model(
+                num_classes=texts.num_classes,
+                vocab_size=texts.vocab_size,
+                pad_token_id=texts.pad_token_id,
+            )
             check_length(network, texts.max_length)
             build = partial(build_classifier, classifier, network, texts.num_classes, backend)
             start = build()
-            budget.trainer(1)
+            with cli.refusing(ValueError):  # of Lightning, which says it so
+                budget.trainer(1)
             names = list(match(linear_layers(network), dict.fromkeys(layers), "layers"))
             spaces = {
                 name: FormatSpace.from_templates(
@@ -318,7 +323,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"num_classes", "vocab_size"}),
+            "model": (NetworkFactory, {*FROM_DATA}),
             "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
         },
     )

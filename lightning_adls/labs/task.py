@@ -10,13 +10,12 @@ from time import perf_counter
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch import nn
 
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
-from lightning_adls.models import check_length
+from lightning_adls.models import NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
 
@@ -27,7 +26,7 @@ class Task:
 
     Args:
         data: Makes the data set; called with ``seed``.
-        model: Makes the network; called with ``num_classes`` and ``vocab_size``.
+        model: Makes the network; called with ``num_classes``, ``vocab_size`` and ``pad_token_id``.
         classifier: Makes the LightningModule; called with the network, ``transforms`` and
             ``num_classes``.
         seed: Of the network's random weights, of the data and of every training.
@@ -48,7 +47,7 @@ class Task:
     def __init__(
         self,
         data: Callable[..., TextData],
-        model: Callable[..., nn.Module],
+        model: NetworkFactory,
         classifier: Callable[..., TextClassifier],
         *,
         seed: int = 0,
@@ -68,11 +67,15 @@ class Task:
             if budget is not None:
                 budget.check()
         L.seed_everything(seed, verbose=False)
-        self.texts = data()
+        self.texts = data(seed=seed)
         self.texts.prepare_data()
         self.texts.setup("fit")
         self.num_classes = self.texts.num_classes
-        self.network = model(num_classes=self.num_classes, vocab_size=self.texts.vocab_size)
+        self.network = model(
+            num_classes=self.num_classes,
+            vocab_size=self.texts.vocab_size,
+            pad_token_id=self.texts.pad_token_id,
+        )
         check_length(self.network, self.texts.max_length)
         start = self.build()
         if weights is not None:
