@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,22 @@ def test_only_a_recipe_that_asks_for_mase_brings_its_layers(recipe: str) -> None
     found = {name for name in output.stdout.split() if ".mase" in name}
     assert ("lightning_adls.layers.mase.linear" in found) == bool(recipe)
     assert recipe or not found
+
+
+def test_public_names_are_the_same_to_a_type_checker_and_at_run_time() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module
+        for node in typed.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    import lightning_adls
+
+    assert set(seen) == set(lightning_adls.__all__)
+    for name, module in seen.items():
+        assert getattr(import_module(str(module)), str(name)) is getattr(lightning_adls, str(name))
 
 
 def test_every_public_name_can_be_imported() -> None:
