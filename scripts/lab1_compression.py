@@ -216,7 +216,7 @@ def learned(width: int) -> Quantize:
 def drop_checkpoints(lab: ModelRun) -> None:
     """Keep the weights that this call, or a later one with other arguments, can need."""
     best = best_quantised(lab.rows)
-    lab.keep([START] if best is None else [START, best, *choosable(lab.rows, best)])
+    lab.keep([] if best is None else [best, *choosable(lab.rows, best)])
 
 
 def test_chosen(lab: ModelRun, best: str, tolerance: float, budget: Budget) -> dict[str, Row]:

@@ -1,4 +1,4 @@
-"""Lab 3: search a number format for every tensor of every linear layer of a BERT.
+"""Lab 3: search a number format for every tensor of every linear layer of a network.
 
 Each study searches one family of formats: every layer chooses its own formats and parameters, the
 model is quantised, trained within a budget and validated. Run:
@@ -6,55 +6,66 @@ model is quantised, trained within a budget and validated. Run:
     python scripts/lab3_mixed_precision.py
     python scripts/lab3_mixed_precision.py --config configs/lab3_low_bit.yaml --run low_bit
     python scripts/lab3_mixed_precision.py --config configs/lab3_mase.yaml
+    python scripts/lab3_mixed_precision.py --sampler optuna.samplers.NSGAIISampler --run genetic
     python scripts/lab3_mixed_precision.py --data configs/data/imdb.yaml \
         --model.checkpoint prajjwal1/bert-tiny --run imdb
 
 The same command continues an interrupted run and repeats nothing that is done.
 """
 
-import copy
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
-import optuna
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from optuna.pruners import BasePruner
 from rich.console import Console
-from torch import nn
 
 from lightning_adls import report, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
-from lightning_adls.labs import cli, runs
+from lightning_adls.labs import cli
+from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
+from lightning_adls.labs.judging import test, tested, weights_of
+from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.run import Row
+from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
+from lightning_adls.labs.task import Task
 from lightning_adls.layers import builder
-from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
-from lightning_adls.search import Budget, FormatSpace, Objective
+from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.search import Budget, FormatSpace, Objective, SamplerFactory, Search
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match
 
 HERE = Path(__file__).resolve()
-LOGS = Path("lightning_logs", "lab3")
-
-# Two calls that differ in these alone continue the same search. (Each study remembers its own
-# space and whether it is trained, and the content of the weights, not their path.)
-PASSING = {"run", "storage", "trials", "only", "figures"}
-OF_EACH_STUDY = {"studies", "precisions", "ranges", "train", "untrained"}
+# Arguments in which calls of one run may differ. (Each study remembers its own space and whether it
+# is trained.)
+PASSING = {
+    *("storage", "trials", "only", "figures"),
+    *("studies", "precisions", "ranges", "train", "untrained"),
+}
+COLUMNS = {
+    "study": ("study", ""),
+    "best_value": ("val acc.", ".4f"),
+    "test_accuracy": ("test acc.", ".4f"),
+    "bits_per_weight": ("bits/w", ".2f"),
+    "trials": ("trials", "d"),
+    "pruned": ("pruned", "d"),
+    "failed": ("failed", "d"),
+    "seconds": ("s", ".0f"),
+}
 
 Template = str | dict[str, str | None] | None
-Studies = Mapping[str, optuna.Study]
+Searches = Mapping[str, Search[Quantize]]
 console = Console()
 
 
 def main(
     config_yaml: str,
     data: Callable[..., TextData],
-    model: Callable[..., nn.Module],
+    model: NetworkFactory,
     classifier: Callable[..., TextClassifier],
     precisions: dict[str, Template],
     ranges: dict[str, list[int | str | tuple[int, ...]]],
@@ -63,6 +74,10 @@ def main(
     layers: list[str],
     untrained: list[str],
     budget: Budget,
+    sampler: SamplerFactory,
+    pruner: BasePruner,
+    callbacks: list[CallbackFactory],
+    logger: list[LoggerFactory],
     finetune: Budget | None = None,
     weights: str | None = None,
     train: bool = True,
@@ -70,19 +85,16 @@ def main(
     share: bool = False,
     trials: int = 24,
     only: list[str] | None = None,
-    sampler: Literal["tpe", "random", "grid"] = "tpe",
-    startup_trials: int = 10,
-    prune_after: int = 25,
     seed: int = 0,
     run: str = "default",
     storage: str | None = None,
 ) -> None:
-    """Search a number format for every tensor of every linear layer of a BERT.
+    """Search a number format for every tensor of every linear layer of a network.
 
     Args:
         config_yaml: All arguments, as the run's ``config.yaml`` keeps them.
         data: The data set.
-        model: The BERT: a checkpoint or dimensions.
+        model: The network: a checkpoint or dimensions.
         classifier: How it is trained.
         precisions: By name, the formats of a layer's input, weight and bias. Parameters that are
             not fixed are searched over their ranges. One format stands for all three tensors,
@@ -94,6 +106,12 @@ def main(
         layers: Shell patterns of the layers that are searched; the others stay as they are.
         untrained: Studies whose trials only evaluate.
         budget: What each trial may spend.
+        sampler: What proposes the trials: any class of samplers of Optuna that takes a seed, or
+            ``lightning_adls.search.GridSampler``.
+        pruner: What stops weak trials: any class of pruners of Optuna. Its steps are percent of
+            the budget.
+        callbacks: Of Lightning, for each training.
+        logger: Lightning's loggers, for each training.
         finetune: Budget of a fine-tune in full precision from which all trials start.
         weights: A checkpoint to start from instead, written by scripts/train.py.
         train: Train after quantising; if false, the trials of all studies only evaluate.
@@ -102,81 +120,77 @@ def main(
         share: Make one choice for all layers instead of one for each.
         trials: Trials of each study.
         only: The studies to run now; by default all.
-        sampler: What proposes the trials.
-        startup_trials: First trials of a study that tpe draws at random, to learn from.
-        prune_after: Percent of its budget that a trial spends before it can be pruned; at 100 none
-            is.
         seed: Of everything.
         run: Name of the folder in lightning_logs/lab3.
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
-    folder = LOGS / run
-    with ExitStack() as stack:
-        with cli.refusing(MisconfigurationException):
-            only = list(studies) if only is None else only
-            check_numbers(trials, startup_trials, prune_after)
-            check_names(studies, "precision", precisions)
-            check_names({"only": only, **figures}, "study", studies)
-            if untrained:
-                check_names({"untrained": untrained}, "study", studies)
-            builder(backend)
-            L.seed_everything(seed, verbose=False)
-            texts = data(seed=seed)
-            texts.prepare_data()
-            texts.setup("fit")
-            network = model(
-                num_classes=texts.num_classes,
-                vocab_size=texts.vocab_size,
-                pad_token_id=texts.pad_token_id,
-            )
-            check_length(network, texts.max_length)
-            build = partial(build_classifier, classifier, network, texts.num_classes, backend)
-            start = build()
-            with cli.refusing(ValueError):  # of Lightning, which says it so
-                budget.trainer(1)
-            names = list(match(linear_layers(network), dict.fromkeys(layers), "layers"))
-            spaces = {
-                name: FormatSpace.from_templates(
-                    layers if share else names, {p: precisions[p] for p in members}, ranges
-                )
-                for name, members in studies.items()
-            }
-            for space in spaces.values():
-                space.check_backend(backend)
-                search.make_sampler(sampler, space, seed)
-            if weights is not None:
-                start.load_weights(weights)
-            trained = {name: train and name not in untrained for name in studies}
-            folder.mkdir(parents=True, exist_ok=True)
-            store = stack.enter_context(search.open_storage(storage or folder / "search.journal"))
-            prefix = f"lab3/{run}/" if storage else ""
-            settings = runs.settings_of(
-                config_yaml, passing=PASSING | OF_EACH_STUDY, weights=weights
-            )
-            opened = open_studies(store, prefix, spaces, trained, settings, prune_after)
-        (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
-        console.print(f"{len(names)} linear layers; {len(only)} studies of up to {trials} trials")
-        if weights is None and finetune is not None:
-            runs.fine_tune(start, texts, finetune, folder, seed)
-        network.load_state_dict(start.model.state_dict())
-        objectives = {
-            name: Objective(space, build, texts, budget, folder / name, seed, trained[name])
-            for name, space in spaces.items()
-            if name in only
-        }
-        run_studies(opened, objectives, trials, sampler, seed, startup_trials, figures, folder)
-        test_best(opened, objectives, texts)
-        results = write_summary(opened, backend, folder)
-    show(results, folder)
+    only = list(studies) if only is None else only
+    check_names(studies, "precision", precisions)
+    check_names({"only": only, **figures}, "study", studies)
+    check_names({"untrained": untrained} if untrained else {}, "study", studies)
+    builder(backend)
+    FormatSpace.from_templates(layers, precisions, ranges)  # also those of no study
+    task = Task(
+        data,
+        model,
+        classifier,
+        seed=seed,
+        budgets=[budget],
+        callbacks=callbacks,
+        loggers=logger,
+        finetune=finetune,
+        weights=weights,
+    )
+    found = list(match(linear_layers(task.network), dict.fromkeys(layers), "layers"))
+    spaces = {
+        name: FormatSpace.from_templates(
+            layers if share else found, {p: precisions[p] for p in members}, ranges
+        )
+        for name, members in studies.items()
+    }
+    for space in spaces.values():
+        space.check_backend(backend)
+        search.make_sampler(sampler, space, seed)
 
+    def build(recipe: Quantize) -> TextClassifier:
+        return task.build(replace(recipe, backend=backend))
 
-def check_numbers(trials: int, startup_trials: int, prune_after: int) -> None:
-    """Refuse numbers out of range."""
-    for name, count in (("trials", trials), ("startup_trials", startup_trials)):
-        if count < 1:
-            raise InputError(f"lab3: {name}={count} is below 1.")
-    if not 0 <= prune_after <= 100:
-        raise InputError(f"lab3: prune_after={prune_after} is not in 0..100.")
+    with (
+        ModelRun("lab3", run, config_yaml, task, passing=PASSING) as lab,
+        search.open_storage(storage or lab.folder / "search.journal") as store,
+    ):
+        bars, searches = search.Bars(console), dict[str, Search[Quantize]]()
+        results = search.ResultsFile(lab.folder / "results.csv", searches)
+        for name, space in spaces.items():
+            trained = train and name not in untrained
+            fingerprint = {"space": space.to_dict(), "train": trained, **lab.settings}
+            full_name = f"lab3/{run}/{name}" if storage else name
+            objective = Objective(
+                space,
+                build,
+                task.texts,
+                budget,
+                lab.folder / name,
+                seed,
+                trained,
+                callbacks=task.callbacks,
+                loggers=task.loggers,
+            )
+            study = search.open_study(store, full_name, fingerprint, pruner)
+            searches[name] = Search(study, objective, sampler, trials, seed, [results, bars])
+        for name in only:
+            searches[name].check_free()
+        console.print(f"{len(found)} linear layers; {len(only)} studies of up to {trials} trials")
+        lab.start(budget)
+        with searching(bars):
+            for name in only:
+                searches[name].run()
+                draw(searches, figures, lab.folder)
+        rows = write_summary(lab, searches, only, backend)
+        results.write()
+    ranked = sorted(rows, key=lambda row: -(row["best_value"] or 0))
+    console.print(table("Best of each study", ranked, COLUMNS))
+    console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)
 
 
 def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[str]) -> None:
@@ -190,66 +204,9 @@ def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[st
             raise InputError(f"lab3: {name!r} names no {what}; {there}")
 
 
-def build_classifier(
-    classifier: Callable[..., TextClassifier],
-    network: nn.Module,
-    num_classes: int,
-    backend: str,
-    *recipes: Quantize,
-) -> TextClassifier:
-    """A fresh copy of the network, quantised, in its LightningModule."""
-    transforms = [replace(recipe, backend=backend) for recipe in recipes]
-    return classifier(copy.deepcopy(network), transforms=transforms, num_classes=num_classes)
-
-
-def open_studies(
-    store: optuna.storages.BaseStorage,
-    prefix: str,
-    spaces: Mapping[str, FormatSpace],
-    trained: Mapping[str, bool],
-    settings: Mapping[str, Any],
-    prune_after: int,
-) -> Studies:
-    """Create or continue one study per space."""
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=prune_after)
-    return {
-        name: search.open_study(
-            store,
-            prefix + name,
-            {"space": space.to_dict(), "train": trained[name], **settings},
-            pruner,
-        )
-        for name, space in spaces.items()
-    }
-
-
-def run_studies(
-    studies: Studies,
-    objectives: Mapping[str, Objective[Quantize]],
-    trials: int,
-    sampler: str,
-    seed: int,
-    startup_trials: int,
-    figures: Mapping[str, list[str]],
-    folder: Path,
-) -> None:
-    """Run what is missing of each study; after each trial everything found so far is on disk."""
-
-    def after_trial(_: optuna.Study) -> None:
-        report.write_csv(folder / "results.csv", search.trial_rows(studies))
-
-    with search.study_bars(console) as bars:
-        for name, objective in objectives.items():
-            study = studies[name]
-            search.run_shown(
-                bars, name, study, objective, trials, sampler, seed, after_trial, startup_trials
-            )
-            draw(studies, figures, folder)
-
-
-def draw(studies: Studies, figures: Mapping[str, list[str]], folder: Path) -> None:
+def draw(searches: Searches, figures: Mapping[str, list[str]], folder: Path) -> None:
     """Draw the running best of all studies so far, as PNG files and as TensorBoard curves."""
-    curves = {name: search.best_curve(study) for name, study in studies.items()}
+    curves = {name: each.curve for name, each in searches.items()}
     for file, names in figures.items():
         report.draw_curves(
             folder / f"{file}.png",
@@ -261,60 +218,31 @@ def draw(studies: Studies, figures: Mapping[str, list[str]], folder: Path) -> No
     report.log_curves(folder / "running_best", "search/running_best", curves)
 
 
-def test_best(
-    studies: Studies, objectives: Mapping[str, Objective[Quantize]], texts: TextData
-) -> None:
-    """Read the test split, once per study: when all trials are done, with the best model."""
-    for name, objective in objectives.items():
-        study = studies[name]
-        best = search.best_trial(study)
-        if best is None or study.user_attrs.get("test", {}).get("trial") == best.number:
-            continue
-        trainer = objective.budget.trainer(1)
-        trainer.test(objective.load(best), datamodule=texts, verbose=False)
-        accuracy = trainer.callback_metrics["test/accuracy"].item()
-        study.set_user_attr("test", {"trial": best.number, "accuracy": accuracy})
+def write_summary(
+    lab: ModelRun, searches: Searches, only: Collection[str], backend: str
+) -> list[Row]:
+    """Test the best model of each study that was run, and write what is known of all.
 
-
-def write_summary(studies: Studies, backend: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Write ``summary.json``, the rows of all trials and the best recipe of each study."""
-    results = {}
-    for name, study in studies.items():
-        if not search.counted_trials(study):
+    Other studies, and those of other machines, are shown with what the storage knows.
+    """
+    rows: dict[str, Any] = {}
+    for name, each in searches.items():
+        if not each.counted:
             continue
-        results[name] = search.summary(study)
-        best = search.best_trial(study)
-        if best is None:
+        rows[name] = search.summary(each.study)
+        if (best := each.best) is None:
             continue
-        test = study.user_attrs.get("test", {})
-        recipe = Path(name) / "best_recipe.yaml"
-        Quantize(best.user_attrs["recipe"], backend=backend).save(folder / recipe)
-        results[name] |= {
-            "test_accuracy": test["accuracy"] if test.get("trial") == best.number else None,
+        recipe, weights = Path(name, "best_recipe.yaml"), weights_of(each)
+        (lab.folder / name).mkdir(exist_ok=True)
+        Quantize(best.user_attrs["choice"], backend=backend).save(lab.folder / recipe)
+        here = name in only and weights is not None
+        rows[name] |= {
+            "test_accuracy": test(lab, lab.task, each) if here else tested(each),
             "best_recipe": str(recipe),
-            "best_checkpoint": str(Path(name) / best.user_attrs["checkpoint"]),
+            "best_checkpoint": weights and str(weights.relative_to(lab.folder)),
         }
-    report.write_csv(folder / "results.csv", search.trial_rows(studies))
-    report.write_json(folder / "summary.json", results)
-    return results
-
-
-def show(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Print the table of results, best validation accuracy first."""
-    columns = {
-        "study": ("study", ""),
-        "best_value": ("val acc.", ".4f"),
-        "test_accuracy": ("test acc.", ".4f"),
-        "bits_per_weight": ("bits/w", ".2f"),
-        "trials": ("trials", "d"),
-        "pruned": ("pruned", "d"),
-        "failed": ("failed", "d"),
-        "seconds": ("s", ".0f"),
-    }
-    ranked = sorted(results.items(), key=lambda item: -(item[1]["best_value"] or 0))
-    rows = [{"study": name, **found} for name, found in ranked]
-    console.print(table("Best of each study", rows, columns))
-    console.print(f"Figures, recipes and checkpoints: {folder}", soft_wrap=True)
+    report.write_json(lab.folder / "summary.json", rows)
+    return [{"study": name, **row} for name, row in rows.items()]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import random
 import runpy
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import nn
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.models import bert
-from lightning_adls.transforms import Transform
+from lightning_adls.search import Budget, FormatSpace, Objective
+from lightning_adls.transforms import Quantize, Transform
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,6 +90,26 @@ def build(texts: TextData) -> Callable[[list[Transform]], L.LightningModule]:
         return TextClassifier(model, transforms, learning_rate=1e-3)
 
     return build
+
+
+@pytest.fixture
+def recipes(
+    build: Callable[[list[Transform]], L.LightningModule], texts: TextData, tmp_path: Path
+) -> Objective[Quantize]:
+    """Sixteen points: a format for the encoder's weights and one for the classifier's."""
+    layers = ["bert.encoder.*", "classifier"]
+    ranges = {"width": [3, 8], "frac_width": [2, 6]}
+    space = FormatSpace.from_templates(layers, {"Integer": {"weight": "Integer"}}, ranges)
+    budget = Budget(epochs=1, reports=3, accelerator="cpu")
+    return Objective(space, lambda recipe: build([recipe]), texts, budget, tmp_path / "study")
+
+
+@pytest.fixture
+def quick(recipes: Objective[Quantize]) -> Objective[Quantize]:
+    """Four points, and nothing is trained."""
+    ranges = {"width": [3, 8], "frac_width": [2, 6]}
+    space = FormatSpace.from_templates(["*"], {"Integer": {"weight": "Integer"}}, ranges)
+    return replace(recipes, space=space, train=False)
 
 
 @pytest.fixture

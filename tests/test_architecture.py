@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "lightning_adls"
 LEVELS = (
     {"labs"},
     {"search", "bench"},
-    {"callbacks", "budget", "ledger", "report"},
+    {"callbacks", "budget", "report"},
     {"classifier", "data", "mase"},
     {"models", "transforms"},
     {"layers"},
@@ -36,8 +36,6 @@ ONLY_IN = {
 }
 # Where `__getattr__` imports what is asked for.
 LAZY = {"__init__.py"}
-# Neighbours on one level that need each other.
-ALLOWED = {("ledger", "report")}
 
 
 def part(module: str) -> str:
@@ -76,7 +74,6 @@ def test_imports_go_downwards_only() -> None:
         if module.startswith("lightning_adls.")
         and part(module) != where
         and level(part(module)) <= level(where)
-        and (where, part(module)) not in ALLOWED
     ]
     assert wrong == []
 

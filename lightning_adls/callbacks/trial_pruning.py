@@ -6,6 +6,8 @@ import lightning as L
 import optuna
 from optuna_integration import PyTorchLightningPruningCallback
 
+from lightning_adls.errors import InputError
+
 
 class TrialPruning(PyTorchLightningPruningCallback):
     """Stop a weak trial within its budget, also when the budget is a single epoch.
@@ -18,28 +20,43 @@ class TrialPruning(PyTorchLightningPruningCallback):
     Args:
         trial: The trial that ``fit`` belongs to.
         monitor: A metric that every validation logs.
+        parts: How many parts the budget is counted in: 100 are percent. More validations than
+            these need more, with which the pruner's ``n_warmup_steps`` counts as well.
 
     Raises:
         optuna.TrialPruned: Out of ``fit``, when the study's pruner says so.
+        InputError: At the second validation within one part of the budget.
         KeyError: At the first validation, if ``monitor`` is not among its metrics.
         FloatingPointError: If a metric is NaN.
     """
+
+    def __init__(self, trial: optuna.Trial, monitor: str, parts: int = 100) -> None:
+        super().__init__(trial, monitor)
+        self._parts = parts
+        self._reported: int | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the metric and ask the pruner."""
         if trainer.sanity_checking:
             return
         check_metrics(trainer, self.monitor)
-        percent = round(100 * trainer.global_step / trainer.estimated_stepping_batches)
-        if percent >= 100 and not self.is_ddp_backend:
+        part = round(self._parts * trainer.global_step / trainer.estimated_stepping_batches)
+        if part == self._reported:
+            raise InputError(
+                f"TrialPruning: parts={self._parts} are too few for two validations after {part} "
+                "of them, of which Optuna would ignore one; validate less often, or give more."
+            )
+        self._reported = part
+        if part >= self._parts and not self.is_ddp_backend:
             # Nothing is left to save by stopping: the trial is complete, however weak.
-            self._trial.report(trainer.callback_metrics[self.monitor].item(), step=percent)
+            self._trial.report(trainer.callback_metrics[self.monitor].item(), step=part)
             return
         try:
             # All that the parent takes from the module is its epoch, which becomes the step.
-            super().on_validation_end(trainer, SimpleNamespace(current_epoch=percent))
+            super().on_validation_end(trainer, SimpleNamespace(current_epoch=part))
         except optuna.TrialPruned as error:
-            raise optuna.TrialPruned(f"pruned at {percent} % of its budget") from error
+            percent = 100 * part / self._parts
+            raise optuna.TrialPruned(f"pruned at {percent:.0f} % of its budget") from error
 
 
 def check_metrics(trainer: L.Trainer, monitor: str) -> None:

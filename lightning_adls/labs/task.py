@@ -10,6 +10,7 @@ from time import perf_counter
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import nn
 
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
@@ -26,7 +27,8 @@ class Task:
 
     Args:
         data: Makes the data set; called with ``seed``.
-        model: Makes the network; called with ``num_classes``, ``vocab_size`` and ``pad_token_id``.
+        model: Makes the network; called with those of ``num_classes``, ``vocab_size`` and
+            ``pad_token_id`` that it takes.
         classifier: Makes the LightningModule; called with the network, ``transforms`` and
             ``num_classes``.
         seed: Of the network's random weights, of the data and of every training.
@@ -47,7 +49,7 @@ class Task:
     def __init__(
         self,
         data: Callable[..., TextData],
-        model: NetworkFactory,
+        model: Callable[..., nn.Module],
         classifier: Callable[..., TextClassifier],
         *,
         seed: int = 0,
@@ -71,7 +73,7 @@ class Task:
         self.texts.prepare_data()
         self.texts.setup("fit")
         self.num_classes = self.texts.num_classes
-        self.network = model(
+        self.network = NetworkFactory(model)(
             num_classes=self.num_classes,
             vocab_size=self.texts.vocab_size,
             pad_token_id=self.texts.pad_token_id,

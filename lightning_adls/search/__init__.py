@@ -1,31 +1,39 @@
 """Searching with Optuna: what to choose from, how to judge it, how to continue."""
 
 from lightning_adls.budget import Budget
-from lightning_adls.search.architecture import Architecture, ArchitectureSpace
-from lightning_adls.search.formats import FormatSpace, expand
+from lightning_adls.search.architecture_space import Architecture, ArchitectureSpace
+from lightning_adls.search.failures import SearchFailed, TrialFailed
+from lightning_adls.search.format_space import FormatSpace
+from lightning_adls.search.lease import StudyTaken
 from lightning_adls.search.limits import Limits
-from lightning_adls.search.objective import Objective, TrialFailed
-from lightning_adls.search.progress import run_shown, study_bars
+from lightning_adls.search.listeners import Listener, ResultsFile
+from lightning_adls.search.objective import Objective
+from lightning_adls.search.progress import Bars
 from lightning_adls.search.results import best_curve, summary, trial_rows
+from lightning_adls.search.samplers import GridSampler, SamplerFactory, make_sampler
+from lightning_adls.search.search import Search, run_study
 from lightning_adls.search.space import Choice, Space
-from lightning_adls.search.study import (
-    best_trial,
-    counted_trials,
-    make_sampler,
-    open_storage,
-    open_study,
-    run_study,
-)
+from lightning_adls.search.storage import open_storage
+from lightning_adls.search.study import best_trial, counted_trials, open_study
+from lightning_adls.search.templates import expand
 
 __all__ = [
     "Architecture",
     "ArchitectureSpace",
+    "Bars",
     "Budget",
     "Choice",
     "FormatSpace",
+    "GridSampler",
     "Limits",
+    "Listener",
     "Objective",
+    "ResultsFile",
+    "SamplerFactory",
+    "Search",
+    "SearchFailed",
     "Space",
+    "StudyTaken",
     "TrialFailed",
     "best_curve",
     "best_trial",
@@ -34,9 +42,7 @@ __all__ = [
     "make_sampler",
     "open_storage",
     "open_study",
-    "run_shown",
     "run_study",
-    "study_bars",
     "summary",
     "trial_rows",
 ]

@@ -1,71 +1,72 @@
 """Searches on screen: a bar for each study; without a terminal, a line for each trial."""
 
-from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import optuna
+from optuna.trial import FrozenTrial
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
-from lightning_adls.search.objective import Objective
-from lightning_adls.search.results import best_curve
-from lightning_adls.search.study import counted_trials, run_study
-
-
-def study_bars(console: Console) -> Progress:
-    """Bars for :func:`run_shown`, to be used as a context manager."""
-    return Progress(
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[best]}"),
-        TimeElapsedColumn(),
-        console=console,
-    )
+from lightning_adls.search.listeners import Listener
+from lightning_adls.search.search import Search
 
 
-def run_shown(
-    bars: Progress,
-    name: str,
-    study: optuna.Study,
-    objective: Objective[Any],
-    trials: int,
-    sampler: str,
-    seed: int,
-    after_trial: Callable[[optuna.Study], None] = lambda study: None,
-    startup_trials: int = 10,
-) -> None:
-    """Run a study with a bar of its own; see :func:`run_study` for the arguments.
+class Bars(Listener):
+    """Shows each search that tells it of its trials; to be used as a context manager.
 
     Args:
-        bars: From :func:`study_bars`.
-        name: Of the study, beside its bar.
-        study: From :func:`open_study`.
-        objective: Judges a trial.
-        trials: How many trials the study shall have in the end.
-        sampler: ``tpe``, ``random`` or ``grid``.
-        seed: Of the sampler.
-        after_trial: Called when a trial has ended and was stored.
-        startup_trials: See :func:`make_sampler`.
+        console: Where they are drawn.
     """
-    total = min(trials, objective.space.points)
-    done = len(counted_trials(study))
-    task = bars.add_task(name, total=total, completed=done, best="")
-    if done >= total:
-        bars.update(task, best="complete already")
-        return
 
-    def show(study: optuna.Study) -> None:
-        after_trial(study)
-        done = counted_trials(study)
-        curve = best_curve(study)
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<20}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[best]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def begun(self, search: Search[Any]) -> None:
+        """Add a bar."""
+        done = len(search.counted)
+        best = "complete already" if search.complete else ""
+        self._tasks[search.name] = self._bars.add_task(
+            search.name, total=search.total, completed=done, best=best
+        )
+
+    def trial_ended(self, search: Search[Any], trial: FrozenTrial) -> None:
+        """Move the bar on, and say why a trial failed."""
+        done, curve = len(search.counted), search.curve
         best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
-        bars.update(task, completed=len(done), best=best)
-        if error := done[-1].user_attrs.get("error"):
-            bars.console.print(f"{name} trial {len(done)}: {error}")
-        if not bars.console.is_terminal:
-            state = done[-1].state.name.lower()
-            bars.console.print(f"{name} {len(done)}/{total} {state}, {best}")
+        self._bars.update(self._tasks[search.name], completed=done, best=best)
+        console = self._bars.console
+        if error := trial.user_attrs.get("error"):
+            console.print(f"{search.name} trial {done}: {error}")
+        if not console.is_terminal:
+            console.print(f"{search.name} {done}/{search.total} {trial.state.name.lower()}, {best}")
 
-    run_study(study, objective, trials, sampler, seed, show, startup_trials)
-    bars.stop_task(task)
+    def ended(self, search: Search[Any]) -> None:
+        """Stop the clock of the bar."""
+        self._bars.stop_task(self._tasks[search.name])

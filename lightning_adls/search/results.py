@@ -31,7 +31,7 @@ def trial_rows(studies: Mapping[str, optuna.Study]) -> list[dict[str, Any]]:
                     "before_compression": _rounded(trial.user_attrs.get("before_compression")),
                     **{name: trial.user_attrs.get(name) for name in COSTS},
                     "seconds": trial.user_attrs.get("seconds"),
-                    "recipe": trial.user_attrs.get("recipe"),
+                    "choice": trial.user_attrs.get("choice"),
                 }
             )
     return rows

@@ -1,17 +1,125 @@
-"""What proposes the trials of a search."""
+"""What proposes the trials of a search: any sampler of Optuna, or a grid."""
 
-from typing import Protocol
+from functools import partial
+from itertools import product
+from typing import Any, Protocol
 
-from optuna.samplers import BaseSampler
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from lightning_adls.errors import InputError, MissingPackageError
+from lightning_adls.search.space import Space
+from lightning_adls.search.study import ended_trials
 
 
 class SamplerFactory(Protocol):
-    """Makes samplers: a class, or what jsonargparse makes of its ``class_path`` in a YAML file.
-
-    A protocol, because jsonargparse leaves out just what it is called with: of a class in a
-    ``Callable[..., BaseSampler]`` it would leave out the first parameter.
-    """
+    """A class of samplers, or a partial of one."""
 
     def __call__(self, *, seed: int) -> BaseSampler:
-        """A sampler whose proposals follow from ``seed``."""
-        ...
+        """The sampler of one trial."""
+
+
+class GridSampler(BaseSampler):
+    """Every point of a search's space once, in an order of the search's seed.
+
+    Optuna's own GridSampler takes the point of an interrupted trial for tried, and leaves it out.
+
+    Args:
+        seed: Every sampler is called with one. The order of the points is that of the search's
+            seed, which :meth:`enumerate` brings: it must be the same in all trials.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._points: list[dict[str, Any]] = []
+        self._point: dict[str, Any] = {}
+
+    def enumerate(self, space: Space[Any], seed: int) -> None:
+        """Learn the points; a search calls this.
+
+        Raises:
+            InputError: If the space cannot be enumerated.
+        """
+        grid = space.grid()
+        points = list(product(*grid.values()))
+        order = np.random.default_rng(seed).permutation(len(points))
+        self._points = [dict(zip(grid, points[place], strict=True)) for place in order]
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Take the first point that no trial has tried to its end."""
+        tried = [other.params for other in ended_trials(study)]
+        untried = (point for point in self._points if point not in tried)
+        self._point = next(untried, self._points[0])
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The value of the point."""
+        return self._point[param_name]
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Nothing: all parameters are sampled by themselves."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+# By the names that run_study knows. Spaces may be conditional, and then what trials have in common
+# is too little for a multivariate sampler.
+SAMPLERS: dict[str, SamplerFactory] = {
+    "tpe": partial(TPESampler, multivariate=False),
+    "random": RandomSampler,
+    "grid": GridSampler,
+}
+
+
+def make_sampler(
+    factory: SamplerFactory, space: Space[Any], seed: int, index: int = 0
+) -> BaseSampler:
+    """The sampler of one trial, seeded by the search's seed and the trial's place.
+
+    A search makes it anew for each trial, so that one that was interrupted proposes what it would
+    have proposed without the interruption.
+
+    Args:
+        factory: Makes it.
+        space: What it samples.
+        seed: Of the search.
+        index: Of the trial among those that count, from 0.
+
+    Raises:
+        InputError: If the factory cannot be called with a seed, or the space not be enumerated.
+        MissingPackageError: If the sampler needs a package that is not installed.
+    """
+    own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    name = _name_of(factory)
+    try:
+        sampler = factory(seed=own)
+    except ImportError as error:
+        raise MissingPackageError(f"Search: sampler={name} needs a package: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Search: sampler={name} cannot be made for each trial with seed={own}: "
+            f"{str(error).rstrip('.')}; name one that takes a seed, with all its other arguments."
+        ) from error
+    if isinstance(sampler, GridSampler):
+        sampler.enumerate(space, seed)
+    return sampler
+
+
+def _name_of(factory: SamplerFactory) -> str:
+    """Of the class, also behind partials such as jsonargparse's."""
+    inner = [factory, getattr(factory, "func", None), *getattr(factory, "args", ())]
+    return next((part.__name__ for part in inner if isinstance(part, type)), repr(factory))

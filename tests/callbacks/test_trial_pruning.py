@@ -32,7 +32,9 @@ class Scripted(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(trial: optuna.Trial, scores: list[float], monitor: str = "score") -> float:
+def fit(
+    trial: optuna.Trial, scores: list[float], monitor: str = "score", parts: int = 100
+) -> float:
     """One epoch of eight steps with four validations."""
     rows = torch.utils.data.DataLoader(torch.zeros(8, 1).split(1))
     trainer = L.Trainer(
@@ -40,7 +42,7 @@ def fit(trial: optuna.Trial, scores: list[float], monitor: str = "score") -> flo
         val_check_interval=2,
         num_sanity_val_steps=1,
         accelerator="cpu",
-        callbacks=[TrialPruning(trial, monitor)],
+        callbacks=[TrialPruning(trial, monitor, parts)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -87,3 +89,16 @@ def test_a_metric_that_is_nan_fails_the_trial() -> None:
         study(optuna.pruners.NopPruner()).optimize(
             lambda trial: fit(trial, [0.5, float("nan")]), n_trials=1
         )
+
+
+def test_more_validations_than_parts_are_refused_and_not_ignored() -> None:
+    scores = [0.5, 0.6, 0.7, 0.8]
+    reported = study(optuna.pruners.NopPruner())
+    trial = reported.ask()
+    with pytest.raises(
+        ValueError, match=r"parts=2 are too few .* validate less often, or give more"
+    ):
+        fit(trial, scores, parts=2)
+    trial = reported.ask()
+    fit(trial, scores, parts=8)
+    assert list(reported.trials[1].intermediate_values) == [2, 4, 6, 8]

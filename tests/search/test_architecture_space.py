@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lightning_adls.models import bert
-from lightning_adls.search import Architecture, ArchitectureSpace, make_sampler
+from lightning_adls.search import Architecture, ArchitectureSpace, GridSampler
+from lightning_adls.search.samplers import make_sampler
 
 make = partial(bert, vocab_size=50, max_position_embeddings=12)
 DIMENSIONS: dict[str, list[int]] = {
@@ -46,7 +47,7 @@ def signature(model: Any) -> tuple[Any, ...]:
 
 
 def test_every_point_of_a_grid_is_another_model() -> None:
-    study = optuna.create_study(sampler=make_sampler("grid", space(), 0))
+    study = optuna.create_study(sampler=make_sampler(GridSampler, space(), 0))
     seen = set()
 
     def judge(trial: optuna.Trial) -> float:
@@ -122,7 +123,7 @@ def test_points_count_every_architecture_once() -> None:
 
 
 def test_tpe_takes_conditional_layers() -> None:
-    study = optuna.create_study(sampler=make_sampler("tpe", space("search"), 0))
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
     study.optimize(lambda trial: -len(space("search").suggest(trial).identities), n_trials=25)
     assert len({json.dumps(t.params, sort_keys=True) for t in study.trials}) > 15
 
@@ -144,7 +145,7 @@ def test_wrong_spaces_are_refused(changes: dict[str, Any], message: str) -> None
 
 def test_a_grid_of_layers_that_depend_on_others_is_refused_with_a_way_out() -> None:
     with pytest.raises(ValueError, match="identities: keep, or use 'random' or 'tpe'"):
-        make_sampler("grid", space("search"), 0)
+        make_sampler(GridSampler, space("search"), 0)
     big = space(num_hidden_layers=list(range(1, 200)), intermediate_size=list(range(1, 200)))
     with pytest.raises(ValueError, match=r"would enumerate 2\.4e\+05 points"):
-        make_sampler("grid", big, 0)
+        make_sampler(GridSampler, big, 0)

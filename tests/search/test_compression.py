@@ -94,7 +94,7 @@ def test_costs_are_those_after_compression_and_the_best_model_is_kept_compressed
         assert trial.user_attrs[name] == pytest.approx(value, abs=1e-4), name
     assert trial.user_attrs["bits_per_weight"] == 2
     assert trial.user_attrs["sparsity"] == pytest.approx(0.5, abs=0.01)
-    plain = objective.build(SPACE.read(trial.user_attrs["recipe"]))
+    plain = objective.build(SPACE.read(trial.user_attrs["choice"]))
     assert trial.user_attrs["size_mb"] < costs(plain)["size_mb"]
 
 
@@ -165,15 +165,22 @@ def test_a_limit_on_seconds_changes_no_value(
     assert [trial.value for trial in searched(limited)] == values
 
 
-def test_compression_that_fails_fails_its_trial(
+def test_compression_that_fails_in_torch_fails_its_trial_and_a_wrong_recipe_the_search(
     objective: Objective[Architecture], searched: Study
 ) -> None:
-    def compress(module: L.LightningModule) -> None:
-        raise ValueError("Prune: nothing matches")
+    errors: list[Exception] = [RuntimeError("no kernel"), ValueError("Prune: nothing matches")]
 
-    (first, *_) = searched(replace(objective, compress=compress))
+    def compress(module: L.LightningModule) -> None:
+        if errors:
+            raise errors.pop(0)
+
+    with pytest.raises(ValueError, match="nothing matches"):
+        searched(replace(objective, compress=compress))
+    errors = [RuntimeError("no kernel")]
+    (first, second, *_) = searched(replace(objective, compress=compress))
     assert first.state == TrialState.FAIL
-    assert first.user_attrs["error"] == "ValueError: Prune: nothing matches"
+    assert first.user_attrs["error"] == "RuntimeError: no kernel"
+    assert second.state == TrialState.COMPLETE
 
 
 def test_training_again_without_compression_is_refused(objective: Any) -> None:

@@ -5,8 +5,7 @@ choices break both.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from itertools import product
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -15,59 +14,12 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from lightning_adls.errors import InputError
-from lightning_adls.formats import NumberFormat
-from lightning_adls.formats.text import split_text
 from lightning_adls.layers import ROLES, builder
 from lightning_adls.search.space import check_grid
+from lightning_adls.search.templates import Value, check_ranges, expand
 from lightning_adls.transforms.quantize import Quantize, layer_formats
 
-Value = int | float | str | tuple[int, ...] | None
 NONE = "none"  # the text of "not quantised": a choice must be a string
-
-
-def expand(template: str, ranges: Mapping[str, Sequence[Value]]) -> tuple[str, ...]:
-    """All formats that a template stands for, as text.
-
-    Args:
-        template: A format, ``"Integer"`` or ``"Binary(scale=per_channel)"``. A parameter that it
-            does not fix takes each value of its range, or its default where it has no range.
-        ranges: Values by parameter (``width``), or for one format alone (``MXFP.width``), which
-            takes precedence. A tile is a tuple.
-
-    Raises:
-        ValueError: If the format or a parameter of it is not known, or no combination is valid.
-
-    Example:
-        >>> expand("Integer(frac_width=2)", {"width": [4, 8]})
-        ('Integer(width=4, frac_width=2)', 'Integer(width=8, frac_width=2)')
-    """
-    fmt, given = split_text(template, NumberFormat.classes)
-    found, error = _combine(fmt, given, ranges)
-    if not found:
-        raise InputError(f"FormatSpace: no combination of the ranges makes a {template}: {error}")
-    return tuple(dict.fromkeys(map(str, found)))
-
-
-def _combine(
-    fmt: type[NumberFormat], given: Mapping[str, Any], ranges: Mapping[str, Sequence[Value]]
-) -> tuple[list[NumberFormat], ValueError | None]:
-    """All formats of a class that can be, and why the last of the others cannot."""
-    searched = {
-        field.name: values
-        for field in fields(fmt)
-        if field.name not in given
-        and (values := ranges.get(f"{fmt.__name__}.{field.name}", ranges.get(field.name)))
-    }
-    found: list[NumberFormat] = []
-    error: ValueError | None = None
-    for values in product(*searched.values()):
-        try:
-            chosen: dict[str, Any] = dict(zip(searched, values, strict=True))
-            found.append(fmt(**given, **chosen))
-        except ValueError as refused:
-            # A combination that cannot be, as 4 exponent bits in 4 bits, is no choice.
-            error = refused
-    return found, error
 
 
 @dataclass(frozen=True)
@@ -196,36 +148,3 @@ class FormatSpace:
                 for name, roles in self.classes.items()
             },
         }
-
-
-def check_ranges(ranges: Mapping[str, Sequence[Value]]) -> None:
-    """Refuse ranges and values that no format would ever use.
-
-    Raises:
-        ValueError: If a range is empty, its name is no parameter of a format, or one of its values
-            is valid in no format.
-    """
-    takers = {name: _takers(name) for name in ranges}
-    for name, values in ranges.items():
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise InputError(f"FormatSpace: ranges: {name}={values!r} is not a list of values.")
-    for name, values in ranges.items():
-        parameter = name.rpartition(".")[2]
-        for value in values:
-            tries = [_combine(fmt, {parameter: value}, ranges) for fmt in takers[name]]
-            if not any(found for found, _ in tries):
-                raise InputError(f"FormatSpace: ranges: no format takes {name}: {tries[-1][1]}")
-
-
-def _takers(name: str) -> list[type[NumberFormat]]:
-    """The formats that a range is about."""
-    owner, _, parameter = name.rpartition(".")
-    owners = [fmt for fmt in NumberFormat.classes.values() if owner in ("", fmt.__name__)]
-    takers = [fmt for fmt in owners if parameter in {field.name for field in fields(fmt)}]
-    if not takers:
-        known = {field.name for fmt in owners for field in fields(fmt)}
-        raise InputError(
-            f"FormatSpace: ranges: {name!r} is no parameter of {owner or 'any format'}; "
-            f"there are {sorted(known) or sorted(NumberFormat.classes)}."
-        )
-    return takers

@@ -1,0 +1,65 @@
+"""Comparing searches, each of them run with several seeds."""
+
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lightning_adls import report
+from lightning_adls.labs.run import Row
+from lightning_adls.search import Search
+
+BySeed = Mapping[int, Search[Any]]
+
+
+def best_of(searches: BySeed) -> Search[Any] | None:
+    """Of the same search with several seeds the one that found the best; None if none did."""
+    found = [each for each in searches.values() if each.best is not None]
+    return max(found, key=lambda each: each.curve[-1][1], default=None)
+
+
+def rank(found: Mapping[str, BySeed]) -> dict[str, Row]:
+    """The samplers, the best first: by the mean of their best values, then the trials to reach it.
+
+    Of equals the one that comes first in ``found`` is the better; one that completed no trial for
+    some seed is the worst.
+    """
+    ranking: dict[str, Row] = {}
+    for sampler, searches in found.items():
+        curves = {seed: each.curve for seed, each in searches.items()}
+        bests = {seed: curve[-1][1] if curve else None for seed, curve in curves.items()}
+        reached = [
+            next(n for n, y in curve if y == bests[s]) for s, curve in curves.items() if curve
+        ]
+        ended = all(curves.values())
+        ranking[sampler] = {
+            "mean_best": fmean(curve[-1][1] for curve in curves.values()) if ended else None,
+            "trials_to_best": fmean(reached) if ended else None,
+            "best_by_seed": bests,
+        }
+
+    def place(sampler: str) -> tuple[float, float]:
+        mean, trials = ranking[sampler]["mean_best"], ranking[sampler]["trials_to_best"]
+        return (inf, inf) if mean is None else (-mean, trials)
+
+    return {sampler: ranking[sampler] for sampler in sorted(ranking, key=place)}
+
+
+def draw(folder: Path, file: str, title: str, found: Mapping[str, BySeed]) -> None:
+    """Draw the running best of searches, over their seeds, as PNG and as TensorBoard curves."""
+    together = {
+        name: report.mean_and_range([each.curve for each in searches.values()])
+        for name, searches in found.items()
+    }
+    curves = {name: mean for name, (mean, _) in together.items()}
+    seeds = max(len(searches) for searches in found.values())
+    report.draw_curves(
+        folder / f"{file}.png",
+        curves,
+        bands={name: spans for name, (_, spans) in together.items()} if seeds > 1 else None,
+        title=title + (f": mean and range of {seeds} seeds" if seeds > 1 else ""),
+        x_label="number of trials",
+        y_label="best validation accuracy so far",
+    )
+    report.log_curves(folder / "running_best" / file, "search/running_best", curves)

@@ -1,0 +1,34 @@
+"""The weights of a study's best model: one file, in the folder of the process that trained it."""
+
+from pathlib import Path
+
+import lightning as L
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from lightning_adls.search.study import best_trial, counted_trials
+
+
+def keep_best(folder: Path, trial: optuna.Trial, module: L.LightningModule, value: float) -> None:
+    """Keep the weights of a trial that is better than all before it; it is about to complete."""
+    earlier = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if any(other.value is not None and other.value >= value for other in earlier):
+        return
+    name = f"trial-{trial.user_attrs['index']:03d}.ckpt"
+    part = folder / f"{name}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not by its path: torch hides behind a RuntimeError that a disk is full.
+    with part.open("wb") as file:
+        torch.save({"state_dict": module.state_dict()}, file)
+    part.replace(folder / name)
+    trial.set_user_attr("checkpoint", name)
+
+
+def drop_outdone(study: optuna.Study, folder: Path) -> None:
+    """Remove the weights of trials that a later one outdid."""
+    best = best_trial(study)
+    for trial in counted_trials(study):
+        name = trial.user_attrs.get("checkpoint")
+        if name is not None and (best is None or trial.number != best.number):
+            (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,206 @@
+"""Who runs a study: one process at a time, also where several machines share its storage."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, TypedDict
+from uuid import uuid4
+
+import optuna
+
+from lightning_adls.errors import InputError
+
+PREFIX = "lease/"
+RENEWAL_SECONDS = 15.0
+STALE_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+_logger = logging.getLogger(__name__)
+
+
+class Claim(TypedDict):
+    """What a process says about a study, in the study's attributes."""
+
+    host: str
+    pid: int
+    machine: str  # what pid counts within
+    time: float  # of the last renewal, seconds since 1970
+    number: int | None  # its place in the queue, None while it draws one
+    held: bool
+
+
+class StudyTaken(InputError):
+    """Another process runs the study."""
+
+
+class Lease:
+    """The right to run a study; from :func:`hold`."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._key = PREFIX + uuid4().hex[:12]
+        self._number: int | None = None
+        self._held = False
+        self._lost_to: str | None = None
+
+    def check(self) -> None:
+        """Refuse to go on if another process has taken the study over.
+
+        Raises:
+            StudyTaken: If so.
+        """
+        if self._lost_to is not None:
+            raise StudyTaken(
+                f"Search: the study {self._study.study_name!r} was taken over by {self._lost_to}, "
+                f"because this process did not renew its lease for {STALE_SECONDS:g} s; wait for "
+                "the other to end, then continue."
+            )
+
+    def acquire(self) -> None:
+        """Queue as in a bakery (Lamport 1974): no storage of Optuna can test and set.
+
+        Of processes that come at the same moment the one with the lowest number, then the lowest
+        key, wins. Each reads the others only after it has written its own number, so none can
+        overlook another.
+
+        Raises:
+            StudyTaken: If another process comes first.
+        """
+        try:
+            self._write()
+            self._number = 1 + max((c["number"] or 0 for c in self.others().values()), default=0)
+            self._write()
+            self._refuse_if_later()
+            self._held = True
+            self._write()
+        except BaseException:
+            self.release()
+            raise
+        for key in self.others(stale=True):
+            self._study.set_user_attr(key, None)
+
+    def _refuse_if_later(self) -> None:
+        others = self.others()
+        while any(claim["number"] is None for claim in others.values()):
+            time.sleep(_POLL_SECONDS)
+            others = self.others()
+        for key, claim in others.items():
+            if (claim["number"], key) < (self._number, self._key):
+                raise _taken(self._study, claim)
+
+    def renew(self) -> bool:
+        """Say that this process goes on; False if another has taken over."""
+        later = [c for c in self.others().values() if c["held"] and c["number"] > self._number]
+        # Who takes over strikes out what is stale, and may have ended since.
+        if later or not self._study.user_attrs.get(self._key):
+            self._lost_to = _who(later[0]) if later else "another process"
+            return False
+        self._write()
+        return True
+
+    def release(self) -> None:
+        """Let others run the study."""
+        self._study.set_user_attr(self._key, None)
+
+    def _write(self) -> None:
+        claim = Claim(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=_machine(),
+            time=time.time(),
+            number=self._number,
+            held=self._held,
+        )
+        self._study.set_user_attr(self._key, claim)
+
+    def others(self, stale: bool = False) -> dict[str, Any]:
+        """The claims of other processes that go on, or of those that do not."""
+        return {
+            key: claim
+            for key, claim in self._study.user_attrs.items()
+            if key.startswith(PREFIX) and key != self._key and claim and _stale(claim) == stale
+        }
+
+
+@contextmanager
+def hold(study: optuna.Study) -> Iterator[Lease]:
+    """Run a study alone: hold its lease, renewed by a thread, until the block ends.
+
+    A lease is stale when its process is gone (known on the same machine) or was not renewed for
+    60 s; the clocks of the machines must agree to within half of that.
+
+    Raises:
+        StudyTaken: If another process holds it; the message says which.
+    """
+    lease, ended = Lease(study), Event()
+    lease.acquire()
+
+    def renew() -> None:
+        while not ended.wait(RENEWAL_SECONDS):
+            try:
+                if not lease.renew():
+                    return
+            except Exception as error:  # the storage cannot be reached; perhaps the next time
+                _logger.warning("The lease of %r was not renewed: %s", study.study_name, error)
+
+    thread = Thread(target=renew, name=f"lease of {study.study_name}", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        thread.join()
+        lease.release()
+
+
+def check_free(study: optuna.Study) -> None:
+    """Refuse a study that another process runs, before any work starts.
+
+    Raises:
+        StudyTaken: If so.
+    """
+    for claim in Lease(study).others().values():
+        if claim["held"]:
+            raise _taken(study, claim)
+
+
+def _taken(study: optuna.Study, claim: Claim) -> StudyTaken:
+    return StudyTaken(
+        f"Search: the study {study.study_name!r} is being run by {_who(claim)}; wait for it to "
+        "end, or run other studies meanwhile."
+    )
+
+
+def _who(claim: Claim) -> str:
+    age = max(0.0, time.time() - claim["time"])
+    return f"process {claim['pid']} on {claim['host']} (heard of {age:.0f} s ago)"
+
+
+def _stale(claim: Claim) -> bool:
+    if time.time() - claim["time"] > STALE_SECONDS:
+        return True
+    return claim["machine"] == _machine() and not _runs(claim["pid"])
+
+
+def _machine() -> str:
+    """What process numbers count within: containers may share a host's name, but not these."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if boot.exists() and namespace.exists():
+        return f"{boot.read_text().strip()} {namespace.readlink()}"
+    return socket.gethostname()
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # no way to ask that is not one to kill; renewal tells
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True

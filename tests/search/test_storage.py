@@ -1,0 +1,70 @@
+"""Where studies are kept, and what is wrong with an address that leads nowhere."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lightning_adls import search
+from lightning_adls.errors import InputError, MissingPackageError
+
+
+@pytest.mark.parametrize("where", ["{}/a/b/journal", "sqlite:///{}/a/b/studies.db"])
+def test_the_folder_of_a_storage_is_made(tmp_path: Path, where: str) -> None:
+    with search.open_storage(where.format(tmp_path)) as storage:
+        assert storage.get_all_studies() == []
+    assert len(list((tmp_path / "a" / "b").iterdir())) > 0
+
+
+@pytest.mark.parametrize("where", ["{}/file/journal", "sqlite:///{}/file/studies.db"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"the folder of .*file.* cannot be made: File exists\."),
+        search.open_storage(where.format(tmp_path)),
+    ):
+        pytest.fail("opened")
+
+
+@pytest.mark.parametrize(
+    ("url", "message", "kind"),
+    [
+        ("nosuch://host/name", "nosuch://host/name cannot be opened: .*nosuch", InputError),
+        ("://", "is no URL of a database; it has the form postgresql://", InputError),
+        ("redis://host", "redis://host cannot be opened: ", InputError),
+        ("sqlite:////proc/nothing.db", "cannot be opened: .*unable to open", InputError),
+        ("postgresql+nosuch://host/name", "cannot be opened: ", InputError),
+        ("firebird://host/name", "firebird", InputError),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused_in_one_sentence(
+    url: str, message: str, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=message) as caught, search.open_storage(url):
+        pytest.fail("opened")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_driver_that_is_missing_is_named_and_the_password_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "psycopg2", None)
+    with (
+        pytest.raises(MissingPackageError, match=r"pip install psycopg2-binary") as caught,
+        search.open_storage("postgresql://me:secret@localhost:1/name"),
+    ):
+        pytest.fail("opened")
+    assert "secret" not in str(caught.value)
+
+
+def test_two_processes_cannot_write_one_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with search.open_storage(path):
+        child = os.fork()
+        if child == 0:
+            try:
+                with search.open_storage(path):
+                    os._exit(1)
+            except ValueError as error:
+                os._exit(0 if "belongs to a run that is going on" in str(error) else 2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
