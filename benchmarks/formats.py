@@ -1,8 +1,9 @@
 """Time to round a tensor to each number format, as a multiple of the time to copy it.
 
 Copying reads and writes every element once, as rounding at best does. Copy, eager and compiled
-calls take turns and each is divided by the copy of its own turn, so that a disturbance by other
-processes meets all three alike. Compiling is part of the warm-up, which is not timed.
+calls take turns, in an order that is drawn anew each turn, and each is divided by the copy of its
+own turn, so that a disturbance by other processes meets all three alike. Compiling is part of the
+warm-up, which is not timed.
 
 Run:
     python benchmarks/formats.py
@@ -12,9 +13,7 @@ Run:
 import argparse
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,45 +21,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lightning_adls.bench import Rounds, Spread, alternate
+from lightning_adls.bench.workloads.devices import current
 from lightning_adls.formats import NumberFormat, parse
 
 SHAPES = {"activation": (8, 128, 768), "weight": (768, 3072)}
 """Of a linear layer of BERT-base, with 8 sequences of 128 tokens."""
 
-WARM_UP = 3
 
-
-def time_ms(call: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) * 1e3
-
-
-def times_ms(
-    calls: Sequence[Callable[[], object]], device: torch.device, repeats: int
-) -> list[list[float]]:
-    """Times of each call, all of them called in turn ``repeats`` times after warming up."""
-    for _ in range(WARM_UP):
-        for call in calls:
-            call()
-    rounds = [[time_ms(call, device) for call in calls] for _ in range(repeats)]
-    return [list(times) for times in zip(*rounds, strict=True)]
-
-
-def spread(values: Sequence[float]) -> str:
+def cell(spread: Spread) -> str:
     """Median, and 10th and 90th percentile."""
-    percentiles = torch.tensor(values).quantile(torch.tensor([0.1, 0.9])).tolist()
-    low, high = (f"{value:.2f}" for value in percentiles)
-    return f"{statistics.median(values):.2f} ({low} - {high})"
+    return f"{spread.median:.2f} ({spread.p10:.2f} - {spread.p90:.2f})"
 
 
 def measure(
-    fmt: NumberFormat, shape: tuple[int, ...], device: torch.device, repeats: int, compiled: bool
+    fmt: NumberFormat, shape: tuple[int, ...], device: torch.device, rounds: Rounds, compiled: bool
 ) -> list[str]:
     """Cells of a row: time to copy in ms, then times to round as multiples of it."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -70,14 +45,18 @@ def measure(
     def rounded(x: Tensor) -> Tensor:
         return fmt(x)
 
-    calls: list[Callable[[], object]] = [lambda: x.clone(), lambda: rounded(x)]
+    calls: dict[str, Callable[[], object]] = {
+        "copy": lambda: x.clone(),
+        "eager": lambda: rounded(x),
+    }
     if compiled:
         fast = torch.compile(rounded, fullgraph=True, dynamic=False)
-        calls.append(lambda: fast(x))
-    with torch.no_grad():
-        copy, *others = times_ms(calls, device, repeats)
-    ratios = [[a / b for a, b in zip(times, copy, strict=True)] for times in others]
-    return [spread(times) for times in (copy, *ratios)]
+        calls["compiled"] = lambda: fast(x)
+    with torch.no_grad(), current(device):
+        times_ms = alternate(calls, rounds)
+    copy_ms = times_ms.pop("copy")
+    ratios = [rounding_ms / copy_ms for rounding_ms in times_ms.values()]
+    return [cell(Spread.of(values)) for values in (copy_ms, *ratios)]
 
 
 def machine(device: torch.device) -> str:
@@ -109,6 +88,7 @@ def positive(text: str) -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -134,12 +114,11 @@ def main() -> None:
     print(machine(arguments.device))
     print(f"Median (10th - 90th percentile) of {arguments.repeats} turns; rounding in copies.")
     columns = ["copy (ms)", "eager", *([] if arguments.no_compile else ["compiled"])]
+    rounds = Rounds(timed=arguments.repeats)
     table = Table("format", "tensor", *columns)
     for fmt in arguments.formats:
         for name, shape in SHAPES.items():
-            cells = measure(
-                fmt, shape, arguments.device, arguments.repeats, not arguments.no_compile
-            )
+            cells = measure(fmt, shape, arguments.device, rounds, not arguments.no_compile)
             table.add_row(str(fmt), f"{name} {shape}", *cells)
     Console(width=None if Console().is_terminal else 160).print(table)
 

@@ -3,9 +3,11 @@
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputError
 
@@ -17,9 +19,9 @@ class Budget:
     """What a training, such as a trial of a search, may spend.
 
     Args:
-        epochs: Passes over the training data; a fraction (0.25) is a share of one pass. Rounded
-            down to a multiple of ``reports`` steps, so that the last step is validated.
-        reports: Validations spread evenly over the budget; the pruner is asked at each.
+        epochs: Passes over the training data; a fraction (0.25) is a share of one pass, rounded
+            down to whole steps, but at least one.
+        reports: Validations, see :class:`Reports`; the pruner is asked at each.
         precision: Of the Trainer: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         gradient_clip: Largest norm of the gradient, above 0.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
@@ -46,32 +48,90 @@ class Budget:
         if not self.gradient_clip > 0:
             raise InputError(f"Budget: gradient_clip={self.gradient_clip} is not above 0.")
 
+    def check(self) -> None:
+        """Refuse what this machine cannot give, before any work starts.
+
+        Raises:
+            ValueError: As ``trainer``.
+        """
+        self.trainer(steps_per_epoch=1)
+
     def trainer(
         self,
         steps_per_epoch: int,
-        logger: TensorBoardLogger | bool = False,
+        logger: Logger | Sequence[Logger] | bool = False,
         callbacks: Sequence[L.Callback] = (),
         progress_bar: bool = False,
     ) -> L.Trainer:
-        """A Trainer that stops after the budget and validates ``reports`` times."""
+        """A Trainer that stops after the budget and validates ``reports`` times.
+
+        Raises:
+            ValueError: If this machine has no such accelerator, or not in this precision.
+        """
         # Trainers and their modules refer to each other: without this the models and optimisers of
         # a dozen earlier trainings would wait in memory.
         gc.collect()
-        interval = max(1, int(self.epochs * steps_per_epoch) // self.reports)
-        steps = interval * min(self.reports, max(1, int(self.epochs * steps_per_epoch)))
-        return L.Trainer(
-            max_steps=steps,
-            val_check_interval=interval,
-            check_val_every_n_epoch=None,  # the interval runs on over the ends of epochs
-            num_sanity_val_steps=0,
-            precision=self.precision,  # type: ignore[arg-type]  # checked by the Trainer
-            gradient_clip_val=self.gradient_clip,
-            accelerator=self.accelerator,
-            devices=1,
-            logger=logger,
-            log_every_n_steps=max(1, steps // 50),
-            callbacks=list(callbacks),
-            enable_checkpointing=False,
-            enable_progress_bar=progress_bar,
-            enable_model_summary=False,
-        )
+        steps = max(1, int(self.epochs * steps_per_epoch))
+        reports = Reports(steps, self.reports)
+        try:
+            trainer = L.Trainer(
+                max_steps=steps,
+                val_check_interval=reports.places[0],
+                check_val_every_n_epoch=None,  # places are counted over the ends of epochs
+                num_sanity_val_steps=0,
+                precision=self.precision,  # type: ignore[arg-type]  # checked by the Trainer
+                gradient_clip_val=self.gradient_clip,
+                accelerator=self.accelerator,
+                devices=1,
+                logger=logger,
+                log_every_n_steps=max(1, steps // 50),
+                callbacks=[reports, *callbacks],
+                enable_checkpointing=False,
+                enable_progress_bar=progress_bar,
+                enable_model_summary=False,
+            )
+        except (ValueError, ImportError, MisconfigurationException) as error:
+            raise InputError(
+                f"Budget: a Trainer with accelerator={self.accelerator!r} cannot be made: {error}"
+            ) from error
+        # Lightning only warns when it takes another one.
+        if trainer.precision != self.precision:
+            raise InputError(
+                f"Budget: precision={self.precision!r} is not to be had with "
+                f"accelerator={self.accelerator!r} here; use {trainer.precision!r}."
+            )
+        return trainer
+
+
+class Reports(L.Callback):
+    """Validate after given steps, where Lightning only knows an interval.
+
+    The steps are ``round(i * total / reports)`` for i from 1 to ``reports``: spread evenly, at most
+    one validation per step, and the last step is always validated.
+
+    Args:
+        total: Steps of the training, 1 or more; the Trainer counts them over the ends of epochs
+            (``check_val_every_n_epoch=None``).
+        reports: Validations, 1 or more.
+
+    Attributes:
+        places: Steps that are followed by a validation, counted from 1, rising.
+
+    Example:
+        >>> Reports(total=7, reports=4).places, Reports(total=2, reports=4).places
+        ([2, 4, 5, 7], [1, 2])
+    """
+
+    def __init__(self, total: int, reports: int) -> None:
+        rounded = {round(i * total / reports) for i in range(1, reports + 1)}
+        self.places = sorted(rounded - {0})
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Set the next place; a resumed run looks at it before its first batch."""
+        done = trainer.fit_loop.total_batch_idx + 1
+        # Lightning validates after multiples of it, of which the place itself is the first.
+        trainer.val_check_batch = next((place for place in self.places if place >= done), done + 1)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Set the next place; this batch counts already."""
+        self.on_train_start(trainer)

@@ -13,10 +13,13 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.quantize import state_for
 
 Batch = dict[str, Tensor]
+
+_NO_INPUTS = ("labels", "index")  # Transformers would compute a loss of its own from labels
 
 
 class TextClassifier(L.LightningModule):
@@ -27,8 +30,10 @@ class TextClassifier(L.LightningModule):
     ``gradient_clip_val=1.0``).
 
     Args:
-        model: Maps ``input_ids`` and ``attention_mask``, both ``(batch, tokens)``, to an object
-            whose ``logits`` are ``(batch, classes)``. Changed in place by ``transforms``.
+        model: Maps ``input_ids``, ``(batch, tokens)``, and any others that its forward has a name
+            for and batches have an entry for (``attention_mask``, ``token_type_ids``), to an object
+            whose ``logits`` are ``(batch, classes)``. It never gets ``labels`` and ``index``.
+            Changed in place by ``transforms``.
         transforms: Applied to ``model`` once, in order.
         num_classes: Number of classes, for the accuracy.
         learning_rate: Peak of the schedule, above 0.
@@ -76,6 +81,7 @@ class TextClassifier(L.LightningModule):
         for transform in transforms:
             transform(model)
         self.model = model
+        self._input_names = input_names(model.forward)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup = warmup
@@ -89,25 +95,44 @@ class TextClassifier(L.LightningModule):
             # few trials of a search it would compile no more.
             self.model.compile(isolate_recompiles=True)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits, ``(batch, classes)``."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Logits, ``(batch, classes)``, of int64 inputs, all ``(batch, tokens)``.
+
+        For ``torch.export``, ONNX and, if ``example_input_array`` is set, Lightning's summary.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }
+        return self.logits({name: value for name, value in inputs.items() if value is not None})
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits, ``(batch, classes)``, of a batch as dataloaders give it."""
+        inputs = select(batch, self._input_names)
+        inputs = {name: value for name, value in inputs.items() if name not in _NO_INPUTS}
         if self.hparams["compile"]:
             # One graph for all sizes. Not by `dynamic=True`, which turns the constants of a format
             # into variables too: torch cannot differentiate some formats then.
             for tensor in inputs.values():
                 torch._dynamo.maybe_mark_dynamic(tensor, [0, 1])
-        output = self.model(**inputs)
-        logits: Tensor = output.logits
+        logits: Tensor = self.model(**inputs).logits
         return logits
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits, labels = self(batch), batch["labels"]
+        logits, labels = self.logits(batch), batch["labels"]
         loss = nn.functional.cross_entropy(logits.float(), labels)
         accuracy: Metric = getattr(self, f"{stage}_accuracy")
         accuracy(logits, labels)
         evaluating = stage != "train"
-        self.log(f"{stage}/loss", loss, batch_size=len(labels), sync_dist=evaluating)
+        # A float: of whole numbers, Lightning rounds the mean over processes down.
+        rows: Any = float(len(labels))
+        self.log(f"{stage}/loss", loss, batch_size=rows, sync_dist=evaluating)
         self.log(
             f"{stage}/accuracy",
             accuracy,
@@ -132,7 +157,7 @@ class TextClassifier(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Class and probabilities of each sample; ``index`` is its row in the data."""
-        probabilities = self(batch).float().softmax(-1)
+        probabilities = self.logits(batch).float().softmax(-1)
         return {
             "index": batch["index"],
             "class": probabilities.argmax(-1),

@@ -10,34 +10,32 @@ the weights and shows that the logits stay the same. Run:
 The same command continues an interrupted run and repeats nothing that is done.
 """
 
-import copy
-from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_adls import report
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.labs import cli, runs
-from lightning_adls.labs.environment import environment
+from lightning_adls.labs import cli
+from lightning_adls.labs.describe import describe
+from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
+from lightning_adls.labs.model_run import START, ModelRun
+from lightning_adls.labs.run import Row
 from lightning_adls.labs.tables import table
-from lightning_adls.ledger import Row, open_ledger
-from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
-from lightning_adls.transforms.flops import flops_per_sample
+from lightning_adls.labs.task import Task
+from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.transforms import Transform
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 
 HERE = Path(__file__).resolve()
-LOGS = Path("lightning_logs", "lab0")
 COLUMNS = {
     "model": ("model", ""),
     "val_accuracy": ("val acc.", ".4f"),
@@ -55,13 +53,15 @@ console = Console()
 def main(
     config_yaml: str,
     data: Callable[..., TextData],
-    model: Callable[..., nn.Module],
+    model: NetworkFactory,
     classifier: Callable[..., TextClassifier],
     lora_classifier: Callable[..., TextClassifier],
     lora: LoRA,
     budget: Budget,
     lora_budget: Budget,
     frozen: list[str],
+    callbacks: list[CallbackFactory],
+    logger: list[LoggerFactory],
     pretraining: Budget | None = None,
     seed: int = 0,
     run: str = "default",
@@ -71,7 +71,7 @@ def main(
     Args:
         config_yaml: All arguments, as the run's ``config.yaml`` keeps them.
         data: The data set.
-        model: The BERT: a checkpoint or dimensions.
+        model: The network: a checkpoint or dimensions.
         classifier: How it is trained in full.
         lora_classifier: How the adapters are trained; they take a higher learning rate.
         lora: The adapters.
@@ -79,104 +79,55 @@ def main(
         lora_budget: What the training of the adapters may spend.
         frozen: Shell patterns of parameters that the full fine-tune leaves as they are, such as
             ``bert.embeddings.*``. (With adapters the whole base is frozen.)
+        callbacks: Of Lightning, for each training.
+        logger: Lightning's loggers, for each training.
         pretraining: Budget of a training, by ``classifier``, of the model that both start from.
             Adapters need a base that has learned something, which random weights have not.
         seed: Of everything.
         run: Name of the folder in lightning_logs/lab0.
     """
-    folder = LOGS / run
-    with ExitStack() as stack:
-        with cli.refusing(MisconfigurationException):
-            L.seed_everything(seed, verbose=False)
-            texts = data(seed=seed)
-            texts.prepare_data()
-            texts.setup("fit")
-            network = model(
-                num_classes=texts.num_classes,
-                vocab_size=texts.vocab_size,
-                pad_token_id=texts.pad_token_id,
-            )
-            check_length(network, texts.max_length)
-            base = classifier(network, num_classes=texts.num_classes)
-            build = partial(build_both, classifier, lora_classifier, lora, frozen, seed)
-            plain, _ = build(network, texts.num_classes)  # refuses wrong patterns before training
-            with cli.refusing(ValueError):  # of Lightning, which says it so
-                for each in (budget, lora_budget, pretraining or budget):
-                    each.trainer(1)
-            settings = runs.settings_of(config_yaml, passing={"run"})
-            folder.mkdir(parents=True, exist_ok=True)
-            ledger = stack.enter_context(open_ledger(folder / "ledger.json", settings))
-        (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
-        summary = describe(plain.model, texts.max_length)
-        if pretraining is not None:
-            runs.fine_tune(base, texts, pretraining, folder, seed)
-        plain, adapted = build(network, texts.num_classes)
-        steps: dict[str, Callable[[], Row]] = {
-            "start": lambda: {"val_accuracy": runs.validate(plain, texts, budget)},
-            "full": partial(tune, plain, texts, budget, folder / "full", seed),
-            "lora": partial(tune, adapted, texts, lora_budget, folder / "lora", seed),
-            "merged": partial(merge, adapted, plain, texts, lora_budget, folder),
-            # The test split is read last, for the models that are done.
-            "full test": partial(test, plain, texts, budget, folder / "full.ckpt"),
-            "merged test": partial(test, plain, texts, lora_budget, folder / "merged.ckpt"),
-        }
-        found = {}
-        for name, work in steps.items():
-            console.print(f"{name}: {'done already' if name in ledger.rows else '...'}")
-            found[name] = ledger.once(name, work)
-            write(found, summary, folder)
-    show(found, folder)
-
-
-def build_both(
-    classifier: Callable[..., TextClassifier],
-    lora_classifier: Callable[..., TextClassifier],
-    lora: LoRA,
-    frozen: list[str],
-    seed: int,
-    network: nn.Module,
-    num_classes: int,
-) -> tuple[TextClassifier, TextClassifier]:
-    """Copies of the network: one to train in full, one with adapters."""
-    plain = classifier(copy.deepcopy(network), num_classes=num_classes)
+    task = Task(
+        data,
+        model,
+        classifier,
+        seed=seed,
+        budgets=[budget, lora_budget],
+        callbacks=callbacks,
+        loggers=logger,
+        finetune=pretraining,
+    )
+    plain = task.build()
     freeze(plain.model, frozen)
-    L.seed_everything(seed, verbose=False)  # the adapters are drawn anew in a continued run
-    adapted = lora_classifier(copy.deepcopy(network), transforms=[lora], num_classes=num_classes)
-    return plain, adapted
+    task.build(lora, classifier=lora_classifier)  # refuses wrong patterns
+    with ModelRun("lab0", run, config_yaml, task) as lab:
+        summary = describe(console, plain.model, task.texts.max_length)
+        lab.listeners += [lambda *_: write(lab, summary)]
+        lab.start(budget)
 
+        def full() -> Row:
+            module = task.build()
+            freeze(module.model, frozen)
+            return train(lab, "full", module, budget, [])
 
-def describe(model: nn.Module, tokens: int) -> dict[str, dict[str, str]]:
-    """Print and return the environment and what the model consists of."""
-    counts = parameter_counts(model)
-    flops = flops_per_sample(model, tokens)
-    summary = {
-        "environment": environment(),
-        "model": {
-            **parts(model),
-            "all": f"{counts.total:,} parameters, {counts.trainable:,} of them to be trained",
-            "forward pass": f"{flops / 1e6:,.1f} MFLOPs for {tokens} tokens (multiply-add = 2)",
-        },
-    }
-    for title, lines in summary.items():
-        console.print(f"\n[bold]{title.capitalize()}")
-        for name, value in lines.items():
-            console.print(f"  {name:<20} {value}", soft_wrap=True, highlight=False)
-    return summary
+        def adapters() -> Row:
+            module = task.build(lora, classifier=lora_classifier)
+            return train(lab, "lora", module, lora_budget, [lora])
 
-
-def parts(model: nn.Module) -> dict[str, str]:
-    """Layers and parameters of each part of a model."""
-    layers: Counter[str] = Counter()
-    parameters: Counter[str] = Counter()
-    for name, module in model.named_modules():
-        if own := sum(p.numel() for p in module.parameters(recurse=False)):
-            part = ".".join(name.split(".")[:2])
-            layers[part] += 1
-            parameters[part] += own
-    return {
-        part: f"{parameters[part]:,} parameters in {n} {'layer' if n == 1 else 'layers'}"
-        for part, n in layers.items()
-    }
+        steps: dict[str, Callable[[], Row]] = {
+            "full": full,
+            "lora": adapters,
+            "merged": partial(merge, lab, lora_budget),
+        }
+        for step, work in steps.items():
+            console.print(f"{step}: {'done already' if step in lab.rows else '...'}")
+            lab.step(step, work)
+        lab.keep([START, *steps])
+        # The test split is read last, for the models that are done.
+        lab.test("full", budget)
+        lab.test("merged", lora_budget)
+        write(lab, summary)  # once more, because a call that was killed may not have come to it
+    console.print(table("Fine-tuning", rows_of(lab), COLUMNS))
+    console.print(f"Figure, table and checkpoints: {lab.folder}", soft_wrap=True)
 
 
 class ValidationCurve(L.Callback):
@@ -190,36 +141,27 @@ class ValidationCurve(L.Callback):
         self.points.append((trainer.global_step, float(trainer.callback_metrics["val/accuracy"])))
 
 
-def tune(module: TextClassifier, texts: TextData, budget: Budget, logs: Path, seed: int) -> Row:
-    """Train and keep the weights beside the TensorBoard folder ``logs``."""
-    curve = ValidationCurve()
-    trained = runs.train(
-        module, texts, budget, logs.parent, logs.name, [curve], progress_bar=True, seed=seed
-    )
-    runs.save_weights(module, logs.with_suffix(".ckpt"))
-    counts = parameter_counts(module)
-    return {
-        "val_accuracy": trained["accuracy"],
-        "seconds": trained["seconds"],
-        **counts._asdict(),
-        "curve": curve.points,
-    }
-
-
-def merge(
-    adapted: TextClassifier, plain: TextClassifier, texts: TextData, budget: Budget, folder: Path
+def train(
+    lab: ModelRun, step: str, module: TextClassifier, budget: Budget, transforms: list[Transform]
 ) -> Row:
+    """Train, and keep the curve for the figure."""
+    curve = ValidationCurve()
+    row = lab.train(step, module, budget, transforms, [curve], progress_bar=True)
+    return {**row, **parameter_counts(module)._asdict(), "curve": curve.points}
+
+
+def merge(lab: ModelRun, budget: Budget) -> Row:
     """Merge the trained adapters, compare the logits, and judge what a plain model loads.
 
     Raises:
         ArithmeticError: If the logits differ by more than rounding.
     """
-    adapted.load_weights(folder / "lora.ckpt")
-    before = logits(adapted, texts)
+    module = lab.module("lora")
+    before = logits(module, lab.task.texts)
     started = perf_counter()
-    merge_lora(adapted.model)
+    merge_lora(module.model)
     seconds = perf_counter() - started
-    difference = float((logits(adapted, texts) - before).abs().max())
+    difference = float((logits(module, lab.task.texts) - before).abs().max())
     largest = float(before.abs().max())
     if not difference <= TOLERANCE * largest:
         raise ArithmeticError(
@@ -227,10 +169,10 @@ def merge(
             f"largest, {largest:.2f}."
         )
     console.print(f"Largest difference of a logit: {difference:.1e}; largest logit {largest:.2f}")
-    runs.save_weights(adapted, folder / "merged.ckpt")
-    plain.load_weights(folder / "merged.ckpt")
+    plain = lab.task.build()
+    plain.load_state_dict(module.state_dict())
     return {
-        "val_accuracy": runs.validate(plain, texts, budget),
+        **lab.judge("merged", plain, budget),
         "seconds": round(seconds, 3),
         "trainable": 0,
         "total": parameter_counts(plain).total,
@@ -243,46 +185,38 @@ def logits(module: TextClassifier, texts: TextData) -> Tensor:
     """Of the validation split in float32, ``(samples, classes)``."""
     module.eval()
     with torch.no_grad():
-        return torch.cat([module(batch) for batch in texts.val_dataloader()])
+        return torch.cat([module.logits(batch) for batch in texts.val_dataloader()])
 
 
-def test(module: TextClassifier, texts: TextData, budget: Budget, weights: Path) -> Row:
-    """Read the test split with some weights."""
-    module.load_weights(weights)
-    return {"test_accuracy": runs.test(module, texts, budget)}
-
-
-def rows_of(found: Mapping[str, Row]) -> list[Row]:
+def rows_of(lab: ModelRun) -> list[Row]:
     """One row for each model, its test accuracy with it."""
     return [
-        {"model": name, **row, **found.get(f"{name} test", {})}
-        for name, row in found.items()
-        if not name.endswith(" test")
+        {
+            "model": name,
+            **row,
+            "val_accuracy": row["accuracy"],
+            "test_accuracy": lab.rows.get(f"test/{name}", {}).get("accuracy"),
+        }
+        for name, row in lab.rows.items()
+        if not name.startswith("test/")
     ]
 
 
-def write(found: Mapping[str, Row], summary: Mapping[str, object], folder: Path) -> None:
+def write(lab: ModelRun, summary: Mapping[str, object]) -> None:
     """Write everything found so far: table, summary and curves."""
-    rows = rows_of(found)
-    report.write_csv(folder / "results.csv", [{k: row.get(k) for k in COLUMNS} for row in rows])
-    report.write_json(folder / "summary.json", {**summary, "results": rows})
-    start = (0, found["start"]["val_accuracy"])
+    rows = rows_of(lab)
+    report.write_csv(lab.folder / "results.csv", [{k: row.get(k) for k in COLUMNS} for row in rows])
+    report.write_json(lab.folder / "summary.json", {**summary, "results": rows})
+    start = (0, lab.rows[START]["accuracy"])
     curves = {row["model"]: [start, *row["curve"]] for row in rows if "curve" in row}
-    if curves:
-        report.draw_lines(
-            folder / "curves.png",
-            curves,
-            levels={},
-            title="Full fine-tuning and LoRA: validation accuracy",
-            x_label="training steps",
-            y_label="validation accuracy",
-        )
-
-
-def show(found: Mapping[str, Row], folder: Path) -> None:
-    """Print the table of results."""
-    console.print(table("Fine-tuning", rows_of(found), COLUMNS))
-    console.print(f"Figure, table and checkpoints: {folder}", soft_wrap=True)
+    report.draw_lines(
+        lab.folder / "curves.png",
+        curves,
+        levels={},
+        title="Full fine-tuning and LoRA: validation accuracy",
+        x_label="training steps",
+        y_label="validation accuracy",
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,10 @@ ONLY_IN = {
     "peft": {"transforms"},
     "triton": {"kernels"},
     "datasets": {"data"},
-    "chop": {"mase"},
+    "chop": {"layers"},
 }
+# Where `__getattr__` imports what is asked for.
+LAZY = {"__init__.py"}
 # Neighbours on one level that need each other.
 ALLOWED = {("ledger", "report")}
 
@@ -85,9 +88,33 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert users, "a rule about a library that nobody uses"
 
 
-def test_only_a_backend_leads_to_mase() -> None:
+def test_nothing_needs_the_configs_of_mase() -> None:
     users = {where for where, module in imports() if module.startswith("lightning_adls.mase")}
     assert users == {"mase"}
+
+
+def test_what_is_imported_stands_in_an_import_statement() -> None:
+    # A name put together from strings is an import that nobody sees; the packages' lists of what
+    # they bring when it is first used, and networks that a user names, are the exceptions.
+    hidden = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and "import" in ast.unparse(node.func)
+    }
+    assert hidden == LAZY | {"labs/network.py"}
+
+
+def test_wrong_input_has_an_error_of_its_own() -> None:
+    # The scripts tell it by that from faults of the package, which come with their traceback.
+    plain = {"ValueError", "FileNotFoundError", "ImportError"}
+    raised = {
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in plain
+    }
+    assert raised == set()
 
 
 HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning", "torchmetrics"}
@@ -108,6 +135,33 @@ def test_an_import_brings_only_what_it_needs(statement: str, allowed: set[str]) 
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert HEAVY & set(output.stdout.split()) == allowed
+
+
+@pytest.mark.parametrize("recipe", ["", "; Quantize({'*': 'Integer'}, backend='mase')"])
+def test_only_a_recipe_that_asks_for_mase_brings_its_layers(recipe: str) -> None:
+    code = f"from lightning_adls import Quantize, layers{recipe}\nimport sys\nprint(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    found = {name for name in output.stdout.split() if ".mase" in name}
+    assert ("lightning_adls.layers.mase.linear" in found) == bool(recipe)
+    assert recipe or not found
+
+
+def test_public_names_are_the_same_to_a_type_checker_and_at_run_time() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module
+        for node in typed.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    import lightning_adls
+
+    assert set(seen) == set(lightning_adls.__all__)
+    for name, module in seen.items():
+        assert getattr(import_module(str(module)), str(name)) is getattr(lightning_adls, str(name))
 
 
 def test_every_public_name_can_be_imported() -> None:

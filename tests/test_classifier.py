@@ -6,7 +6,9 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from torch import nn
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lightning_adls.classifier import TextClassifier, warmup_and_decay
 from lightning_adls.data import TextData
@@ -42,7 +44,7 @@ def test_logged_accuracy_is_the_share_of_right_answers_over_the_whole_split(
     right = rows = 0
     with torch.no_grad():
         for batch in texts.val_dataloader():
-            right += int((module.eval()(batch).argmax(-1) == batch["labels"]).sum())
+            right += int((module.eval().logits(batch).argmax(-1) == batch["labels"]).sum())
             rows += len(batch["labels"])
     assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(right / rows)
 
@@ -159,6 +161,107 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     assert factors == sorted(factors[:10]) + sorted(factors[10:], reverse=True)
     assert factors[0] > 0
     assert factors[100] == 0
+
+
+class Named(nn.Module):
+    """Logits by a single layer on the tokens; notes the names that it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(1000, 2)
+        self.got: set[str] = set()
+
+    def classify(self, **inputs: Tensor) -> SequenceClassifierOutput:
+        self.got = set(inputs)
+        return SequenceClassifierOutput(logits=self.words(inputs["input_ids"]).mean(1))
+
+
+class OnlyTokens(Named):
+    def forward(self, input_ids: Tensor) -> SequenceClassifierOutput:
+        return self.classify(input_ids=input_ids)
+
+
+class WithLabels(Named):
+    """As the networks of Transformers, which compute a loss from labels."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        assert labels is None
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs["token_type_ids"] = token_type_ids
+        return self.classify(**{k: v for k, v in inputs.items() if v is not None})
+
+
+class AnyInputs(Named):
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
+        return self.classify(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        (OnlyTokens, {"input_ids"}),
+        (WithLabels, {"input_ids", "attention_mask", "token_type_ids"}),
+        (AnyInputs, {"input_ids", "attention_mask", "token_type_ids", "more"}),
+    ],
+)
+def test_a_network_gets_the_entries_that_its_forward_has_names_for(
+    network: type[Named], names: set[str]
+) -> None:
+    model, ones = network(), torch.ones(3, 8, dtype=torch.int64)
+    batch = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids", "more"), ones)
+    batch |= dict.fromkeys(("labels", "index"), torch.zeros(3, dtype=torch.int64))
+    module = TextClassifier(model)
+    assert module.logits(batch).shape == (3, 2)
+    assert model.got == names
+    module(ones, ones, ones)
+    assert model.got == names - {"more"}
+    module(ones)
+    assert model.got == {"input_ids"}
+
+
+@pytest.mark.parametrize("network", [OnlyTokens, WithLabels, AnyInputs])
+def test_a_network_of_any_inputs_is_trained_and_judged(
+    network: type[Named], trainer: L.Trainer, texts: TextData
+) -> None:
+    module = TextClassifier(network())
+    trainer.fit(module, datamodule=texts)
+    trainer.test(module, datamodule=texts, verbose=False)
+    assert trainer.predict(module, datamodule=texts)
+
+
+def test_inputs_are_taken_by_name(build: Build, texts: TextData) -> None:
+    module, batch = build([]).eval(), next(iter(texts.val_dataloader()))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad():
+        expected = module.logits(batch)
+        assert torch.equal(module(ids, mask), expected)
+        assert torch.equal(module(attention_mask=mask, input_ids=ids), expected)
+        assert not torch.equal(module(ids), expected)  # padding is attended to
+
+
+def test_a_classifier_is_exported(build: Build, texts: TextData) -> None:
+    module, batch = build([FOUR_BITS]).eval(), next(iter(texts.val_dataloader()))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    exported = torch.export.export(module, (), inputs)
+    with torch.no_grad():
+        assert torch.allclose(exported.module()(**inputs), module.logits(batch), atol=1e-6)
+
+
+def test_lightnings_summary_shows_sizes_for_an_example(build: Build) -> None:
+    module = build([])
+    keys, hparams = set(module.state_dict()), dict(module.hparams)
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    module.example_input_array = {"input_ids": ids, "attention_mask": ids}
+    summary = ModelSummary(module, max_depth=-1)
+    sizes = dict(zip(summary.layer_names, summary.out_sizes, strict=True))
+    assert sizes["model.classifier"] == [2, 2]
+    assert (set(module.state_dict()), dict(module.hparams)) == (keys, hparams)
 
 
 @pytest.mark.parametrize(

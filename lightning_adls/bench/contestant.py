@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_adls.bench.compiling import cold_cache, prime
-from lightning_adls.bench.correctness import Result
 from lightning_adls.bench.failures import one_line
-from lightning_adls.bench.graphs import Graphs, graphs_compiled, watched
-from lightning_adls.bench.inputs import Inputs
-from lightning_adls.bench.memory import held_bytes, peak_bytes, release_memory
-from lightning_adls.bench.steps import ForwardStep, Loss, Target, make_step
-from lightning_adls.bench.timing import call_ms
-from lightning_adls.bench.variants import Variant
+from lightning_adls.bench.instruments.correctness import Result
+from lightning_adls.bench.instruments.graphs import Graphs, graphs_compiled, watched
+from lightning_adls.bench.instruments.memory import held_bytes, peak_bytes, release_memory
+from lightning_adls.bench.instruments.timing import call_ms
+from lightning_adls.bench.workloads.compiler_state import cold_cache, prime
+from lightning_adls.bench.workloads.inputs import Inputs
+from lightning_adls.bench.workloads.steps import ForwardStep, Loss, Target, make_step
+from lightning_adls.bench.workloads.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Contestant:
 
 
 def reference_result(target: Target, setting: Setting) -> Result | None:
-    """What eager float32 computes, or None where that cannot be had: its row says why."""
+    """What eager float32 computes, or None where that cannot be had: its record says why."""
     try:
         return make_step(target, Variant(), setting.inputs, setting.device, setting.loss).result()
     except Exception:

@@ -1,19 +1,17 @@
 """What the first calls cost: compiling, and compiling again for other sizes."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from lightning_adls.bench.compiling import cold_cache
-from lightning_adls.bench.devices import current, usable
-from lightning_adls.bench.graphs import count_graphs
-from lightning_adls.bench.inputs import Inputs, arguments, placed
-from lightning_adls.bench.rows import Row
-from lightning_adls.bench.steps import ForwardStep, Target
-from lightning_adls.bench.timing import Rounds, time_ms
-from lightning_adls.bench.variants import DTYPES, Variant
+from lightning_adls.bench.instruments.graphs import count_graphs
+from lightning_adls.bench.instruments.timing import Rounds, time_ms
+from lightning_adls.bench.workloads.compiler_state import cold_cache
+from lightning_adls.bench.workloads.devices import current, usable
+from lightning_adls.bench.workloads.inputs import Inputs
+from lightning_adls.bench.workloads.steps import ForwardStep, Target, passes_over
+from lightning_adls.bench.workloads.variants import Variant
 
 
 def first_calls(
@@ -23,7 +21,7 @@ def first_calls(
     *,
     calls: int,
     device: torch.device | str = "cpu",
-) -> Row:
+) -> dict[str, float]:
     """The measurement that misleads: the mean of a few calls, the first of which compiles.
 
     Args:
@@ -54,7 +52,7 @@ def over_sizes(
     variant: Variant,
     *,
     device: torch.device | str = "cpu",
-) -> Row:
+) -> dict[str, float]:
     """Call one compiled module with inputs of several sizes, again and again; count the graphs.
 
     Args:
@@ -73,16 +71,9 @@ def over_sizes(
             would run the others eagerly.
     """
     variant.check()
-    place, dtype = usable(device), DTYPES[variant.dtype]
+    place = usable(device)
     torch.compiler.reset()
-    run = variant.compiled(copy.deepcopy(target).to(place, dtype).eval())
-    calls = [arguments(placed(each, place, dtype)) for each in inputs]
-
-    @torch.no_grad()
-    def all_sizes() -> None:
-        for positional, named in calls:
-            run(*positional, **named)
-
+    all_sizes = passes_over(target, inputs, variant, place)
     times_ms = torch.empty(0)
 
     def all_passes() -> None:

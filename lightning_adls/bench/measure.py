@@ -5,15 +5,15 @@ from contextlib import ExitStack
 
 import torch
 
-from lightning_adls.bench.compiling import room_for
 from lightning_adls.bench.contestant import Contestant, Setting, reference_result
-from lightning_adls.bench.devices import current, usable
 from lightning_adls.bench.failures import one_line
-from lightning_adls.bench.inputs import Inputs, batch_and_tokens
-from lightning_adls.bench.rows import Row, rows_of
-from lightning_adls.bench.steps import Loss, Target, mean_square
-from lightning_adls.bench.timing import ROUNDS, Rounds, alternate
-from lightning_adls.bench.variants import Variant
+from lightning_adls.bench.instruments.timing import ROUNDS, Rounds, alternate
+from lightning_adls.bench.records import Record, records_of
+from lightning_adls.bench.workloads.compiler_state import room_for
+from lightning_adls.bench.workloads.devices import current, usable
+from lightning_adls.bench.workloads.inputs import Inputs, batch_and_tokens
+from lightning_adls.bench.workloads.steps import Loss, Target, mean_square
+from lightning_adls.bench.workloads.variants import Variant
 from lightning_adls.errors import InputError
 
 
@@ -27,11 +27,11 @@ def measure(
     loss: Loss = mean_square,
     rounds: Rounds = ROUNDS,
     cold: bool = True,
-) -> list[Row]:
+) -> list[Record]:
     """Measure every target in every variant, all of them taking turns.
 
     Each variant runs a copy of the module, so the given one does not change; all copies are in
-    memory at the same time. What cannot be measured gets a row that says why, and the others are
+    memory at the same time. What cannot be measured gets a record that says why, and the others are
     measured. torch forgets what this process has compiled.
 
     Args:
@@ -51,15 +51,15 @@ def measure(
             the first call is that of a program that may have been run before.
 
     Returns:
-        A row for each target and variant, in this order, with the keys of ``Measurement``.
+        A record for each target and variant, in this order, with the keys of ``Measurement``.
 
     Raises:
         ValueError: If there is nothing to measure, a variant is named twice, or the inputs have no
             batch.
 
     Example:
-        >>> rows = measure(torch.nn.Linear(8, 2), torch.ones(4, 8), [Variant()])
-        >>> rows[0]["variant"], rows[0]["batch"], rows[0]["max_relative_error"], rows[0]["error"]
+        >>> (record,) = measure(torch.nn.Linear(8, 2), torch.ones(4, 8), [Variant()])
+        >>> record["variant"], record["batch"], record["max_relative_error"], record["error"]
         ('eager float32', 4, 0.0, None)
     """
     named = targets if isinstance(targets, Mapping) else {_name(targets): targets}
@@ -73,7 +73,7 @@ def measure(
             contestant.error = one_line(error)
     else:
         _run(contestants, named, setting, rounds)
-    return rows_of(contestants, str(device), training, batch, tokens)
+    return records_of(contestants, str(device), training, batch, tokens)
 
 
 def _name(target: Target) -> str:

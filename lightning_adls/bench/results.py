@@ -1,4 +1,4 @@
-"""The rows of several experiments in one folder: CSV, JSON, figures and TensorBoard curves."""
+"""The records of several experiments in one folder: CSV, JSON, figures and TensorBoard curves."""
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,17 +10,17 @@ import torch
 
 from lightning_adls import report
 from lightning_adls.bench.failures import one_line
-from lightning_adls.bench.rows import Measurement, Row
-from lightning_adls.bench.variants import Variant
+from lightning_adls.bench.records import Measurement, Record
+from lightning_adls.bench.workloads.variants import Variant
 
 
 class Results:
-    """The rows found so far, written to disk with every addition.
+    """The records found so far, written to disk with every addition.
 
     Args:
         folder: Where. What an earlier run of the same name has left there is removed.
-        extra: Keys that rows have beside those of a ``Measurement``.
-        environment: What measured; it is written beside the rows.
+        extra: Keys that records have beside those of a ``Measurement``.
+        environment: What measured; it is written beside the records.
 
     Raises:
         OSError: If the folder cannot be made.
@@ -30,7 +30,7 @@ class Results:
         self, folder: Path, extra: Sequence[str], environment: Mapping[str, object]
     ) -> None:
         self.folder = folder
-        self.rows: list[Row] = []
+        self.records: list[Record] = []
         self.environment = environment
         self._keys = ("part", "experiment", *Measurement.__dataclass_fields__, *extra)
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,27 +39,39 @@ class Results:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._write()
 
-    def add(self, part: str, experiment: str, rows: Iterable[Row], **shared: Any) -> None:
-        """Add rows, and what they share under the extra keys."""
-        for row in rows:
-            known = {"part": part, "experiment": experiment, **row, **shared}
+    def add(self, part: str, experiment: str, records: Iterable[Record], **shared: Any) -> None:
+        """Add records, and what they share under the extra keys."""
+        for record in records:
+            known = {"part": part, "experiment": experiment, **record, **shared}
             assert known.keys() <= set(self._keys), known.keys() - set(self._keys)
-            self.rows.append({key: known.get(key) for key in self._keys})
+            self.records.append({key: known.get(key) for key in self._keys})
         self._write()
 
-    def of(self, experiment: str, device: str | None = None) -> list[Row]:
-        """The rows of an experiment that could be measured, on all devices or on one."""
+    def of(self, experiment: str, device: str | None = None) -> list[Record]:
+        """The records of an experiment that could be measured, on all devices or on one."""
         return [
-            row
-            for row in self.rows
-            if row["experiment"] == experiment
-            and row["error"] is None
-            and device in (None, row["device"])
+            record
+            for record in self.records
+            if record["experiment"] == experiment
+            and record["error"] is None
+            and device in (None, record["device"])
         ]
 
     def devices_of(self, experiment: str) -> list[str]:
         """Devices on which something of an experiment could be measured."""
-        return list(dict.fromkeys(row["device"] for row in self.of(experiment)))
+        return list(dict.fromkeys(record["device"] for record in self.of(experiment)))
+
+    def failures(self, part: str) -> list[str]:
+        """What could not be measured in a part: a line for each reason."""
+        places: dict[str, list[str]] = {}
+        for record in self.records:
+            if record["part"] == part and record["error"] is not None:
+                place = f"{record['target']} on {record['device']}"
+                places.setdefault(record["error"], []).append(place)
+        return [
+            f"Not measured, {len(where)} x ({', '.join(dict.fromkeys(where))}): {error}"
+            for error, where in places.items()
+        ]
 
     def bars(
         self, title: str, groups: Mapping[str, Mapping[str, float]], y: str, *, log: bool = False
@@ -89,18 +101,21 @@ class Results:
         report.log_curves(self.folder / "tensorboard" / name, title, curves)
 
     def _write(self) -> None:
-        report.write_csv(self.folder / "results.csv", self.rows)
-        summary = {"environment": self.environment, "results": self.rows}
+        report.write_csv(self.folder / "results.csv", self.records)
+        summary = {"environment": self.environment, "results": self.records}
         report.write_json(self.folder / "summary.json", summary)
 
 
-def attempt(target: str, variant: Variant, device: str, work: Callable[[], Row]) -> Row:
-    """A row of what ``work`` finds, or of why it fails."""
-    row = Measurement(target, str(variant), device, variant.dtype, False, torch.get_num_threads())
+def attempt(
+    target: str, variant: Variant, device: str, work: Callable[[], Mapping[str, Any]]
+) -> Record:
+    """A record of what ``work`` finds, or of why it fails."""
+    threads = torch.get_num_threads()
+    known = asdict(Measurement(target, str(variant), device, variant.dtype, False, threads))
     try:
-        return {**asdict(row), **work()}
-    except Exception as error:  # the other rows are still to be measured
-        return {**asdict(row), "error": one_line(error)}
+        return {**known, **work()}
+    except Exception as error:  # the others are still to be measured
+        return {**known, "error": one_line(error)}
 
 
 def _file_name(title: str) -> str:

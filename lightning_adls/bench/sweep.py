@@ -5,12 +5,12 @@ from itertools import product
 
 import torch
 
-from lightning_adls.bench.inputs import Inputs
+from lightning_adls.bench.instruments.timing import ROUNDS, Rounds
 from lightning_adls.bench.measure import measure
-from lightning_adls.bench.rows import Row
-from lightning_adls.bench.steps import Loss, Target, mean_square
-from lightning_adls.bench.timing import ROUNDS, Rounds
-from lightning_adls.bench.variants import Variant
+from lightning_adls.bench.records import Record
+from lightning_adls.bench.workloads.inputs import Inputs
+from lightning_adls.bench.workloads.steps import Loss, Target, mean_square
+from lightning_adls.bench.workloads.variants import Variant
 from lightning_adls.errors import InputError
 
 
@@ -26,8 +26,8 @@ def sweep(
     loss: Loss = mean_square,
     rounds: Rounds = ROUNDS,
     cold: bool = True,
-    report: Callable[[list[Row]], object] = lambda rows: None,
-) -> list[Row]:
+    report: Callable[[list[Record]], object] = lambda records: None,
+) -> list[Record]:
     """Measure every combination; within one, all targets and variants take turns.
 
     Each size is compiled anew, as if it was the only one. How often one compiled model recompiles
@@ -44,15 +44,16 @@ def sweep(
         loss: As for ``measure``.
         rounds: As for ``measure``.
         cold: As for ``measure``.
-        report: Is given the rows of each combination when it is done.
+        report: Is given the records of each combination when it is done.
 
     Raises:
         ValueError: If there is nothing to measure, or a size is below 1.
 
     Example:
-        >>> rows = sweep(torch.nn.Linear(8, 2), lambda batch, tokens: torch.ones(batch, tokens, 8),
-        ...              [Variant()], batch_sizes=[1, 2], tokens=[3])
-        >>> [(row["batch"], row["tokens"]) for row in rows]
+        >>> inputs = lambda batch, tokens: torch.ones(batch, tokens, 8)
+        >>> net = torch.nn.Linear(8, 2)
+        >>> records = sweep(net, inputs, [Variant()], batch_sizes=[1, 2], tokens=[3])
+        >>> [(record["batch"], record["tokens"]) for record in records]
         [(1, 3), (2, 3)]
     """
     for name, sizes in (("batch_sizes", batch_sizes), ("tokens", tokens)):
@@ -61,7 +62,7 @@ def sweep(
     cases = list(product(devices, training, batch_sizes, tokens))
     if not cases:
         raise InputError("sweep: give at least one device, kind of step, batch size and length.")
-    rows: list[Row] = []
+    records: list[Record] = []
     for device, trains, batch, length in cases:
         found = measure(
             targets,
@@ -74,5 +75,5 @@ def sweep(
             cold=cold,
         )
         report(found)
-        rows += found
-    return rows
+        records += found
+    return records

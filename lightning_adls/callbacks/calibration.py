@@ -1,6 +1,7 @@
 """Quantising any LightningModule by ranges that suit its data."""
 
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,13 +12,30 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
 from lightning_adls.errors import InputError
+from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
 from lightning_adls.transforms.quantize import Quantize
 
 
 def call_module(module: L.LightningModule, batch: Any) -> Any:
-    """Call the module with the batch; with the first element of a tuple or a list."""
+    """Call the module with what its forward takes of a batch.
+
+    Of a mapping these are the entries that the forward has names for (all with ``**kwargs``), or
+    else the mapping itself; of a tuple or a list it is the first element.
+    """
+    if isinstance(batch, Mapping):
+        inputs = select(batch, input_names(module.forward))
+        if inputs and _callable_with(module.forward, inputs):
+            return module(**inputs)
     return module(batch[0] if isinstance(batch, tuple | list) else batch)
+
+
+def _callable_with(forward: Callable[..., Any], inputs: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(forward).bind(**inputs)
+    except TypeError:  # one that is required is not there
+        return False
+    return True
 
 
 class Calibration(L.Callback):
@@ -31,6 +49,10 @@ class Calibration(L.Callback):
     with a ``ckpt_path`` quantises by it, not by calibrating again. As with
     :class:`QuantizationAwareTraining`, layers must exist when ``setup`` is called.
 
+    A datamodule with a method ``calibration_batches(count)``, such as :class:`TextData`, is asked
+    for the batches, which are the same whatever was trained before. Of other data they are the
+    first of the training dataloader, in the order that it has at the time.
+
     Under DDP the processes use the recipe of the first. With strategies that shard the model, call
     ``calibrate`` yourself and use :class:`QuantizationAwareTraining`.
 
@@ -38,8 +60,8 @@ class Calibration(L.Callback):
         recipe: What to quantise, and how; see :class:`QuantizationAwareTraining`.
         observer: "minmax", "percentile" or "mse"; see ``calibrate``.
         batches: Training batches to observe, at least 1.
-        forward: Runs the module on a batch, which is on its device. By default the module is called
-            with the batch, or with the first element of a tuple or a list.
+        forward: Runs the module on a batch, which is on its device; see :func:`call_module` for
+            what it does by default.
 
     Raises:
         ValueError: If ``observer`` or ``batches`` is wrong; in ``fit``, ``validate``, ``test`` and
@@ -98,8 +120,7 @@ class Calibration(L.Callback):
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def _calibrate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Quantize:
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        data = _fit_data(trainer) if fitting else _datamodule_data(trainer)
+        data = _calibration_data(trainer, self.batches)
         precision = trainer.precision_plugin
 
         def batches() -> Iterator[Any]:
@@ -114,29 +135,32 @@ class Calibration(L.Callback):
         # Training draws the numbers, and gets the batches, that it would without calibration.
         with isolate_rng():
             recipe = calibrate(pl_module, self.template, batches(), forward, self.observer)
-            if fitting:
+            if data is trainer.fit_loop._data_fetcher:
                 iter(data)  # the first epoch goes on with the iterator that it finds
         return trainer.strategy.broadcast(recipe)
 
 
-def _fit_data(trainer: L.Trainer) -> Iterable[Any]:
-    """The batches of the fit, each with its index and that of its loader."""
-    if trainer.ckpt_path is not None:
+def _calibration_data(trainer: L.Trainer, count: int) -> Iterable[Any]:
+    """Training batches, ``count`` or more, each with its index and that of its loader."""
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    if fitting and trainer.ckpt_path is not None:
         raise InputError(
             f"Calibration: ckpt_path={str(trainer.ckpt_path)!r} is of a run without calibration; "
             "load its weights into the module and fit without ckpt_path."
         )
+    # Not `trainer.datamodule`, which may be that of an earlier call.
+    source: Any = trainer.fit_loop._data_source.instance
+    if not fitting:
+        if not isinstance(source, L.LightningDataModule):
+            raise InputError(
+                "Calibration: the Trainer has no training data to calibrate with; fit first, or "
+                "pass a datamodule or the ckpt_path of a calibrated run."
+            )
+        source.setup("fit")
+    if hasattr(source, "calibration_batches"):
+        return [(batch, place, 0) for place, batch in enumerate(source.calibration_batches(count))]
+    if not fitting:
+        return CombinedLoader(source.train_dataloader(), "max_size_cycle")
     trainer.fit_loop.setup_data()
     # `trainer.train_dataloader` would not tell how several loaders are combined.
     return trainer.fit_loop._data_fetcher or ()
-
-
-def _datamodule_data(trainer: L.Trainer) -> Iterable[Any]:
-    datamodule: L.LightningDataModule | None = getattr(trainer, "datamodule", None)
-    if datamodule is None:
-        raise InputError(
-            "Calibration: the Trainer has no training data to calibrate with; fit first, or pass a "
-            "datamodule or the ckpt_path of a calibrated run."
-        )
-    datamodule.setup("fit")
-    return CombinedLoader(datamodule.train_dataloader(), "max_size_cycle")

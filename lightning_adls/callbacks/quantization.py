@@ -35,7 +35,8 @@ class QuantizationAwareTraining(L.Callback):
         recipe: What to quantise, by names within the LightningModule: a recipe, its patterns and
             formats, or the path of its YAML file.
         start: Share of the Trainer's optimizer steps after which rounding begins, from 0 to below
-            1. Validation within the fit rounds when training does; outside of it always.
+            1. Validation within the fit rounds when training does; outside of it always. A layer
+            that was switched off before (``enabled``) stays so.
 
     Raises:
         ValueError: If ``start`` is out of range, or above 0 in a fit that has no end.
@@ -53,11 +54,14 @@ class QuantizationAwareTraining(L.Callback):
             )
         self.recipe = read_recipe(recipe)
         self.start = start
+        self._off: set[str] | None = None  # switched off by others; None if not set up
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Quantise the module."""
         self.recipe(pl_module)
-        _enable(pl_module, stage != TrainerFn.FITTING or self.start == 0)
+        # By name, because other callbacks swap layers.
+        self._off = {name for name, layer in _layers(pl_module) if not layer.enabled}
+        self._enable(pl_module, stage != TrainerFn.FITTING or self.start == 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a start that would never come."""
@@ -67,20 +71,39 @@ class QuantizationAwareTraining(L.Callback):
                 "end; set the Trainer's max_steps, or start=0."
             )
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave out that rounding has not begun: steps decide in a resumed fit, and no one else."""
+        for name, _ in _layers(pl_module):
+            if self.start and name not in (self._off or ()):
+                checkpoint["state_dict"].pop(f"{name}.enabled", None)
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin to round when it is time."""
         if self.start:
             first = self.start * trainer.estimated_stepping_batches
-            _enable(pl_module, trainer.global_step >= first)
+            self._enable(pl_module, trainer.global_step >= first)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave a module that rounds."""
-        _enable(pl_module, True)
+        self._enable(pl_module, True)
+        self._off = None
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave a module that rounds, of a fit that gets to no teardown."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _enable(self, module: nn.Module, enabled: bool) -> None:
+        if self._off is not None:
+            for name, layer in _layers(module):
+                if name not in self._off:
+                    layer.enabled = enabled
 
 
-def _enable(module: nn.Module, enabled: bool) -> None:
-    for layer in module.modules():
-        if isinstance(layer, QuantizedLayer):
-            layer.enabled = enabled
+def _layers(module: nn.Module) -> list[tuple[str, QuantizedLayer]]:
+    return [(name, m) for name, m in module.named_modules() if isinstance(m, QuantizedLayer)]

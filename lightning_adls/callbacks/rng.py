@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
@@ -15,7 +16,8 @@ class RngState(L.Callback):
     Lightning does not, so that dropout and shuffling go another way after a resume. With this
     callback ``fit(ckpt_path=...)`` repeats the uninterrupted run bit for bit, also from the middle
     of an epoch if the dataloader keeps its place too, as :class:`TextData`'s and any
-    ``torchdata.stateful_dataloader.StatefulDataLoader`` does.
+    ``torchdata.stateful_dataloader.StatefulDataLoader`` does. ``validate``, ``test`` and
+    ``predict`` with a ``ckpt_path`` leave the generators alone.
 
     Covers Python's, NumPy's and torch's generators (of the CPU and of every CUDA device). Each
     process of a distributed run would need a state of its own, but a checkpoint holds that of the
@@ -23,7 +25,13 @@ class RngState(L.Callback):
     """
 
     def __init__(self) -> None:
+        self._fitting = False
         self._resumed: dict[str, Any] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note whether a checkpoint would be resumed; Lightning loads it after this."""
+        self._fitting = stage == TrainerFn.FITTING
+        self._resumed = None  # not taken up by a fit that failed, and did not get to its teardown
 
     def state_dict(self) -> dict[str, Any]:
         """The states, as tensors, numbers and text: what ``weights_only`` loads."""
@@ -36,15 +44,20 @@ class RngState(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Set the generators."""
-        self._resumed = state_dict
-        self._restore(state_dict)
+        """Set the generators, if this is a fit."""
+        if self._fitting:
+            self._resumed = state_dict
+            self._restore(state_dict)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Set the generators again: making the dataloaders' iterators drew from them."""
         if self._resumed is not None:
             self._restore(self._resumed)
             self._resumed = None
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Forget a state that no batch took up."""
+        self._fitting, self._resumed = False, None
 
     def _restore(self, state: dict[str, Any]) -> None:
         version, numbers, gauss = state["python"]

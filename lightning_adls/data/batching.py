@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from lightning_adls.errors import InputError
+
 Batch = dict[str, Tensor]
 Truncation = Literal["head", "tail", "head_tail"]
 
@@ -143,9 +145,12 @@ class LengthBatches(DistributedSampler[list[int]]):
     the steps is shuffled once, so that the first few are a fair sample.
 
     A step holds ``batch_size`` rows for every rank, dealt out in turn: ranks get rows of like
-    length and wait little for each other. One step holds what is left over. Every row is in
-    exactly one batch of one rank, and every rank has the same number of batches. Only where
-    fewer rows are left over than there are ranks are some repeated, so that no rank is idle.
+    length and wait little for each other. One step holds what is left over; where that is fewer
+    rows than there are ranks, it takes some of the step before, so that no rank is idle. Every
+    row is in exactly one batch of one rank, and every rank has the same number of batches.
+
+    With a single row per batch, or fewer rows than ranks, that cannot be. Training repeats some
+    rows of the last step then; evaluation would count them twice and is refused.
 
     It is a ``DistributedSampler`` so that Lightning leaves it in place and calls ``set_epoch``.
 
@@ -156,6 +161,9 @@ class LengthBatches(DistributedSampler[list[int]]):
         seed: With the epoch, decides the order; nothing else does.
         num_replicas: Number of ranks.
         rank: Which of them this is.
+
+    Raises:
+        ValueError: If an evaluation would count rows twice.
     """
 
     def __init__(
@@ -171,22 +179,34 @@ class LengthBatches(DistributedSampler[list[int]]):
         super().__init__(lengths, num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]
         self.lengths = lengths.numpy()
         self.batch_size = batch_size
+        steps, step_rows = len(self), batch_size * num_replicas
+        lacking = max(0, (steps - 1) * step_rows + num_replicas - len(lengths))
+        if lacking and (steps == 1 or batch_size == 1):
+            if not shuffle:
+                raise InputError(
+                    f"TextData: {len(lengths)} rows in batches of {batch_size} cannot be evaluated "
+                    f"once each on {num_replicas} devices; take batches of 2 or more, and no more "
+                    "devices than rows."
+                )
+            lacking = 0
+        # Where each step begins in the order of the rows, and where the last one ends.
+        self._bounds = [*range(0, len(lengths), step_rows), len(lengths)]
+        self._bounds[-2] -= lacking
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // (self.batch_size * self.num_replicas))
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch if self.shuffle else 0])
-        step_rows = self.batch_size * self.num_replicas
         order = np.arange(len(self.lengths))
         window = len(order)
         if self.shuffle:
             rng.shuffle(order)
-            window = _WINDOW_STEPS * step_rows
+            window = _WINDOW_STEPS * self.batch_size * self.num_replicas
         for start in range(0, len(order), window):
             part = order[start : start + window]
             part[:] = part[np.argsort(self.lengths[part], kind="stable")]
         for step in rng.permutation(len(self)):
-            rows = order[step * step_rows : (step + 1) * step_rows]
+            rows = order[self._bounds[step] : self._bounds[step + 1]]
             rows = np.resize(rows, max(len(rows), self.num_replicas))
             yield rows[self.rank :: self.num_replicas].tolist()

@@ -5,6 +5,7 @@ import os
 import re
 from copy import copy
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +28,7 @@ from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder
 from lightning_adls.errors import InputError
 
 _LINE_BREAK = re.compile(r"<br\s*/?>")
+_TEST_SEED = 0  # runs that differ in their `seed` are tested on the same rows
 
 
 @dataclass(eq=False)  # eq would make it unhashable
@@ -43,8 +45,7 @@ class TextData(L.LightningDataModule):
         tokenizer: A tokenizer's name on the hub, or its folder. Reviews bring their own.
         text: Column of the texts.
         label: Column of the labels: integers 0 to classes - 1, or strings.
-        test_split: Split to test on. A single file has none: rows are carved off, whichever
-            the seed.
+        test_split: Split to test on. A single file has none: rows are carved off.
         max_length: Most tokens of a row, special ones included, 8 or more.
         truncation: What a longer text keeps: ``"head"``, ``"tail"`` or ``"head_tail"``.
         batch_size: Rows of a training batch, per device.
@@ -52,9 +53,11 @@ class TextData(L.LightningDataModule):
         val_fraction: Share of the training split to validate on, between 0 and 1.
         limit_train: Most rows to train on, or None for all; the class balance is kept.
         limit_val: Most rows to validate on, or None for all.
-        limit_test: Most rows to test on, or None for all.
+        limit_test: Most rows to test on, or None for all; the class balance is kept.
         num_workers: Processes that make batches; 0 is enough, they are made quickly.
-        seed: Decides the validation rows, the limits' choice and the order of batches.
+        seed: Decides the rows to validate on, those that ``limit_train`` and ``limit_val`` keep,
+            and the order of training and validation batches. The rows to test on, and their
+            order, are the same for every seed.
         cache_dir: Where tokenised texts are kept; None is ``lightning_adls`` in
             ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
 
@@ -136,7 +139,7 @@ class TextData(L.LightningDataModule):
         elif source.divided:
             split = self.test_split
             labels, _ = self._labels(source, split, self._class_names)
-            parts = {"test": balanced_order(labels, [self.seed])[: self.limit_test]}
+            parts = {"test": balanced_order(labels, [_TEST_SEED])[: self.limit_test]}
         else:
             parts = {"test": parts["test"]}
         # Only the rows that limits leave are tokenised; without limits that is all of them.
@@ -153,8 +156,7 @@ class TextData(L.LightningDataModule):
         """Choose the rows of the training file to train, validate and (if need be) test on."""
         rest, test = torch.arange(len(labels)), torch.arange(0)
         if not has_test:
-            # Not by `seed`: runs that differ in their seed are tested on the same rows.
-            order = balanced_order(labels, [0])
+            order = balanced_order(labels, [_TEST_SEED])
             count = max(1, round(len(order) * self.val_fraction))
             test, rest = order[:count], order[count:]
         rest = rest[balanced_order(labels[rest], [self.seed])]
@@ -243,7 +245,11 @@ class TextData(L.LightningDataModule):
         return self._ready_encoder.pad
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches by length within shuffled windows, in an order of ``seed`` and the epoch."""
+        """Batches by length within shuffled windows, in an order of ``seed`` and the epoch.
+
+        The epoch is that of the last Trainer that this object was used with, and 0 before: called
+        by hand, the order depends on what was trained. ``calibration_batches`` does not.
+        """
         return self._loader("train", self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -258,18 +264,40 @@ class TextData(L.LightningDataModule):
         """Batches of the test rows, with ``index``."""
         return self._loader("test", self.eval_batch_size, with_index=True)
 
-    def _loader(
-        self, part: str, batch_size: int, shuffle: bool = False, with_index: bool = False
-    ) -> DataLoader[Batch]:
+    def calibration_batches(self, count: int) -> list[Batch]:
+        """The first training batches of the first epoch, such as to choose ranges of formats on.
+
+        They are of the data and the ``seed`` alone: the same in every process, on every rank and
+        after any training.
+
+        Args:
+            count: Batches, 1 or more. An epoch that has fewer gives all of its batches.
+
+        Raises:
+            ValueError: If ``count`` is below 1.
+        """
+        if count < 1:
+            raise InputError(f"TextData: count={count} is below 1; calibrate on a batch or more.")
+        rows = self._rows("train")
+        batches = LengthBatches(rows.lengths, self.batch_size, shuffle=True, seed=self.seed)
+        return [rows[batch] for batch in islice(batches, count)]
+
+    def _rows(self, part: str) -> Rows:
         if part not in self._parts:
             raise RuntimeError(
                 f"TextData: the {part} rows are not loaded; call prepare_data() and "
                 f"setup({'test' if part == 'test' else 'fit'!r})."
             )
-        rows = copy(self._parts[part])
+        return self._parts[part]
+
+    def _loader(
+        self, part: str, batch_size: int, shuffle: bool = False, with_index: bool = False
+    ) -> DataLoader[Batch]:
+        rows = copy(self._rows(part))
         rows.with_index = with_index
         ranks = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
-        batches = LengthBatches(rows.lengths, batch_size, shuffle=shuffle, seed=self.seed, **ranks)
+        seed = _TEST_SEED if part == "test" else self.seed
+        batches = LengthBatches(rows.lengths, batch_size, shuffle=shuffle, seed=seed, **ranks)
         if getattr(self.trainer, "overfit_batches", 0):
             # Lightning would put a sampler of single rows in place of ours.
             fixed: Any = [rows[batch] for batch in batches]

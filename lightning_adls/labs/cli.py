@@ -51,7 +51,7 @@ def run(
     # What imports made lives on: garbage collections between trainings need not look at it again.
     gc.collect()
     gc.freeze()
-    with ending(interrupted):
+    with ending(interrupted), refusing():
         main(**arguments)
 
 

@@ -4,7 +4,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lightning_adls.layers.base import LayerFormats, QuantizedLayer
+from lightning_adls.layers.layer_formats import LayerFormats
+from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 
 class _QuantizedConv(QuantizedLayer):

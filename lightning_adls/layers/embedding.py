@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputError
-from lightning_adls.layers.base import LayerFormats, QuantizedLayer
+from lightning_adls.layers.layer_formats import LayerFormats
+from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 
 class QuantizedEmbedding(QuantizedLayer, nn.Embedding):

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.layers.base import LayerFormats, QuantizedLayer
+from lightning_adls.layers.layer_formats import LayerFormats
+from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputError
 from lightning_adls.formats import MXInt, NumberFormat
 from lightning_adls.kernels import dequantize, exponents_shape, quantize
-from lightning_adls.layers.base import LayerFormats, QuantizedLayer
+from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.linear import QuantizedLinear
+from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 
 class PackedLinear(QuantizedLayer):

@@ -19,7 +19,7 @@ from torch import nn
 
 from lightning_adls.errors import InputError
 from lightning_adls.layers import COMPUTING, LayerFormats
-from lightning_adls.mase.keys import KINDS, formats_of_config, unused_keys
+from lightning_adls.layers.mase.layer_config import MASE_KINDS, formats_of_config, unused_keys
 from lightning_adls.mase.names import (
     ELEMENTWISE,
     FOREIGN,
@@ -259,10 +259,10 @@ class _Config:
             return LayerFormats()
         config = {k: v for k, v in self.entries[key].items() if k not in ("name", "bypass")}
         name = self.entries[key]["name"]
-        if name not in (*KINDS, "fixed"):
+        if name not in (*MASE_KINDS, "fixed"):
             raise InputError(
                 f"read_config: entry {key!r}: name={name!r} is unknown; there are "
-                f"{', '.join(KINDS)}."
+                f"{', '.join(MASE_KINDS)}."
             )
         outputs = [k for k in config if k.startswith("data_out_")]
         # MASE's own configs of these kinds have such keys.

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_adls.errors import InputError
 from lightning_adls.layers import LayerFormats
-from lightning_adls.mase.keys import config_of_formats
+from lightning_adls.layers.mase.layer_config import config_of_formats
 from lightning_adls.mase.names import ELEMENTWISE, OPTIONS, SIGNS, TYPES, graph_name, kind_of
 from lightning_adls.transforms.quantize import Quantize, layer_formats
 from lightning_adls.transforms.walk import layers_of, match

@@ -2,8 +2,7 @@
 
 from torch import fx, nn
 
-from lightning_adls.layers import KINDS as LAYERS
-from lightning_adls.layers import is_kind
+from lightning_adls.layers import KINDS, is_kind
 
 # MASE's types of layers that are layers here, and the others that its passes quantise.
 TYPES = {"Linear": "linear", "Conv1d": "conv1d", "Conv2d": "conv2d"}
@@ -29,7 +28,7 @@ OPTIONS = {
 
 def kind_of(layer: nn.Module) -> str:
     """The kind of a layer, of ``lightning_adls.layers.KINDS``."""
-    return next(kind for kind in LAYERS if is_kind(layer, kind))
+    return next(kind for kind in KINDS if is_kind(layer, kind))
 
 
 def graph_name(module: str) -> str:

@@ -1,7 +1,8 @@
 """Changes made to a model before or while it trains: each is called with the model.
 
-To add one: a frozen dataclass in a file of its own with ``__call__(model)``; find and replace
-layers with :mod:`lightning_adls.transforms.walk`.
+To add one: a frozen dataclass in a file of its own with ``__call__(model)``, and its name in
+``TRANSFORMS`` of :mod:`lightning_adls.transforms.configs`; find and replace layers with
+:mod:`lightning_adls.transforms.walk`.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,10 @@
 """What a model costs to keep: numbers that a search weighs against its accuracy."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputError
@@ -10,6 +12,8 @@ from lightning_adls.layers import COMPUTING, KINDS, LayerFormats, QuantizedLayer
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.walk import layers_of
 
+# A weight and the layers that compute with it.
+_Users = tuple[Tensor, list[nn.Module]]
 COSTS = ("parameters", "size_mb", "bits_per_weight", "sparsity")
 
 
@@ -47,7 +51,8 @@ def sparsity_of(model: nn.Module) -> float:
     """Share of the weights that masks set to zero, 0 to 1.
 
     Counts the weights of all linear and convolutional layers, those without a mask (and those that
-    are packed) as dense, and of the embeddings that have a mask.
+    are packed) as dense, and of the embeddings that have a mask. A weight that several of them
+    share counts once, and is zero where all of them mask it.
 
     Raises:
         ValueError: If there are no such layers.
@@ -57,10 +62,10 @@ def sparsity_of(model: nn.Module) -> float:
         for m in layers_of(model, ("Embedding",)).values()
         if getattr(m, "weight_mask", None) is not None
     ]
-    layers = [*_computing_layers(model).values(), *masked]
-    if not layers:
+    weights = _by_weight([*_computing_layers(model).values(), *masked])
+    if not weights:
         raise InputError(f"sparsity_of: model={type(model).__name__} has no layer with weights.")
-    return sum(map(_pruned, layers)) / sum(_weight(layer).numel() for layer in layers)
+    return sum(_pruned(layers) for _, layers in weights) / _count(weights)
 
 
 def _packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
@@ -72,9 +77,26 @@ def _computing_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {**layers_of(model), **_packed_layers(model)}
 
 
-def _pruned(layer: nn.Module) -> int:
-    mask: Tensor | None = getattr(layer, "weight_mask", None)
-    return 0 if mask is None else int((~mask).sum())
+def _by_weight(layers: Iterable[nn.Module]) -> list[_Users]:
+    """Each weight once, with the layers that compute with it."""
+    users: dict[int, _Users] = {}
+    for layer in layers:
+        weight = _weight(layer)
+        users.setdefault(id(weight), (weight, []))[1].append(layer)
+    return list(users.values())
+
+
+def _count(weights: Iterable[_Users]) -> int:
+    return sum(weight.numel() for weight, _ in weights)
+
+
+def _pruned(layers: Sequence[nn.Module]) -> int:
+    """How many numbers of a weight none of its layers computes with."""
+    masks: list[Tensor | None] = [getattr(layer, "weight_mask", None) for layer in layers]
+    present = [mask for mask in masks if mask is not None]
+    if len(present) < len(masks):
+        return 0
+    return int((~torch.stack(present).any(0)).sum())
 
 
 def weight_bits(layer: nn.Module) -> int:
@@ -91,30 +113,52 @@ def bits_per_weight(model: nn.Module) -> float:
     """Storage of the weights that are multiplied with, in bits per weight, shared scales included.
 
     Layers that are not quantised count with the width of their data type; embeddings do not count.
-    Pruned weights count in full: a mask by itself saves no storage.
+    Pruned weights count in full: a mask by itself saves no storage. A weight that layers share
+    counts once, as in :func:`size_mb`.
 
     Raises:
         ValueError: If the model has no linear layer and no convolution.
     """
-    layers = _computing_layers(model).values()
-    if not layers:
+    weights = _by_weight(_computing_layers(model).values())
+    if not weights:
         raise InputError(
             f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
         )
-    return sum(map(weight_bits, layers)) / sum(_weight(layer).numel() for layer in layers)
+    return sum(_stored_bits(users) for users in weights) / _count(weights)
 
 
 def size_mb(model: nn.Module) -> float:
     """Storage of a model in MB, 10^6 bytes.
 
     Weights count in their format, embeddings included, and every other parameter (norms, biases,
-    scales) in its data type; a parameter that is used twice counts once.
+    scales) in its data type. A parameter that is used twice counts once: in full if one of its
+    users does not round it; otherwise in each of the formats that it is rounded to, and at most in
+    full, from which all of them can be rounded.
     """
-    saved_bits = {
-        id(layer.weight): _weight(layer).nbytes * 8 - weight_bits(layer)
-        for layer in layers_of(model, tuple(KINDS)).values()
+    places = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    saved_bits = sum(
+        weight.nbytes * 8 - _stored_bits((weight, layers))
+        for weight, layers in _by_weight(layers_of(model, tuple(KINDS)).values())
+        if len(layers) == places[id(weight)]  # no other module holds it
+    )
+    return (_full_bytes(model) - saved_bits / 8) / 1e6
+
+
+def _stored_bits(users: _Users) -> int:
+    """Bits of a weight in all the formats that its layers round it to."""
+    weight, layers = users
+    copies = {
+        (formats_of(layer).weight, _backend(layer), id(getattr(layer, "weight_scales", None))): (
+            weight_bits(layer)
+        )
+        for layer in layers
     }
-    return (_full_bytes(model) - sum(saved_bits.values()) / 8) / 1e6
+    bits = sum(copies.values())
+    return bits if len(copies) == 1 else min(bits, weight.nbytes * 8)
+
+
+def _backend(layer: nn.Module) -> str | None:
+    return layer.backend if isinstance(layer, QuantizedLayer) else None
 
 
 def _full_bytes(model: nn.Module) -> int:

@@ -53,6 +53,11 @@ class LoRA:
     def __post_init__(self) -> None:
         if find_spec("peft") is None:
             raise MissingPackageError("LoRA: PEFT is not installed; run pip install 'peft>=0.18'.")
+        for name in ("layers", "trainable"):
+            if isinstance(getattr(self, name), str):
+                value = getattr(self, name)
+                raise InputError(f"LoRA: {name}={value!r} is not a list of patterns.")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.layers:
             raise InputError("LoRA: layers=() leaves no layer to adapt; '*' is every linear layer.")
         if self.rank < 1:
@@ -102,7 +107,7 @@ def merge_lora(model: nn.Module) -> None:
     for layer in adapted.values():
         layer.merge(safe_merge=True)
 
-    def base_of(name: str, layer: nn.Module) -> nn.Module:
+    def base_of(name: str, _: nn.Module) -> nn.Module:
         base: nn.Module = adapted[name].get_base_layer()
         # PEFT writes through weight.data; a layer that keeps its rounded weight has to be told.
         return base.train(base.training)

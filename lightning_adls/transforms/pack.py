@@ -62,8 +62,9 @@ def _packed(name: str, layer: nn.Module) -> PackedLinear:
 def memory(model: nn.Module) -> dict[str, int]:
     """Bytes of a model's parameters and buffers, by what they are.
 
-    A tensor that is used twice counts once, as what comes first in ``model.modules()``. Buffers
-    that checkpoints leave out count, activations do not.
+    A tensor that is used twice counts once, as what is named last below: the weight of a linear
+    layer that is an embedding, too, is an embedding. Buffers that checkpoints leave out count,
+    activations do not.
 
     Returns:
         ``packed_codes`` and ``packed_exponents`` of packed layers; ``linear_weights`` of the
@@ -79,12 +80,13 @@ def memory(model: nn.Module) -> dict[str, int]:
         >>> {kind: size for kind, size in memory(model).items() if size}
         {'packed_codes': 640, 'packed_exponents': 20, 'norms': 80, 'biases': 40}
     """
-    sizes = dict.fromkeys(MEMORY_KINDS, 0)
-    seen: set[int] = set()
+    kinds: dict[int, tuple[int, str]] = {}
     for module, name, tensor in _tensors(model):
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            sizes[_kind(module, name)] += tensor.nbytes
+        kind, other = _kind(module, name), kinds.get(id(tensor), (0, MEMORY_KINDS[0]))[1]
+        kinds[id(tensor)] = tensor.nbytes, max(kind, other, key=MEMORY_KINDS.index)
+    sizes = dict.fromkeys(MEMORY_KINDS, 0)
+    for size, kind in kinds.values():
+        sizes[kind] += size
     return sizes
 
 

@@ -193,8 +193,12 @@ def _texts(formats: LayerFormats) -> dict[str, str | None]:
 def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """Fit a quantised model's state dict to ``model``, quantised or not.
 
-    Scales learned by formats that ``model`` does not use are left out; a sparsity mask whose layer
-    has no place for one is applied to the weight, so that nothing pruned comes back.
+    Scales learned by formats that ``model`` does not use are left out, and so is whether a layer
+    rounds where ``model`` has a plain one; a sparsity mask whose layer has no place for one is
+    applied to the weight, so that nothing pruned comes back.
+
+    Raises:
+        ValueError: If a plain layer would have to set a share of its input to zero.
     """
     plain_types = {plain for plain, _ in KINDS.values()}
     plain = {name for name, m in model.named_modules() if type(m) in plain_types}
@@ -207,5 +211,14 @@ def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
             del fitted[key]
         elif entry == "weight_mask" and layer in plain:
             fitted[f"{layer}.weight"] = state[f"{layer}.weight"].masked_fill(~state[key], 0.0)
+            del fitted[key]
+        elif entry == "enabled" and layer in plain:  # a plain layer never rounds
+            del fitted[key]
+        elif entry == "input_sparsity" and layer in plain:
+            if state[key]:
+                raise InputError(
+                    f"state_for: {key}={float(state[key])} is nothing that a plain layer can do; "
+                    "prune or quantise the model before the weights are loaded."
+                )
             del fitted[key]
     return fitted

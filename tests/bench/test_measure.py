@@ -59,7 +59,7 @@ def test_speedups_and_break_even_on_a_clock_of_known_times(
     x: Tensor, backend: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("lightning_adls.bench.timing.perf_counter", lambda: now[0])
+    monkeypatch.setattr("lightning_adls.bench.instruments.timing.perf_counter", lambda: now[0])
 
     def takes_100_to_compile(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         def takes_2(*arguments: Any) -> Any:

@@ -29,6 +29,19 @@ def test_results_of_an_experiment_are_those_that_could_be_measured(tmp_path: Pat
     assert results.devices_of("forward") == ["cpu"]
 
 
+def test_what_could_not_be_measured_is_a_line_for_each_reason(tmp_path: Path) -> None:
+    results = Results(tmp_path, [], {})
+    for part, target, error in (
+        *(("one", "a", "no kernel"), ("one", "b", None), ("one", "a", "no kernel")),
+        *(("one", "c", "no kernel"), ("one", "c", "too large"), ("two", "d", "no kernel")),
+    ):
+        results.add(part, "forward", [{"target": target, "device": "cpu", "error": error}])
+    assert results.failures("one") == [
+        "Not measured, 3 x (a on cpu, c on cpu): no kernel",
+        "Not measured, 1 x (c on cpu): too large",
+    ]
+
+
 def test_an_attempt_that_fails_is_a_row_that_says_why() -> None:
     def fails() -> dict[str, object]:
         raise RuntimeError("no kernel\nadvice")

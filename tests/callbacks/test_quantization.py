@@ -1,6 +1,8 @@
 """Quantising LightningModules that know nothing of it, within a stock Trainer."""
 
-from collections.abc import Callable
+import signal
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_adls.callbacks.calibration import Calibration
+from lightning_adls.callbacks.calibration import Calibration, call_module
 from lightning_adls.callbacks.quantization import QuantizationAwareTraining
+from lightning_adls.data import TextData
+from lightning_adls.errors import InputError
 from lightning_adls.formats import Integer, MXInt
 from lightning_adls.layers import LayerFormats, QuantizedLayer
 from lightning_adls.transforms import Quantize
@@ -189,6 +193,60 @@ def test_rounding_starts_at_its_share_of_the_steps(start: float, steps: int) -> 
     assert all(module.rounds["validate"][5:] + module.rounds["test"])
 
 
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_a_layer_that_was_switched_off_stays_off(start: float) -> None:
+    module = Plain()
+    Quantize(LEARNED)(module)
+    first, second = quantised(module)
+    first.enabled = False
+    callback = QuantizationAwareTraining({"*": "MXInt(width=4)"}, start)  # makes new layers
+    rounds: list[list[bool]] = []
+
+    class Noting(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            rounds.append([layer.enabled for layer in quantised(module)])
+
+    fitting = trainer(callback, Noting(), max_epochs=2)
+    for fits in (1, 2):
+        fitting.fit(module, loader())
+        assert [layer.enabled for layer in quantised(module)] == [False, True], fits
+    fitting.test(module, loader(), verbose=False)
+    assert [layer.enabled for layer in quantised(module)] == [False, True]
+    late = [[False, start == 0]] * 5 + [[False, True]] * 5
+    assert rounds == late
+    assert quantised(module) != [first, second]
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Lightning ignores SIGINT for good after a KeyboardInterrupt."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interrupts")
+@pytest.mark.parametrize("error", [RuntimeError("planted"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "hook", ["setup", "on_train_start", "on_train_batch_start", "on_validation_start"]
+)
+def test_a_fit_that_breaks_leaves_layers_switched_as_before(
+    error: BaseException, hook: str
+) -> None:
+    def planted(*_: Any, **__: Any) -> None:
+        raise error
+
+    module, failing = Plain(), L.Callback()
+    Quantize(LEARNED)(module)
+    quantised(module)[0].enabled = False
+    setattr(failing, hook, planted)
+    callback = QuantizationAwareTraining(LEARNED, start=0.5)
+    for callbacks in ([callback, failing], [failing, callback]):  # set up before the error, or not
+        with pytest.raises((RuntimeError, SystemExit)):
+            trainer(*callbacks).fit(module, loader(), loader())
+        assert [layer.enabled for layer in quantised(module)] == [False, True]
+
+
 def test_steps_are_counted_as_the_optimizer_takes_them() -> None:
     module = Plain()
     callback = QuantizationAwareTraining(LEARNED, start=0.5)
@@ -315,6 +373,95 @@ def test_a_trained_checkpoint_is_quantised_with_the_data_of_a_datamodule(tmp_pat
     assert callback.recipe != calibrate(Plain(), Quantize({"*": "Integer"}), batches)
     assert all(layer.formats.weight != Integer() for layer in quantised(module))
     assert not any(p.is_inference() for p in module.parameters())
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_what_was_trained_before_does_not_change_a_calibration(
+    texts: TextData, build: Callable[[list[Any]], L.LightningModule], stage: str
+) -> None:
+    texts.batch_size = 16  # six batches per epoch, in another order in each
+    observed: list[Any] = []
+
+    def forward(module: L.LightningModule, batch: Any) -> None:
+        observed.append(batch["input_ids"].tolist())
+        call_module(module, batch)
+
+    def calibrated_on(run: L.Trainer) -> list[Any]:
+        observed.clear()
+        getattr(run, stage)(build([]), datamodule=texts)
+        return list(observed)
+
+    callback = Calibration({"*": "Integer"}, batches=2, forward=forward)
+    expected = [batch["input_ids"].tolist() for batch in texts.calibration_batches(2)]
+    assert calibrated_on(trainer(callback, max_epochs=1, limit_val_batches=1)) == expected
+    # Another module, on the Trainer and the data of a fit of two epochs.
+    used = trainer(callback, max_epochs=2, limit_val_batches=1)
+    used.fit(build([]), datamodule=texts)
+    assert calibrated_on(used) == expected
+
+
+class Called(L.LightningModule):
+    """Notes how it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+
+class ByName(Called):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> None:
+        self.calls.append({"x": x, "mask": mask})
+
+
+class ByAnyName(Called):
+    def forward(self, x: Tensor, **others: Tensor) -> None:
+        self.calls.append({"x": x, **others})
+
+
+class ByBatch(Called):
+    def forward(self, batch: Any, scale: float = 1.0) -> None:
+        self.calls.append(batch)
+
+
+@pytest.mark.parametrize(
+    ("module", "batch", "called"),
+    [
+        (ByName(), {"x": 1, "mask": 2, "y": 3}, {"x": 1, "mask": 2}),
+        (ByName(), {"x": 1, "y": 3}, {"x": 1, "mask": None}),
+        (ByName(), [1, 2], {"x": 1, "mask": None}),
+        (ByAnyName(), {"x": 1, "y": 3}, {"x": 1, "y": 3}),
+        (ByBatch(), {"x": 1, "y": 3}, {"x": 1, "y": 3}),
+        (ByBatch(), {"x": 1, "scale": 2.0}, {"x": 1, "scale": 2.0}),
+        (ByBatch(), UserDict(x=1), {"x": 1}),
+        (ByBatch(), (1, 2), 1),
+        (ByBatch(), 1, 1),
+    ],
+)
+def test_a_module_is_called_with_what_it_takes_of_a_batch(
+    module: Called, batch: Any, called: Any
+) -> None:
+    module.calls.clear()
+    call_module(module, batch)
+    assert module.calls == [called]
+
+
+def test_a_classifier_of_texts_is_calibrated_by_its_inputs(
+    texts: TextData, build: Callable[[list[Any]], L.LightningModule]
+) -> None:
+    callback, module = Calibration({"*": "Integer"}, batches=2), build([])
+    trainer(callback).validate(module, datamodule=texts, verbose=False)
+    batches = texts.calibration_batches(2)
+    fresh: Any = build([])
+    fresh.load_state_dict(module.state_dict())
+    assert callback.recipe == calibrate(fresh, Quantize({"*": "Integer"}), batches, fresh.logits)
+
+
+def test_the_data_of_an_earlier_call_is_not_calibrated_with() -> None:
+    callback = Calibration({"*": "Integer"})
+    run = trainer(callback, max_epochs=1)
+    run.fit(Plain(), datamodule=Data())
+    with pytest.raises(InputError, match="no training data to calibrate with"):
+        run.test(Plain(), loader(), verbose=False)
 
 
 def test_formats_that_follow_the_data_stay_as_they_are() -> None:

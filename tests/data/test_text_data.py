@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from lightning_adls.data import TextData, reviews
 from lightning_adls.data.batching import Batch, LengthBatches
 from lightning_adls.data.tokens import Cached, Encoder, cached
+from lightning_adls.errors import InputError
 
 Columns = dict[str, list[Any]]
 TEXTS = ["The plot was dull, but I loved the acting.", 'I "loved" it,\nthe music.', "A b c d e f g"]
@@ -321,6 +322,22 @@ def test_a_single_file_is_divided_in_three_and_tested_on_the_same_rows_for_every
     assert parts[0][0] != parts[1][0]
 
 
+@pytest.mark.parametrize("dataset", ["data", "all.csv"])
+def test_runs_that_differ_in_their_seed_are_tested_on_the_same_rows(
+    folder: Path, make: Make, tmp_path: Path, dataset: str
+) -> None:
+    write(tmp_path / "all.csv", columns(50))
+    tested, validated = [], []
+    for seed in (0, 1, 2):
+        arguments = {"seed": seed, "val_fraction": 0.2, "limit_test": 6, "eval_batch_size": 2}
+        data = ready(make(dataset, **arguments), "fit", "test")
+        # In order, too: a Trainer's limit_test_batches keeps the first ones.
+        tested.append(torch.cat([batch["index"] for batch in data.predict_dataloader()]).tolist())
+        validated.append(row_numbers(data.val_dataloader()))
+    assert tested[0] == tested[1] == tested[2]
+    assert validated[0] != validated[1]
+
+
 def test_predictions_can_be_put_back_in_order(folder: Path, make: Make) -> None:
     data = ready(make(eval_batch_size=3), "predict")
     for batch in data.predict_dataloader():
@@ -491,6 +508,29 @@ def test_a_trainer_gets_the_batches_of_each_epoch(
     assert first == expected(data, 0) != second
     assert second == expected(data, 1)
     assert module.seen["val", 0] == module.seen["val", 1]
+
+
+def test_calibration_batches_are_the_first_of_training_whatever_was_trained_before(
+    folder: Path, make: Make, tmp_path: Path
+) -> None:
+    data = ready(make(batch_size=8))
+    fresh = [batch["input_ids"].tolist() for batch in data.calibration_batches(3)]
+    assert fresh == expected(data, 0)[:3]
+    for arguments in ({"max_epochs": 3}, {"max_steps": 4}, {"overfit_batches": 1}):
+        trainer(tmp_path, **arguments).fit(Recorder(), datamodule=data)
+        batches = data.calibration_batches(3)
+        assert [batch["input_ids"].tolist() for batch in batches] == fresh
+        assert set(batches[0]) == {"input_ids", "attention_mask", "labels"}
+    everything = data.calibration_batches(1000)
+    assert [batch["input_ids"].tolist() for batch in everything] == expected(data, 0)
+
+
+def test_calibration_batches_need_rows_and_a_number(folder: Path, make: Make) -> None:
+    with pytest.raises(RuntimeError, match="the train rows are not loaded; call prepare_data"):
+        make().calibration_batches(1)
+    for count in (0, -1):
+        with pytest.raises(InputError, match=f"TextData: count={count} is below 1"):
+            ready(make()).calibration_batches(count)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

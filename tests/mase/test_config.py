@@ -15,9 +15,9 @@ from torch import fx, nn
 
 from lightning_adls.formats import Binary, BlockFP, Integer
 from lightning_adls.layers import COMPUTING, LayerFormats, formats_of
+from lightning_adls.layers.mase.layer_config import formats_of_config
 from lightning_adls.mase.config import read_config
 from lightning_adls.mase.export import to_config, write_config
-from lightning_adls.mase.keys import formats_of_config
 from lightning_adls.mase.names import graph_name
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import layers_of

@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_adls import mase
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import QuantizedLinear
-from lightning_adls.mase.base import ConfiguredLinear
-from lightning_adls.mase.keys import formats_of_config
-from lightning_adls.mase.quantizers import quantize
+from lightning_adls.layers.mase.configured import ConfiguredLinear
+from lightning_adls.layers.mase.layer_config import formats_of_config
+from lightning_adls.layers.mase.quantizers import quantize
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 Case = dict[str, Any]

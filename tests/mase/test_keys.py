@@ -23,7 +23,12 @@ from lightning_adls.formats import (
     Ternary,
 )
 from lightning_adls.layers import LayerFormats
-from lightning_adls.mase.keys import KINDS, config_of_formats, formats_of_config, unused_keys
+from lightning_adls.layers.mase.layer_config import (
+    MASE_KINDS,
+    config_of_formats,
+    formats_of_config,
+    unused_keys,
+)
 from lightning_adls.transforms.quantize import layer_formats
 
 PREFIXES = ("data_in", "weight", "bias")
@@ -114,7 +119,7 @@ def test_a_config_stands_for_formats_and_back(
 
 
 def test_every_kind_is_tried() -> None:
-    assert {kind for kind, _, _ in LAYERS} == set(KINDS)
+    assert {kind for kind, _, _ in LAYERS} == set(MASE_KINDS)
 
 
 @given(

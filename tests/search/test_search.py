@@ -241,28 +241,6 @@ def test_every_trial_writes_its_curves_and_hyper_parameters(
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"epochs": 0}, "epochs=0 is neither"),
-        ({"epochs": 1.5}, r"epochs=1\.5 is neither"),
-        ({"reports": 0}, "reports=0 is below 1"),
-        ({"gradient_clip": 0.0}, r"gradient_clip=0\.0 is not above 0"),
-    ],
-)
-def test_a_budget_out_of_range_is_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Budget(**arguments)
-
-
-@pytest.mark.parametrize(("steps", "reports"), [(47, 4), (100, 3), (2, 4), (1, 1)])
-def test_the_last_step_of_a_budget_is_validated(steps: int, reports: int) -> None:
-    trainer = Budget(reports=reports, accelerator="cpu").trainer(steps)
-    assert trainer.max_steps <= steps
-    assert trainer.max_steps % trainer.val_check_interval == 0
-    assert trainer.max_steps // trainer.val_check_interval == min(reports, steps)
-
-
 def test_tpe_draws_its_first_trials_as_random_does_and_then_learns(
     objective: Recipes, tmp_path: Path
 ) -> None:

@@ -1,10 +1,14 @@
 """What a model costs to keep."""
 
+from collections.abc import Callable
+from itertools import permutations
+
 import pytest
 import torch
 from torch import nn
 
-from lightning_adls.layers import LayerFormats, quantized
+from lightning_adls.formats import Binary, Integer, LearnedInteger, MXInt, NumberFormat
+from lightning_adls.layers import LayerFormats, builder, quantized
 from lightning_adls.transforms.cost import COSTS, costs, summarize
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.pack import Pack, memory
@@ -45,6 +49,95 @@ def test_sparsity_is_the_share_of_masked_weights_and_saves_no_storage(mlp: nn.Se
 def test_a_parameter_that_is_used_twice_counts_once() -> None:
     layer = nn.Linear(4, 4)
     assert costs(nn.Sequential(layer, layer)) == costs(nn.Sequential(layer))
+
+
+COUNT = 6 * 32  # weights that are shared, by layers of this shape
+
+
+def linear(fmt: NumberFormat | None, backend: str = "standard") -> nn.Module:
+    plain = nn.Linear(32, 6, bias=False)
+    if fmt is None:
+        return plain
+    return builder(backend)(plain, LayerFormats(Integer(), fmt, Integer()))
+
+
+def embedding(fmt: NumberFormat | None) -> nn.Module:
+    plain = nn.Embedding(6, 32)
+    return plain if fmt is None else quantized(plain, LayerFormats(weight=fmt))
+
+
+class Scaled(nn.Module):
+    """Holds a weight and is of no kind that is quantised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(6, 32))
+
+
+EIGHT, FOUR = Integer(width=8), Integer(width=4)
+# Bits of one of the weights that the layers share, and those of the layers that multiply with it.
+SHARED: dict[str, tuple[Callable[[], list[nn.Module]], float, float]] = {
+    "one format": (lambda: [linear(EIGHT), linear(EIGHT)], 8, 8),
+    "one format, also an embedding": (lambda: [linear(EIGHT), embedding(EIGHT)], 8, 8),
+    "two formats": (lambda: [linear(EIGHT), linear(FOUR)], 12, 12),
+    "two formats of two kinds": (lambda: [linear(EIGHT), embedding(FOUR)], 12, 8),
+    "three formats": (
+        lambda: [linear(EIGHT), linear(FOUR), linear(Binary()), linear(FOUR)],
+        *(13, 13),
+    ),
+    "two backends": (lambda: [linear(EIGHT), linear(EIGHT, "mase")], 16, 16),
+    "two sets of learned scales": (
+        lambda: [linear(LearnedInteger(width=4)), linear(LearnedInteger(width=4))],
+        # Each with its scale of 32 bits, which is a parameter besides.
+        *(8 + 4 * 32 / COUNT, 8 + 2 * 32 / COUNT),
+    ),
+    "more than full precision": (
+        lambda: [linear(Integer(width=20)), linear(Integer(width=18))],
+        *(32, 32),
+    ),
+    "shared exponents": (lambda: [linear(MXInt(width=4)), linear(MXInt(width=8))], 12.5, 12.5),
+    "a plain embedding": (lambda: [linear(EIGHT), embedding(None)], 32, 8),
+    "a plain linear layer": (lambda: [linear(None), embedding(EIGHT), linear(FOUR)], 32, 32),
+    "a module of another kind": (lambda: [linear(EIGHT), Scaled(), embedding(FOUR)], 32, 8),
+}
+
+
+@pytest.mark.parametrize(("make", "stored", "multiplied"), SHARED.values(), ids=SHARED)
+def test_costs_of_shared_weights_do_not_depend_on_the_order_of_layers(
+    make: Callable[[], list[nn.Module]], stored: float, multiplied: float
+) -> None:
+    layers, weight = make(), nn.Parameter(torch.randn(6, 32))
+    for layer in layers:
+        name = "table" if isinstance(layer, Scaled) else "weight"
+        setattr(layer, name, weight)
+    masks = torch.rand(len(layers), 6, 32) > 0.5
+    pruned = [
+        layer for layer in layers if getattr(layer, "formats", LayerFormats()) != LayerFormats()
+    ]
+    for layer, mask in zip(pruned, masks, strict=False):
+        layer.weight_mask = mask
+    found = [costs(nn.Sequential(*order)) for order in permutations(layers)]
+    assert all(other == found[0] for other in found)
+    assert found[0]["size_mb"] == pytest.approx(stored * COUNT / 8 / 1e6)
+    assert found[0]["bits_per_weight"] == multiplied
+    plain = any(type(layer) is nn.Linear for layer in layers)
+    zeros = 0 if plain else int((~masks[: len(pruned)].any(0)).sum())
+    assert found[0]["sparsity"] == zeros / COUNT
+
+
+def test_a_weight_counts_in_its_format_even_if_that_is_wider_than_its_data_type() -> None:
+    layer = nn.Linear(32, 6, bias=False, dtype=torch.bfloat16)
+    wide = quantized(layer, LayerFormats(weight=Integer(width=20)))
+    assert costs(nn.Sequential(wide))["bits_per_weight"] == 20
+
+
+def test_memory_of_shared_tensors_does_not_depend_on_the_order_of_layers() -> None:
+    layers = [linear(None), embedding(None), linear(EIGHT)]
+    for layer in layers:
+        layer.weight = layers[0].weight
+    found = [memory(nn.Sequential(*order)) for order in permutations(layers)]
+    assert all(other == found[0] for other in found)
+    assert {kind: size for kind, size in found[0].items() if size} == {"embeddings": 4 * COUNT}
 
 
 def test_a_dropped_layer_costs_nothing() -> None:

@@ -1,0 +1,113 @@
+"""Steps of a run that make a model smaller: quantise it, prune it, remove parts of it.
+
+Each finds a model by the name of its step, and leaves another one. What a figure or a choice needs
+to know of a step stands in its row, not in its name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Literal
+
+from lightning_adls import bench
+from lightning_adls.budget import Budget
+from lightning_adls.callbacks import Cubic, Pruning
+from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.run import Row
+from lightning_adls.transforms import Prune, PruneStructured, Quantize, calibrate
+
+Observer = Literal["minmax", "percentile", "mse"]
+Schedule = Literal["one_shot", "cubic"]
+
+
+def quantise(
+    run: ModelRun, name: str, recipe: Quantize, budget: Budget, hows: Sequence[str], **about: Any
+) -> None:
+    """Quantise the starting model, without training (``ptq``) and with it (``qat``).
+
+    Args:
+        run: What the steps belong to.
+        name: Of the recipe, within the steps' names.
+        recipe: The number formats.
+        budget: Of the training; its precision is that of the judgement.
+        hows: ``ptq``, ``qat`` or both.
+        about: Goes into the rows, beside ``how``.
+    """
+    for how in hows:
+
+        def work(how: str = how) -> Row:
+            do = run.judge if how == "ptq" else run.train
+            row = do(f"{how}/{name}", run.task.build(recipe), budget, [recipe])
+            return {**row, **about, "how": how}
+
+        run.step(f"{how}/{name}", work)
+
+
+def calibrated(
+    run: ModelRun, name: str, recipe: Quantize, observer: Observer, batches: int
+) -> Quantize:
+    """The recipe with a fraction width for each tensor, chosen once, on training batches."""
+
+    def work() -> Row:
+        module, observed = run.task.build(), run.task.texts.calibration_batches(batches)
+        chosen = calibrate(module.model, recipe, observed, forward=module.logits, observer=observer)
+        return {"recipe": chosen.to_dict()}
+
+    return Quantize(run.step(f"calibrated/{name}", work)["recipe"])
+
+
+def prune(
+    run: ModelRun, source: str, how: Prune, schedule: Schedule, budget: Budget, method: str
+) -> None:
+    """Prune the model of the step ``source`` and train it again, or while it trains.
+
+    Args:
+        run: What the step belongs to.
+        source: Step of the model that is pruned.
+        how: What is pruned, and how much.
+        schedule: ``one_shot`` before the training, or ``cubic``, in steps during it.
+        budget: Of the training.
+        method: Name of what is pruned, in the step's name.
+    """
+    step = f"pruned/{method}/{schedule}/{how.sparsity:g}/{source}"
+    about = {"pruned_from": source, "method": method, "schedule": schedule, "target": how.sparsity}
+
+    def work() -> Row:
+        module, transforms = run.module(source), run.transforms_of(source)
+        if schedule == "cubic":
+            none = replace(how, sparsity=0.0)  # the input's features, no weight yet
+            none(module.model)
+            gradual = Pruning(Cubic(how.sparsity), how.method, how.scope, seed=how.seed)
+            return {**run.train(step, module, budget, [*transforms, none], [gradual]), **about}
+        how(module.model)
+        untrained = run.task.validate(module, budget)
+        row = run.train(step, module, budget, [*transforms, how])
+        return {**row, **about, "accuracy_untrained": untrained}
+
+    run.step(step, work)
+
+
+def remove(run: ModelRun, source: str, share: float, budget: Budget) -> None:
+    """Remove a share of attention heads and neurons, and train what is left."""
+    step = f"removed/{share:g}/{source}"
+
+    def work() -> Row:
+        whole, module = run.module(source), run.module(source)
+        smaller = PruneStructured(heads=share, neurons=share)
+        smaller(module.model)
+        untrained = run.task.validate(module, budget)
+        row = run.train(step, module, budget, [*run.transforms_of(source), smaller])
+        batches = [
+            {name: batch[name] for name in ("input_ids", "attention_mask")}
+            for batch in islice(run.task.texts.val_dataloader(), 4)
+        ]
+        faster = bench.speedup(whole.model, module.model, batches).ratio
+        return {
+            **row,
+            "accuracy_untrained": untrained,
+            "speedup": round(faster.median, 3),
+            "speedup_p10": round(faster.p10, 3),
+            "speedup_p90": round(faster.p90, 3),
+        }
+
+    run.step(step, work)

@@ -1,0 +1,154 @@
+"""A run: one folder with one owner, which can be stopped at any moment and called again."""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from lightning_adls.errors import InputError
+from lightning_adls.locks import exclusive
+from lightning_adls.report import write_json
+from lightning_adls.settings import refuse_changes
+
+LOGS = Path("lightning_logs")
+# Settings of every lab that do not decide what a step finds.
+_PASSING = {"run", "logger", "data.cache_dir", "data.num_workers"}
+
+Row = dict[str, Any]
+
+
+class Run:
+    """A run of a lab: its folder, lock, settings, finished steps and checkpoints.
+
+    The same command continues an interrupted run: a step is done once, and what it found is kept
+    in ``run.json`` as soon as it ends. The folder belongs to one process at a time, from the
+    construction to the end of ``with run:``; all arguments stand in its ``config.yaml``.
+
+    Args:
+        lab: Name of the folder within ``lightning_logs``.
+        name: Name of the run's folder within that of the lab.
+        config_yaml: All arguments of the script.
+        passing: Arguments that may differ between two calls of one run; ``data.limit_val`` is one
+            of those of ``data``. (How a step depends on them shows in its name.)
+        weights: Digest of the weights that the run starts from, instead of their path.
+
+    Attributes:
+        folder: Where everything of the run lies.
+        rows: What each finished step found, by its name, in the order in which they finished.
+
+    Raises:
+        InputError: If the run was begun with other settings, goes on in another process, or its
+            folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        lab: str,
+        name: str,
+        config_yaml: str,
+        *,
+        passing: Collection[str] = (),
+        weights: str | None = None,
+    ) -> None:
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{lab}: run={name!r} is no name of a folder in {LOGS / lab}.")
+        self.folder = LOGS / lab / name
+        self.settings = settings_of(config_yaml, passing=passing, weights=weights)
+        self._path = self.folder / "run.json"
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.folder / "run.lock"))
+            except OSError as error:
+                raise InputError(
+                    f"{lab}: run={name!r}: {self.folder} cannot be written: {error.strerror}."
+                ) from error
+            self.rows = self._read()
+            (self.folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            self._stack = stack.pop_all()
+
+    def _read(self) -> dict[str, Row]:
+        """The steps of earlier calls."""
+        if (self.folder / "ledger.json").exists():
+            raise InputError(
+                f"Run: {self.folder} was made by an earlier version, whose runs cannot be "
+                "continued; give another --run."
+            )
+        if not self._path.exists():
+            return {}
+        content = json.loads(self._path.read_text(encoding="utf-8"))
+        refuse_changes("Run", str(self.folder), content["settings"], self.settings)
+        steps: dict[str, Row] = content["steps"]
+        return steps
+
+    def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Row:
+        """The row of a step: from an earlier call if it finished then, or else from ``work``.
+
+        Args:
+            name: Of the step within the run; it tells apart what the passing settings decide.
+            work: Does the step and returns what JSON can hold.
+        """
+        if name not in self.rows:
+            row = json.loads(json.dumps(work()))
+            steps = {**self.rows, name: row}
+            write_json(self._path, {"settings": self.settings, "steps": steps})
+            self.rows = steps  # done only when it is on disk
+        return self.rows[name]
+
+    def checkpoint(self, step: str) -> Path:
+        """Where a step keeps the weights of its model."""
+        return self.folder / "checkpoints" / f"{step.replace('/', '_')}.ckpt"
+
+    def keep(self, steps: Iterable[str]) -> None:
+        """Remove all checkpoints but those of these steps.
+
+        To be called with what all rows say, those of earlier calls included: then an interrupted
+        run, continued, leaves the same files as one that was not interrupted.
+        """
+        kept = {self.checkpoint(step) for step in steps}
+        for path in self.folder.glob("checkpoints/*"):
+            if path not in kept:
+                path.unlink()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def settings_of(
+    config_yaml: str, *, passing: Collection[str] = (), weights: str | None = None
+) -> dict[str, Any]:
+    """What decides the results of a run: all arguments but those that may change between calls.
+
+    Args:
+        config_yaml: All arguments of the script.
+        passing: See :class:`Run`.
+        weights: See :class:`Run`.
+    """
+    kept: dict[str, Any] = json.loads(json.dumps(yaml.safe_load(config_yaml)))
+    for argument in {*passing, *_PASSING, "weights"}:
+        *parents, key = argument.split(".")
+        at: Any = kept
+        for parent in parents:
+            at = at.get(parent) if isinstance(at, dict) else None
+        if isinstance(at, dict):
+            at.pop(key, None)
+    if weights is not None:
+        kept.pop("finetune", None)  # the weights stand in for it
+        kept["weights"] = weights
+    return kept

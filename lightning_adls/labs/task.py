@@ -1,0 +1,167 @@
+"""What all models of a lab have in common: data, network, starting weights, training."""
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from lightning_adls.budget import Budget
+from lightning_adls.classifier import TextClassifier
+from lightning_adls.data import TextData
+from lightning_adls.errors import InputError
+from lightning_adls.models import NetworkFactory, check_length
+from lightning_adls.transforms import Transform
+
+
+class Task:
+    """A text classification task, prepared once: the data are tokenised, the network is built.
+
+    Everything that can be refused is refused here, before any work.
+
+    Args:
+        data: Makes the data set; called with ``seed``.
+        model: Makes the network; called with ``num_classes``, ``vocab_size`` and ``pad_token_id``.
+        classifier: Makes the LightningModule; called with the network, ``transforms`` and
+            ``num_classes``.
+        seed: Of the network's random weights, of the data and of every training.
+        budgets: Of all trainings there will be; see :meth:`Budget.check`.
+        finetune: Budget of the training in full precision that the others start from, or None.
+        weights: A checkpoint to start from instead, as scripts/train.py writes it.
+        callbacks: Each is called before each training, for a callback of its own.
+        loggers: Each is called before each training with ``save_dir``, ``name`` and ``version``.
+
+    Attributes:
+        texts: The data set, set up to train and validate on.
+        network: The network that :meth:`build` copies.
+
+    Raises:
+        InputError: If an argument is wrong or does not fit the others.
+    """
+
+    def __init__(
+        self,
+        data: Callable[..., TextData],
+        model: NetworkFactory,
+        classifier: Callable[..., TextClassifier],
+        *,
+        seed: int = 0,
+        budgets: Sequence[Budget | None] = (),
+        finetune: Budget | None = None,
+        weights: str | Path | None = None,
+        callbacks: Sequence[Callable[[], L.Callback]] = (),
+        loggers: Sequence[Callable[..., Logger]] = (TensorBoardLogger,),
+    ) -> None:
+        self.classifier = classifier
+        self.seed = seed
+        self.finetune = finetune
+        self.weights = weights
+        self.callbacks = callbacks
+        self.loggers = loggers
+        for budget in (*budgets, finetune):
+            if budget is not None:
+                budget.check()
+        L.seed_everything(seed, verbose=False)
+        self.texts = data(seed=seed)
+        self.texts.prepare_data()
+        self.texts.setup("fit")
+        self.num_classes = self.texts.num_classes
+        self.network = model(
+            num_classes=self.num_classes,
+            vocab_size=self.texts.vocab_size,
+            pad_token_id=self.texts.pad_token_id,
+        )
+        check_length(self.network, self.texts.max_length)
+        start = self.build()
+        if weights is not None:
+            start.load_weights(weights)
+            self.start_from(start)
+
+    def start_from(self, module: TextClassifier) -> None:
+        """Let all later models start from the weights of ``module``, which no transform changed."""
+        self.network.load_state_dict(module.model.state_dict())
+
+    def build(
+        self, *transforms: Transform, classifier: Callable[..., TextClassifier] | None = None
+    ) -> TextClassifier:
+        """A fresh module on a copy of the network with its starting weights, always the same.
+
+        Args:
+            transforms: Change the network, in order.
+            classifier: Makes the module; by default that of the task.
+        """
+        L.seed_everything(self.seed, verbose=False)  # adapters are drawn
+        make = classifier or self.classifier
+        network = copy.deepcopy(self.network)
+        return make(network, transforms=list(transforms), num_classes=self.num_classes)
+
+    def train(
+        self,
+        module: TextClassifier,
+        budget: Budget,
+        folder: Path,
+        name: str,
+        callbacks: Sequence[L.Callback] = (),
+        *,
+        progress_bar: bool = False,
+    ) -> dict[str, float]:
+        """Train within a budget; its curves are the TensorBoard run ``name`` below ``folder``.
+
+        Returns:
+            ``accuracy``, on the validation split at the end, and ``seconds``.
+
+        Raises:
+            FloatingPointError: If the loss is NaN in the end.
+        """
+        L.seed_everything(self.seed, verbose=False)
+        # What an interrupted training left behind would be drawn into this one's curves.
+        shutil.rmtree(folder / name, ignore_errors=True)
+        loggers = [make(save_dir=folder, name="", version=name) for make in self.loggers]
+        own = [make() for make in self.callbacks]
+        steps = len(self.texts.train_dataloader())
+        trainer = budget.trainer(steps, loggers, [*callbacks, *own], progress_bar)
+        started = perf_counter()
+        trainer.fit(module, datamodule=self.texts)
+        seconds = perf_counter() - started
+        metrics = trainer.callback_metrics
+        if metrics["val/loss"].isnan():
+            raise FloatingPointError(f"{name}: val/loss is NaN after {trainer.global_step} steps")
+        return {"accuracy": float(metrics["val/accuracy"]), "seconds": round(seconds, 2)}
+
+    def validate(self, module: TextClassifier, budget: Budget) -> float:
+        """Accuracy on the validation split, in the budget's precision."""
+        trainer = budget.trainer(1)
+        trainer.validate(module, datamodule=self.texts, verbose=False)
+        return float(trainer.callback_metrics["val/accuracy"])
+
+    def test(self, module: TextClassifier, budget: Budget) -> float:
+        """Accuracy on the test split: to be read once, for a model that is chosen already."""
+        trainer = budget.trainer(1)
+        trainer.test(module, datamodule=self.texts, verbose=False)
+        return float(trainer.callback_metrics["test/accuracy"])
+
+
+def save_weights(module: L.LightningModule, path: Path) -> None:
+    """Write a checkpoint that ``load_weights`` and ``scripts/train.py --weights`` read."""
+    part = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": module.state_dict()}, part)
+    part.replace(path)
+
+
+def digest_of(path: str | Path) -> str:
+    """What a file holds, as a number: the same content at another path is the same.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"weights={str(path)!r} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,183 @@
+"""What changes an output is in the state dict, for all kinds of layers, formats and backends."""
+
+import io
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import product
+
+import pytest
+import torch
+from samples import BACKENDS, PAIRS
+from torch import Tensor, nn
+
+from lightning_adls.errors import InputError
+from lightning_adls.formats import Binary, MXInt, NumberFormat
+from lightning_adls.layers import LayerFormats, QuantizedLayer, builder
+from lightning_adls.layers.packed import PackedLinear
+
+FORMATS = [cls() for cls in NumberFormat.classes.values()]
+
+
+def layer_formats(backend: str, fmt: NumberFormat) -> LayerFormats | None:
+    """A layer's formats with ``fmt`` for as many of its tensors as the backend can; None if not."""
+    for choice in (
+        LayerFormats(fmt, fmt, fmt),
+        LayerFormats(fmt, Binary()),
+        LayerFormats(None, fmt),
+    ):
+        try:
+            builder(backend)(nn.Linear(2, 2), choice)
+        except InputError:
+            continue
+        return choice
+    return None
+
+
+CASES = {
+    f"{backend}-{kind}-{fmt}": (backend, kind, formats)
+    for (backend, kind), fmt in product(BACKENDS, FORMATS)
+    if (formats := layer_formats(backend, fmt)) is not None
+}
+every_case = pytest.mark.parametrize(("backend", "kind", "formats"), CASES.values(), ids=CASES)
+
+
+def untouched(layer: QuantizedLayer, x: Tensor) -> None:
+    """As it was made."""
+
+
+def trained(layer: QuantizedLayer, x: Tensor) -> None:
+    layer.train()(x)  # fits scales that are learned
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(1.25)
+
+
+def masked(layer: QuantizedLayer, x: Tensor) -> None:
+    layer.weight_mask = torch.rand_like(layer.weight) > 0.5
+
+
+def sparse(layer: QuantizedLayer, x: Tensor) -> None:
+    layer.input_sparsity = 0.3
+
+
+def switched_off(layer: QuantizedLayer, x: Tensor) -> None:
+    layer.enabled = False
+
+
+def all_of_it(layer: QuantizedLayer, x: Tensor) -> None:
+    for change in (trained, masked, sparse, switched_off):
+        change(layer, x)
+
+
+CHANGES = (untouched, trained, masked, sparse, switched_off, all_of_it)
+
+
+def saved(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict, from a file."""
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    state: dict[str, Tensor] = torch.load(file, weights_only=True)
+    return state
+
+
+def test_formats_of_all_backends_are_tried() -> None:
+    of_mase = [case for case in CASES if case.startswith("mase")]
+    assert len(CASES) - len(of_mase) == len(FORMATS) * len(PAIRS)
+    assert len(of_mase) > 10
+
+
+@every_case
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_fresh_layer_with_the_state_computes_the_same(
+    backend: str,
+    kind: str,
+    formats: LayerFormats,
+    change: Callable[[QuantizedLayer, Tensor], None],
+) -> None:
+    plain, x = PAIRS[kind]()
+    layer = builder(backend)(plain, formats)
+    change(layer, x)
+    layer.eval()
+    for state in (layer.state_dict(), saved(layer)):
+        fresh = builder(backend)(PAIRS[kind]()[0], formats).eval()
+        fresh.load_state_dict(state)
+        with torch.no_grad():
+            assert torch.equal(fresh(x), layer(x))
+    for copied in (deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with torch.no_grad():
+            assert torch.equal(copied(x), layer(x))
+        assert list(copied.state_dict()) == list(layer.state_dict())
+
+
+@every_case
+def test_a_switch_that_was_set_back_is_not_left_to_the_recipe(
+    backend: str, kind: str, formats: LayerFormats
+) -> None:
+    plain, x = PAIRS[kind]()
+    layer, fresh = builder(backend)(plain, formats), builder(backend)(PAIRS[kind]()[0], formats)
+    for either in (layer.eval(), fresh.eval()):
+        either.input_sparsity = 0.4  # as a recipe says
+    layer.input_sparsity = 0.0
+    fresh.load_state_dict(saved(layer))
+    with torch.no_grad():
+        assert torch.equal(fresh(x), layer(x))
+
+
+@pytest.mark.parametrize(("backend", "kind"), BACKENDS)
+def test_what_is_as_by_default_adds_nothing_to_the_state(backend: str, kind: str) -> None:
+    plain, _ = PAIRS[kind]()
+    layer = builder(backend)(plain, LayerFormats(weight=MXInt()))
+    assert list(layer.state_dict()) == list(plain.state_dict())
+    layer.enabled = False
+    layer.enabled = True
+    assert list(layer.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize(("backend", "kind"), BACKENDS)
+def test_the_state_of_a_plain_layer_leaves_the_switches_as_they_are(
+    backend: str, kind: str
+) -> None:
+    layer = builder(backend)(PAIRS[kind]()[0], LayerFormats(weight=MXInt()))
+    layer.enabled, layer.input_sparsity = False, 0.25
+    layer.load_state_dict(PAIRS[kind]()[0].state_dict())
+    assert (layer.enabled, layer.input_sparsity) == (False, 0.25)
+
+
+def test_values_of_switches_come_back_exactly_and_as_python_values() -> None:
+    layer = builder("standard")(nn.Linear(4, 4), LayerFormats())
+    for share in (0.1, 1 / 3, 0.0, 0.999999):
+        layer.input_sparsity = share
+        fresh = builder("standard")(nn.Linear(4, 4), LayerFormats())
+        fresh.load_state_dict(saved(layer))
+        assert fresh.input_sparsity == share
+        assert type(fresh.input_sparsity) is float
+    layer.enabled = False
+    fresh.load_state_dict(saved(layer))
+    assert fresh.enabled is False
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
+def test_a_share_out_of_range_is_refused_when_it_is_set(share: float) -> None:
+    layer = builder("standard")(nn.Linear(4, 4), LayerFormats())
+    with pytest.raises(ValueError, match=f"QuantizedLinear: input_sparsity={share} is not in 0"):
+        layer.input_sparsity = share
+    assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("change", [untouched, sparse, switched_off, all_of_it])
+@pytest.mark.parametrize("fmt", [None, *FORMATS], ids=str)
+def test_a_packed_layer_has_what_was_set_before_packing_in_its_state(
+    fmt: NumberFormat | None, change: Callable[[QuantizedLayer, Tensor], None]
+) -> None:
+    plain, x = PAIRS["Linear"]()
+    formats = LayerFormats(fmt, MXInt(width=8), fmt)
+    layer = builder("standard")(plain, formats)
+    change(layer, x)
+    packed = PackedLinear.from_linear(layer.eval())
+    assert packed.input_sparsity == layer.input_sparsity
+    assert packed.enabled == layer.enabled
+    fresh = PackedLinear(16, 5, formats=formats).eval()
+    fresh.load_state_dict(saved(packed))
+    assert torch.equal(fresh(x), packed(x))

@@ -1,0 +1,143 @@
+"""Budget: all of its steps are trained, and it is validated where it says."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+
+from lightning_adls.budget import Budget
+from lightning_adls.errors import InputError
+
+
+class Noting(L.LightningModule):
+    """Notes after how many steps it is validated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.validated: list[int] = []
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        return (self.weight * batch).sum()
+
+    def validation_step(self, batch: Tensor) -> None:
+        self.validated.append(self.trainer.global_step)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def rows(count: int) -> torch.utils.data.DataLoader[Any]:
+    return torch.utils.data.DataLoader(torch.zeros(count, 1), batch_size=1)  # type: ignore[arg-type]
+
+
+def fit(budget: Budget, steps_per_epoch: int) -> tuple[int, list[int]]:
+    """Train; how many steps it took, and after which of them it was validated."""
+    module, trainer = Noting(), budget.trainer(steps_per_epoch)
+    trainer.fit(module, rows(steps_per_epoch), rows(1))
+    assert trainer.max_steps == trainer.global_step
+    return trainer.global_step, module.validated
+
+
+@pytest.mark.parametrize("epochs", [0.3, 0.5, 1, 2, 3])
+@pytest.mark.parametrize("steps_per_epoch", [1, 2, 3, 5, 7])
+def test_every_step_is_trained_and_the_reports_are_spread_evenly(
+    steps_per_epoch: int, epochs: float
+) -> None:
+    total = max(1, int(epochs * steps_per_epoch))
+    for reports in (1, 2, 3, 4, 7):
+        steps, validated = fit(Budget(epochs, reports, accelerator="cpu"), steps_per_epoch)
+        assert steps == total
+        places = [round(i * total / reports) for i in range(1, reports + 1)]
+        assert validated == sorted({place for place in places if place})
+        assert len(validated) == min(reports, total)
+        assert validated[-1] == total
+
+
+@pytest.mark.parametrize("reports", [1, 2, 4, 8])
+def test_reports_that_divide_the_steps_are_at_lightnings_interval(reports: int) -> None:
+    steps, validated = fit(Budget(2, reports, accelerator="cpu"), 4)
+    module = Noting()
+    plain = L.Trainer(
+        max_steps=8,
+        val_check_interval=8 // reports,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    plain.fit(module, rows(4), rows(1))
+    assert (steps, validated) == (plain.global_step, module.validated)
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_a_resumed_budget_reports_where_the_uninterrupted_one_does(
+    tmp_path: Path, stop: int
+) -> None:
+    budget, keep = Budget(1, 4, accelerator="cpu"), tmp_path / "stopped.ckpt"
+
+    class Keep(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == stop:
+                trainer.save_checkpoint(keep)
+
+    whole, resumed = Noting(), Noting()
+    budget.trainer(7, callbacks=[Keep()]).fit(whole, rows(7), rows(1))
+    budget.trainer(7).fit(resumed, rows(7), rows(1), ckpt_path=keep)
+    assert whole.validated == [2, 4, 5, 7]
+    assert resumed.validated == [place for place in whole.validated if place > stop]
+
+
+def test_a_budget_takes_any_logger(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    assert Budget(accelerator="cpu").trainer(4, logger).logger is logger
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 is neither"),
+        ({"epochs": 1.5}, r"epochs=1\.5 is neither"),
+        ({"reports": 0}, "reports=0 is below 1"),
+        ({"precision": "fp8"}, "precision='fp8' is none of"),
+        ({"gradient_clip": 0.0}, r"gradient_clip=0\.0 is not above 0"),
+    ],
+)
+def test_a_budget_out_of_range_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"Budget: {message}"):
+        Budget(**arguments)
+
+
+@pytest.mark.parametrize("ask", [Budget.check, lambda budget: budget.trainer(10)])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"accelerator": "abacus"}, "accelerator='abacus' cannot be made: .*invalid accelerator"),
+        ({"accelerator": ""}, "accelerator='' cannot be made"),
+        ({"accelerator": "tpu"}, "accelerator='tpu' cannot be made"),
+        # Lightning would take another precision, with a warning.
+        (
+            {"accelerator": "cpu", "precision": "16-mixed"},
+            "precision='16-mixed' is not to be had with accelerator='cpu' here; use 'bf16-mixed'",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You passed")
+def test_what_the_machine_cannot_give_is_refused_before_any_work(
+    ask: Callable[[Budget], object], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^Budget: .*{message}"):
+        ask(Budget(**arguments))
+
+
+def test_what_the_machine_can_give_passes_the_check() -> None:
+    for precision in ("32-true", "bf16-mixed"):
+        Budget(accelerator="cpu", precision=precision).check()
