@@ -1,9 +1,11 @@
 """How scripts end: when they are told to, on wrong input and on faults."""
 
+import ast
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
@@ -123,3 +125,19 @@ def test_the_traceback_of_a_refusal_is_shown_on_request(
     lines = capsys.readouterr().err.splitlines()
     assert ("in raised" in "\n".join(lines)) == shown
     assert lines[-1] == "error: wrong"
+
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted([*ROOT.glob("lightning_adls/**/*.py"), *ROOT.glob("scripts/*.py")])
+
+
+def test_every_check_of_ours_is_an_input_error() -> None:
+    """Another ValueError, OSError or ImportError would come with its traceback."""
+    plain = {"ValueError", "OSError", "FileNotFoundError", "ImportError", "ModuleNotFoundError"}
+    made = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in plain
+    ]
+    assert made == []
