@@ -59,7 +59,7 @@ class Budget:
     def trainer(
         self,
         steps_per_epoch: int,
-        logger: Logger | bool = False,
+        logger: Logger | Sequence[Logger] | bool = False,
         callbacks: Sequence[L.Callback] = (),
         progress_bar: bool = False,
     ) -> L.Trainer:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputError, MissingFileError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.quantize import state_for
@@ -195,7 +195,13 @@ class TextClassifier(L.LightningModule):
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             self.load_state_dict(state_for(self, checkpoint["state_dict"]))
-        except (KeyError, RuntimeError, UnpicklingError) as error:
+        except FileNotFoundError as error:
+            raise MissingFileError(f"TextClassifier: there is no file {str(path)!r}.") from error
+        except OSError as error:
+            raise InputError(
+                f"TextClassifier: {str(path)!r} cannot be read: {error.strerror}."
+            ) from error
+        except (KeyError, RuntimeError, UnpicklingError, EOFError) as error:
             raise InputError(f"TextClassifier: {path} does not fit the model: {error}") from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -17,9 +17,8 @@ from time import perf_counter
 
 import lightning as L
 import torch
-from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_adls import report
 from lightning_adls.budget import Budget
@@ -27,11 +26,12 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.labs import cli
 from lightning_adls.labs.describe import describe
+from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.run import Row
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
-from lightning_adls.models import bert
+from lightning_adls.models import FROM_DATA, NetworkFactory
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 
@@ -53,13 +53,15 @@ console = Console()
 def main(
     config_yaml: str,
     data: Callable[..., TextData],
-    model: Callable[..., nn.Module],
+    model: NetworkFactory,
     classifier: Callable[..., TextClassifier],
     lora_classifier: Callable[..., TextClassifier],
     lora: LoRA,
     budget: Budget,
     lora_budget: Budget,
     frozen: list[str],
+    callbacks: list[CallbackFactory],
+    logger: list[LoggerFactory],
     pretraining: Budget | None = None,
     seed: int = 0,
     run: str = "default",
@@ -84,20 +86,20 @@ def main(
         seed: Of everything.
         run: Name of the folder in lightning_logs/lab0.
     """
-    with cli.refusing():
-        task = Task(
-            data,
-            model,
-            classifier,
-            seed=seed,
-            budgets=[budget, lora_budget],
-            finetune=pretraining,
-        )
-        plain = task.build()
-        freeze(plain.model, frozen)
-        task.build(lora, classifier=lora_classifier)  # refuses wrong patterns
-        lab = ModelRun("lab0", run, config_yaml, task)
-    with lab:
+    task = Task(
+        data,
+        model,
+        classifier,
+        seed=seed,
+        budgets=[budget, lora_budget],
+        callbacks=callbacks,
+        loggers=logger,
+        finetune=pretraining,
+    )
+    plain = task.build()
+    freeze(plain.model, frozen)
+    task.build(lora, classifier=lora_classifier)  # refuses wrong patterns
+    with ModelRun("lab0", run, config_yaml, task) as lab:
         summary = describe(console, plain.model, task.texts.max_length)
         lab.listeners += [lambda *_: write(lab, summary)]
         lab.start(budget)
@@ -111,11 +113,15 @@ def main(
             module = task.build(lora, classifier=lora_classifier)
             return train(lab, "lora", module, lora_budget, [lora])
 
-        steps = {"full": full, "lora": adapters, "merged": partial(merge, lab, lora_budget)}
+        steps: dict[str, Callable[[], Row]] = {
+            "full": full,
+            "lora": adapters,
+            "merged": partial(merge, lab, lora_budget),
+        }
         for step, work in steps.items():
             console.print(f"{step}: {'done already' if step in lab.rows else '...'}")
             lab.step(step, work)
-        lab.keep([START, *steps])
+        lab.keep(steps)
         # The test split is read last, for the models that are done.
         lab.test("full", budget)
         lab.test("merged", lora_budget)
@@ -220,7 +226,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"num_classes", "vocab_size"}),
+            "model": (NetworkFactory, {*FROM_DATA}),
             "classifier": (TextClassifier, given),
             "lora_classifier": (TextClassifier, given),
         },

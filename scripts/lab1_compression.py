@@ -18,9 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from rich.console import Console
-from torch import nn
 
 from lightning_adls import report
 from lightning_adls.budget import Budget
@@ -38,11 +36,12 @@ from lightning_adls.labs.compression import (
     quantise,
     remove,
 )
+from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.run import Row
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
-from lightning_adls.models import bert
+from lightning_adls.models import FROM_DATA, NetworkFactory
 from lightning_adls.transforms import Prune, PruneStructured, Quantize
 
 HERE = Path(__file__).resolve()
@@ -67,7 +66,7 @@ console = Console()
 def main(
     config_yaml: str,
     data: Callable[..., TextData],
-    model: Callable[..., nn.Module],
+    model: NetworkFactory,
     classifier: Callable[..., TextClassifier],
     widths: list[int],
     frac_widths: list[FracWidth],
@@ -76,6 +75,8 @@ def main(
     schedules: list[Schedule],
     qat: Budget,
     retrain: Budget,
+    callbacks: list[CallbackFactory],
+    logger: list[LoggerFactory],
     finetune: Budget | None = None,
     weights: str | None = None,
     observer: Observer = "mse",
@@ -117,38 +118,38 @@ def main(
         seed: Of everything.
         run: Name of the folder in lightning_logs/lab1.
     """
-    with cli.refusing():
-        check_arguments(widths, sparsities, structured or [], calibration_batches, tolerance)
-        pruning = Prune(0.0, scope=scope, activation_sparsity=activation_sparsity, seed=seed)
-        if finetune is None and weights is None:
-            raise InputError("lab1: there is nothing to start from; give finetune or weights.")
-        task = Task(
-            data,
-            model,
-            classifier,
-            seed=seed,
-            budgets=[qat, retrain],
-            finetune=finetune,
-            weights=weights,
-        )
-        if structured:
-            PruneStructured(heads=0.5)(task.build().model)  # refuses other networks than BERT
-        lab = ModelRun("lab1", run, config_yaml, task, passing=PASSING)
-    with lab:
+    check_arguments(widths, sparsities, structured or [], calibration_batches, tolerance)
+    pruning = Prune(0.0, scope=scope, activation_sparsity=activation_sparsity, seed=seed)
+    if finetune is None and weights is None:
+        raise InputError("lab1: there is nothing to start from; give finetune or weights.")
+    task = Task(
+        data,
+        model,
+        classifier,
+        seed=seed,
+        budgets=[qat, retrain],
+        callbacks=callbacks,
+        loggers=logger,
+        finetune=finetune,
+        weights=weights,
+    )
+    if structured:
+        PruneStructured(heads=0.5)(task.build().model)  # refuses other networks than BERT
+    with ModelRun("lab1", run, config_yaml, task, passing=PASSING) as lab:
         lab.listeners += [show_step, lambda *_: write_rows(lab), lambda *_: drop_checkpoints(lab)]
         lab.start(qat, START)
         lab.step("float32/trained", lambda: lab.train("float32/trained", task.build(), qat))
 
         # Part 1: each width, without training and with it.
         for frac_width, width in product(frac_widths, widths):
-            name, how, about = f"{frac_width}/{width}", ["ptq", "qat"], {"width": width}
+            name, both, about = f"{frac_width}/{width}", ["ptq", "qat"], {"width": width}
             if frac_width == "half":
-                quantise(lab, name, half(width), qat, how, **about, frac_width="half")
+                quantise(lab, name, half(width), qat, both, **about, frac_width="half")
             elif frac_width == "calibrated":
                 name = f"{observer}-{calibration_batches}/{width}"
                 recipe = calibrated(lab, name, half(width), observer, calibration_batches)
                 chosen = f"calibrated by {observer}"
-                quantise(lab, name, recipe, qat, how, **about, frac_width=chosen)
+                quantise(lab, name, recipe, qat, both, **about, frac_width=chosen)
             elif width <= WIDEST_LEARNED:
                 # A step size that nothing has learned is no result: there is no PTQ.
                 quantise(lab, name, learned(width), qat, ["qat"], **about, frac_width="learned")
@@ -215,7 +216,7 @@ def learned(width: int) -> Quantize:
 def drop_checkpoints(lab: ModelRun) -> None:
     """Keep the weights that this call, or a later one with other arguments, can need."""
     best = best_quantised(lab.rows)
-    lab.keep([START] if best is None else [START, best, *choosable(lab.rows, best)])
+    lab.keep([] if best is None else [best, *choosable(lab.rows, best)])
 
 
 def test_chosen(lab: ModelRun, best: str, tolerance: float, budget: Budget) -> dict[str, Row]:
@@ -295,7 +296,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"num_classes", "vocab_size"}),
+            "model": (NetworkFactory, {*FROM_DATA}),
             "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
         },
     )

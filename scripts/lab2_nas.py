@@ -13,14 +13,13 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import yaml
 from optuna.pruners import BasePruner
 from rich.console import Console
-from torch import nn
 
 from lightning_adls import report, search
 from lightning_adls.budget import Budget
@@ -30,12 +29,13 @@ from lightning_adls.errors import InputError
 from lightning_adls.labs import cli
 from lightning_adls.labs.architectures import Models, smallest
 from lightning_adls.labs.comparing import best_of, draw, rank
+from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import judge, judge_compressed
 from lightning_adls.labs.run import Row, Run
 from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
-from lightning_adls.models import bert
+from lightning_adls.models import FROM_DATA, NetworkFactory
 from lightning_adls.search import (
     Architecture,
     ArchitectureSpace,
@@ -76,7 +76,7 @@ console = Console()
 def main(
     config_yaml: str,
     data: Callable[..., TextData],
-    model: Callable[..., nn.Module],
+    model: NetworkFactory,
     classifier: Callable[..., TextClassifier],
     space: ArchitectureSpace,
     samplers: dict[str, SamplerFactory],
@@ -86,6 +86,8 @@ def main(
     quantize: dict[str, Template],
     prune: Prune,
     retrain: Budget,
+    callbacks: list[CallbackFactory],
+    logger: list[LoggerFactory],
     limits: Limits | None = None,
     reuse: list[str] | None = None,
     trials: int = 8,
@@ -105,11 +107,13 @@ def main(
             or ``lightning_adls.search.GridSampler``.
         pruner: What stops weak trials: any class of pruners of Optuna. Its steps are percent of
             the budget.
-        seeds: Each search is run once per seed, which is that of its sampler and of its trials.
+        seeds: Each search is run once per seed, which is that of its data, sampler and trials.
         budget: What each trial may spend before compression.
         quantize: Task 2: number formats by shell pattern over names of layers.
         prune: Task 2: how many weights are set to zero, and which.
         retrain: Task 2: what a trial may spend after compression, where it trains again.
+        callbacks: Of Lightning, for each training.
+        logger: Lightning's loggers, for each training.
         limits: What a model may cost; one that costs more is not trained.
         reuse: Pre-trained BERTs, on the hub or in folders. Every model starts from those of their
             weights that have the name and shape of its own.
@@ -118,22 +122,30 @@ def main(
         run: Name of the folder in lightning_logs/lab2.
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
-    with ExitStack() as stack:
-        with cli.refusing():
-            only = list(samplers) if only is None else only
-            check_arguments(only, samplers, seeds)
-            for name in only:
-                search.make_sampler(samplers[name], space, min(seeds))
-            first = partial(model, **smallest(space).dimensions)
-            task = Task(data, first, classifier, budgets=[budget, retrain])
-            compression: list[Transform] = [Quantize(quantize), prune]
-            models = Models(task.texts, model, classifier, compression, reuse or [])
-            shares = models.check(space)
-            lab = stack.enter_context(Run("lab2", run, config_yaml, passing=PASSING))
-            store = stack.enter_context(
-                search.open_storage(storage or lab.folder / "search.journal")
-            )
-        described = yaml.safe_load(config_yaml)["samplers"]
+    only = list(samplers) if only is None else only
+    check_arguments(only, samplers, seeds)
+    for name in only:
+        search.make_sampler(samplers[name], space, min(seeds))
+    compression: list[Transform] = [Quantize(quantize), prune]
+    tasks, models = dict[int, Task](), dict[int, Models]()
+    for seed in seeds:
+        tasks[seed] = task = Task(
+            data,
+            partial(model, **smallest(space).dimensions),
+            classifier,
+            seed=seed,
+            budgets=[budget, retrain],
+            callbacks=callbacks,
+            loggers=logger,
+        )
+        models[seed] = Models(task.texts, model, classifier, compression, reuse or [])
+    shares = models[seeds[0]].check(space)
+    described = yaml.safe_load(config_yaml)["samplers"]
+
+    with (
+        Run("lab2", run, config_yaml, passing=PASSING) as lab,
+        search.open_storage(storage or lab.folder / "search.journal") as store,
+    ):
         bars, searches = search.Bars(console), dict[str, Search[Architecture]]()
         results = search.ResultsFile(lab.folder / "results.csv", searches)
 
@@ -143,16 +155,16 @@ def main(
             full_name = f"lab2/{run}/{name}" if storage else name
             objective = Objective(
                 space,
-                models.build,
-                task.texts,
+                models[seed].build,
+                tasks[seed].texts,
                 budget,
                 lab.folder / name,
                 seed,
-                compress=None if kind == PLAIN else models.compress,
+                compress=None if kind == PLAIN else models[seed].compress,
                 retrain=retrain if kind == RETRAINED else None,
                 limits=limits,
-                callbacks=task.callbacks,
-                loggers=task.loggers,
+                callbacks=callbacks,
+                loggers=logger,
             )
             study = search.open_study(store, full_name, {**lab.settings, **of_search}, pruner)
             listeners = [results, bars]
@@ -165,10 +177,8 @@ def main(
                 each.run()
             return found
 
-        with cli.refusing():
-            for name in only:
-                for seed in seeds:
-                    open_search(PLAIN, name, seed).check_free()
+        for name, seed in product(only, seeds):
+            open_search(PLAIN, name, seed).check_free()
         for hidden_size, share in shares.items() if reuse else ():
             console.print(f"hidden_size {hidden_size}: {share:.0%} of the smallest model is reused")
         console.print(f"{space.points} architectures; searches of up to {trials} trials")
@@ -197,9 +207,11 @@ def main(
         rows: dict[str, Row] = {}
         for kind, by_seed in found.items():
             if (winner := best_of(by_seed)) is not None:
+                task = tasks[winner.seed]
                 rows[kind] = judge(lab, task, winner)
                 if kind == PLAIN and rows[kind]["checkpoint"]:
-                    rows["compressed"] = judge_compressed(lab, task, winner, models.compress)
+                    compress = models[winner.seed].compress
+                    rows["compressed"] = judge_compressed(lab, task, winner, compress)
         results.write()
         report.write_json(lab.folder / "summary.json", {"samplers": ranking, "models": rows})
     show(ranking, rows, lab.folder)
@@ -244,7 +256,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"checkpoint", "num_classes", "vocab_size", *DIMENSIONS}),
+            "model": (NetworkFactory, {"checkpoint", *FROM_DATA, *DIMENSIONS}),
             "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
         },
     )

@@ -14,20 +14,19 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from optuna.pruners import BasePruner
 from rich.console import Console
-from torch import nn
 
 from lightning_adls import report, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
 from lightning_adls.labs import cli
+from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.run import Row
@@ -35,7 +34,7 @@ from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
 from lightning_adls.layers import builder
-from lightning_adls.models import bert
+from lightning_adls.models import FROM_DATA, NetworkFactory
 from lightning_adls.search import Budget, FormatSpace, Objective, SamplerFactory, Search
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match
@@ -66,7 +65,7 @@ console = Console()
 def main(
     config_yaml: str,
     data: Callable[..., TextData],
-    model: Callable[..., nn.Module],
+    model: NetworkFactory,
     classifier: Callable[..., TextClassifier],
     precisions: dict[str, Template],
     ranges: dict[str, list[int | str | tuple[int, ...]]],
@@ -77,6 +76,8 @@ def main(
     budget: Budget,
     sampler: SamplerFactory,
     pruner: BasePruner,
+    callbacks: list[CallbackFactory],
+    logger: list[LoggerFactory],
     finetune: Budget | None = None,
     weights: str | None = None,
     train: bool = True,
@@ -109,6 +110,8 @@ def main(
             ``lightning_adls.search.GridSampler``.
         pruner: What stops weak trials: any class of pruners of Optuna. Its steps are percent of
             the budget.
+        callbacks: Of Lightning, for each training.
+        logger: Lightning's loggers, for each training.
         finetune: Budget of a fine-tune in full precision from which all trials start.
         weights: A checkpoint to start from instead, written by scripts/train.py.
         train: Train after quantising; if false, the trials of all studies only evaluate.
@@ -121,67 +124,62 @@ def main(
         run: Name of the folder in lightning_logs/lab3.
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
-    with ExitStack() as stack:
-        with cli.refusing():
-            only = list(studies) if only is None else only
-            check_names(studies, "precision", precisions)
-            check_names({"only": only, **figures}, "study", studies)
-            check_names({"untrained": untrained} if untrained else {}, "study", studies)
-            builder(backend)
-            FormatSpace.from_templates(layers, precisions, ranges)  # also those of no study
-            task = Task(
-                data,
-                model,
-                classifier,
-                seed=seed,
-                budgets=[budget],
-                finetune=finetune,
-                weights=weights,
-            )
-            found = list(match(linear_layers(task.network), dict.fromkeys(layers), "layers"))
-            spaces = {
-                name: FormatSpace.from_templates(
-                    layers if share else found, {p: precisions[p] for p in members}, ranges
-                )
-                for name, members in studies.items()
-            }
-            for space in spaces.values():
-                space.check_backend(backend)
-                search.make_sampler(sampler, space, seed)
-            lab = stack.enter_context(ModelRun("lab3", run, config_yaml, task, passing=PASSING))
-            store = stack.enter_context(
-                search.open_storage(storage or lab.folder / "search.journal")
-            )
+    only = list(studies) if only is None else only
+    check_names(studies, "precision", precisions)
+    check_names({"only": only, **figures}, "study", studies)
+    check_names({"untrained": untrained} if untrained else {}, "study", studies)
+    builder(backend)
+    FormatSpace.from_templates(layers, precisions, ranges)  # also those of no study
+    task = Task(
+        data,
+        model,
+        classifier,
+        seed=seed,
+        budgets=[budget],
+        callbacks=callbacks,
+        loggers=logger,
+        finetune=finetune,
+        weights=weights,
+    )
+    found = list(match(linear_layers(task.network), dict.fromkeys(layers), "layers"))
+    spaces = {
+        name: FormatSpace.from_templates(
+            layers if share else found, {p: precisions[p] for p in members}, ranges
+        )
+        for name, members in studies.items()
+    }
+    for space in spaces.values():
+        space.check_backend(backend)
+        search.make_sampler(sampler, space, seed)
 
-            def build(recipe: Quantize) -> TextClassifier:
-                return task.build(replace(recipe, backend=backend))
+    def build(recipe: Quantize) -> TextClassifier:
+        return task.build(replace(recipe, backend=backend))
 
-            bars, searches = search.Bars(console), dict[str, Search[Quantize]]()
-            results = search.ResultsFile(lab.folder / "results.csv", searches)
-            for name, space in spaces.items():
-                trained = train and name not in untrained
-                fingerprint = {"space": space.to_dict(), "train": trained, **lab.settings}
-                full_name = f"lab3/{run}/{name}" if storage else name
-                searches[name] = Search(
-                    search.open_study(store, full_name, fingerprint, pruner),
-                    Objective(
-                        space,
-                        build,
-                        task.texts,
-                        budget,
-                        lab.folder / name,
-                        seed,
-                        trained,
-                        callbacks=task.callbacks,
-                        loggers=task.loggers,
-                    ),
-                    sampler,
-                    trials,
-                    seed,
-                    [results, bars],
-                )
-            for name in only:
-                searches[name].check_free()
+    with (
+        ModelRun("lab3", run, config_yaml, task, passing=PASSING) as lab,
+        search.open_storage(storage or lab.folder / "search.journal") as store,
+    ):
+        bars, searches = search.Bars(console), dict[str, Search[Quantize]]()
+        results = search.ResultsFile(lab.folder / "results.csv", searches)
+        for name, space in spaces.items():
+            trained = train and name not in untrained
+            fingerprint = {"space": space.to_dict(), "train": trained, **lab.settings}
+            full_name = f"lab3/{run}/{name}" if storage else name
+            objective = Objective(
+                space,
+                build,
+                task.texts,
+                budget,
+                lab.folder / name,
+                seed,
+                trained,
+                callbacks=task.callbacks,
+                loggers=task.loggers,
+            )
+            study = search.open_study(store, full_name, fingerprint, pruner)
+            searches[name] = Search(study, objective, sampler, trials, seed, [results, bars])
+        for name in only:
+            searches[name].check_free()
         console.print(f"{len(found)} linear layers; {len(only)} studies of up to {trials} trials")
         lab.start(budget)
         with searching(bars):
@@ -253,7 +251,7 @@ if __name__ == "__main__":
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
         {
             "data": (TextData, set()),
-            "model": (bert, {"num_classes", "vocab_size"}),
+            "model": (NetworkFactory, {*FROM_DATA}),
             "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
         },
     )

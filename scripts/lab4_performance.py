@@ -35,7 +35,7 @@ from lightning_adls.errors import InputError
 from lightning_adls.labs import cli
 from lightning_adls.labs.environment import environment
 from lightning_adls.labs.tables import table
-from lightning_adls.models import bert
+from lightning_adls.models import NetworkFactory
 
 HERE = Path(__file__).resolve()
 LOGS = Path("lightning_logs", "lab4")
@@ -142,6 +142,6 @@ if __name__ == "__main__":
     cli.run(
         main,
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
-        {"model": (bert, {"num_classes"})},
+        {"model": (NetworkFactory, {"num_classes"})},
         interrupted="what was measured is on disk; the same command measures anew",
     )

@@ -7,6 +7,8 @@ Run:
     python scripts/train.py fit --weights best.ckpt --recipe recipe.yaml   # quantised, from weights
 """
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,25 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.labs import cli
-from lightning_adls.models import check_length
+from lightning_adls.labs.network import NetworkSection, imported
+from lightning_adls.models import FROM_DATA, accepted, check_length, check_outputs
 from lightning_adls.transforms import Quantize, summarize
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "train.yaml"
+NETWORK = NetworkSection.of(DEFAULTS, "model.model")
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's, with a seed of the data that is null by default."""
+
+    def add_lightning_class_args(
+        self, lightning_class: Any, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """Add the arguments of a class."""
+        if lightning_class is not TextData:
+            return super().add_lightning_class_args(lightning_class, *args, **kwargs)
+        cli.add_section(self, "data", TextData, set(), instantiate=True)
+        return []
 
 
 class TrainCLI(LightningCLI):
@@ -30,6 +47,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what the classes do not have."""
+        parser.set_defaults({NETWORK.name: {"class_path": NETWORK.class_path}})
         parser.add_argument("--recipe", type=str | None, help="A YAML recipe to quantise by.")
         parser.add_argument(
             "--weights", type=str | None, help="A checkpoint to start from, quantised or not."
@@ -37,31 +55,54 @@ class TrainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, or end with one line."""
-        with cli.refusing(ArgumentError):
-            super().parse_arguments(parser, args)
+        arguments = sys.argv[1:] if args is None else args
+        with cli.refusing(ArgumentError, UnicodeDecodeError):
+            NETWORK.explain(arguments)
+            self.config = parser.parse_args(NETWORK.read_files(arguments))
+            network = replace(NETWORK, command=self.config.subcommand)
+            network.drop_overruled_defaults(parser, self.config, arguments)
+
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(cli.construct, object)
 
     def instantiate_classes(self) -> None:
         """Build everything, the data included, before any training starts."""
-        with cli.refusing(ArgumentError):
-            options = self.config[self.subcommand]
-            take_from_data(options)
+        options = self.config[self.subcommand]
+        given_seed = options.data.seed
+        with cli.refusing():
+            if given_seed is None:
+                options.data.seed = int(options.seed_everything)
+            data = prepared(options.data)
+            passed = fit_to_data(options, data)
             super().instantiate_classes()
+            if "num_classes" not in passed:
+                check_outputs(self.model.model, data.num_classes)
             check_length(self.model.model, self.datamodule.max_length)
             if options.recipe is not None:
                 Quantize.load(options.recipe)(self.model.model)
             if options.weights is not None:
                 self.model.load_weights(options.weights)
+        options.data.seed = given_seed  # config.yaml repeats what was asked for
         print(summarize(self.model.model))
 
 
-def take_from_data(options: Namespace) -> None:
-    """Give the model as many classes and word vectors as the data set has."""
-    data = TextData(**options.data.clone(with_meta=False))
+def prepared(options: Namespace) -> TextData:
+    """The data set, to ask it for what the network depends on."""
+    data = TextData(**options.clone(with_meta=False))
     data.prepare_data()
     data.setup("fit")
+    return data
+
+
+def fit_to_data(options: Namespace, data: TextData) -> list[str]:
+    """Give the network what it takes of the data set's classes and word vectors; says what."""
     options.model.num_classes = data.num_classes
-    options.model.model.init_args.num_classes = data.num_classes
-    options.model.model.init_args.vocab_size = data.vocab_size
+    network = options.model.model
+    passed = accepted(imported(network.class_path), FROM_DATA)
+    for name in passed:
+        network.init_args[name] = getattr(data, name)
+    return passed
 
 
 def main() -> None:
@@ -70,6 +111,7 @@ def main() -> None:
     TrainCLI(
         TextClassifier,
         TextData,
+        parser_class=Parser,
         seed_everything_default=0,
         parser_kwargs={
             "exit_on_error": False,

@@ -1,6 +1,7 @@
 """The examples of the user guide run as they stand."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,5 +54,27 @@ def test_the_example_of_lab_3_in_mase_shows_its_faults(capsys: pytest.CaptureFix
     assert mase[2] == 0, "Log has no zero"
 
 
-def _examples(page: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+def _examples(page: Path, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_lab_of_the_page_on_adding_things_runs_and_continues(
+    run: Callable[..., int], cache_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = DOCS / "adding.md"
+    (script,) = _examples(page)
+    *_, config = _examples(page, "yaml")
+    for name, text in {
+        "scripts/lab5_observers.py": script,
+        "configs/lab5_observers.yaml": config,
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    small = ["--data.limit_train=256", "--data.limit_val=64", f"--data.cache_dir={cache_dir}"]
+    path = tmp_path / "scripts" / "lab5_observers.py"
+    assert run(path, *small, "--widths=[8]") == 0
+    (checkpoint,) = tmp_path.glob("lightning_logs/lab5/default/checkpoints/ptq*")
+    assert f"tested once: ptq/{checkpoint.stem.split('_')[1]}/8" in capsys.readouterr().out
+    assert run(path, *small, "--widths=[8, 4]") == 0
+    assert run(path, *small, "--widths=[1]") == 2
+    assert "width=1 is not in 2..32" in capsys.readouterr().err

@@ -4,12 +4,12 @@ import torch
 
 
 def one_line(error: Exception) -> str:
-    """The cause of an error, on one line.
+    r"""The cause of an error, on one line.
 
     torch wraps what a backend raises and adds advice below it; only the cause itself is kept.
 
     Example:
-        >>> one_line(RuntimeError("no kernel\\n\\nSet TORCH_LOGS for more."))
+        >>> one_line(RuntimeError("no kernel\n\nSet TORCH_LOGS for more."))
         'RuntimeError: no kernel'
     """
     error = getattr(error, "inner_exception", error)

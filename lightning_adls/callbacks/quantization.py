@@ -75,8 +75,8 @@ class QuantizationAwareTraining(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Leave out that rounding has not begun: steps decide in a resumed fit, and no one else."""
-        for name, layer in pl_module.named_modules():
-            if self.start and isinstance(layer, QuantizedLayer):
+        for name, _ in _layers(pl_module):
+            if self.start and name not in (self._off or ()):
                 checkpoint["state_dict"].pop(f"{name}.enabled", None)
 
     def on_train_batch_start(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -111,8 +110,8 @@ def load_encoder(tokenizer: str | None) -> Encoder:
 
 
 @lru_cache(maxsize=4)
-def _load_encoder(tokenizer: str | None, files: tuple[tuple[str, int], ...]) -> Encoder:
-    """Load a tokenizer; ``files`` is there to load it again once they have changed."""
+def _load_encoder(tokenizer: str | None, _files: tuple[tuple[str, int], ...]) -> Encoder:
+    """Load a tokenizer; ``_files`` is there to load it again once they have changed."""
     # Only here: importing it takes over a second, and --help should not wait for that.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -174,7 +173,7 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Cached]) -> Cac
         unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
         try:
             save_file(made.tensors, unfinished, {"words": json.dumps(made.words)})
-            os.replace(unfinished, path)
+            unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
     with safe_open(path, "pt") as file:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from lightning_adls.errors import InputError
 
-def _refuse(owner: object, name: str, wrong: str, right: str) -> ValueError:
+
+def _refuse(owner: object, name: str, wrong: str, right: str) -> InputError:
     value = getattr(owner, name)
-    return ValueError(f"{type(owner).__name__}: {name}={value!r} {wrong}; {right}.")
+    return InputError(f"{type(owner).__name__}: {name}={value!r} {wrong}; {right}.")
 
 
 def check_integer(

@@ -119,5 +119,5 @@ def _dequantize_cuda(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> Te
 
 
 @_dequantize.register_fake
-def _dequantize_fake(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> Tensor:
+def _dequantize_fake(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG001
     return torch.empty(codes.shape, dtype=dtype, device=codes.device)

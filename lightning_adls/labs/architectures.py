@@ -32,7 +32,7 @@ class Models:
 
     Args:
         texts: The data set, set up.
-        network: Makes a network from its dimensions, ``num_classes`` and ``vocab_size``.
+        network: Makes a network from its dimensions and what the data decide.
         classifier: Makes the LightningModule of a network.
         compression: Changes that :meth:`compress` makes, in order.
         reuse: Checkpoints; a model starts from those of their weights that have the name and shape
@@ -49,7 +49,12 @@ class Models:
         """A classifier of this architecture, on pre-trained weights where they fit."""
         texts = self.texts
         network = architecture.build(
-            partial(self.network, num_classes=texts.num_classes, vocab_size=texts.vocab_size)
+            partial(
+                self.network,
+                num_classes=texts.num_classes,
+                vocab_size=texts.vocab_size,
+                pad_token_id=texts.pad_token_id,
+            )
         )
         for checkpoint in self.reuse:
             reuse_weights(network, checkpoint)

@@ -1,21 +1,26 @@
-"""How a script starts and ends: its command line, its one-line errors, its exit status."""
+"""How a script starts: its YAML and its command line become the arguments of its ``main``."""
 
 import gc
 import logging
-import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-_GRACE_SECONDS = 15
+from lightning_adls.errors import InputError
+from lightning_adls.labs.ending import ending, refuse, refusing
+from lightning_adls.labs.network import NetworkSection, network_factory
+from lightning_adls.models import NetworkFactory
+
+__all__ = ["add_section", "construct", "ending", "parse", "quiet", "refuse", "refusing", "run"]
+
+_OURS = ("lightning_adls", "__main__")
 
 Factory = tuple[Callable[..., Any], set[str]]
 
@@ -35,40 +40,105 @@ def run(
         main: Its signature is the command line and its docstring the help. The parameter
             ``config_yaml`` is not an argument: it receives all arguments as YAML.
         defaults: The YAML file that is read before ``--config`` and the arguments.
-        factories: By parameter of ``main``, a class or function, and those of its parameters that
-            ``main`` gives itself. ``main`` receives it with the others already filled in.
+        factories: By parameter of ``main``, a class, and those of its parameters that ``main``
+            gives itself. ``main`` receives something to call, with the user's arguments filled in.
+            ``NetworkFactory`` stands for any network, named by its ``class_path``. A ``seed`` is
+            what ``main`` gives, unless the user gave one.
         interrupted: What Ctrl-C means for the results.
     """
-    factories = factories or {}
-    parser = ArgumentParser(
-        description=(main.__doc__ or "").split("\n")[0],
-        default_config_files=[str(defaults)],
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="A YAML file with arguments.")
-    for name, (factory, given) in factories.items():
-        if isinstance(factory, type):
-            parser.add_class_arguments(
-                factory, name, skip={*given}, sub_configs=True, instantiate=False
-            )
-        else:
-            parser.add_function_arguments(factory, name, skip={*given}, sub_configs=True)
-    parser.add_function_arguments(main, skip={"config_yaml", *factories}, sub_configs=True)
-    with refusing(ArgumentError):
-        parsed = parser.parse_args()
-        config_yaml = parser.dump(parsed)
-        made = {
-            name: partial(factory, **parsed.pop(name).clone(with_meta=False))
-            for name, (factory, _) in factories.items()
-        }
-        arguments = dict(parser.instantiate(parsed))
-    arguments.pop("config", None)
+    arguments = parse(main, defaults, factories or {}, sys.argv[1:])
     quiet()
     # What imports made lives on: garbage collections between trainings need not look at it again.
     gc.collect()
     gc.freeze()
-    with ending(interrupted):
-        main(config_yaml=config_yaml, **made, **arguments)
+    with ending(interrupted), refusing():
+        main(**arguments)
+
+
+def parse(
+    main: Callable[..., None],
+    defaults: Path,
+    factories: Mapping[str, Factory],
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    """What :func:`run` calls ``main`` with, or an end with status 2 and one line."""
+    parser = ArgumentParser(
+        description=(main.__doc__ or "").split("\n")[0],
+        default_config_files=[str(defaults)],
+        exit_on_error=False,
+        formatter_class=_Help,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with arguments.")
+    networks = {}
+    for name, (factory, given) in factories.items():
+        if factory is NetworkFactory:
+            networks[name] = NetworkSection.of(defaults, name, skipped=given)
+            networks[name].add_to(parser)
+        else:
+            add_section(parser, name, factory, given)
+    parser.add_function_arguments(main, skip={"config_yaml", *factories}, sub_configs=True)
+    with refusing(ArgumentError, UnicodeDecodeError):
+        read = arguments
+        for network in networks.values():
+            network.explain(arguments)
+            read = network.read_files(read)
+        parsed = parser.parse_args(read)
+        for network in networks.values():
+            network.drop_overruled_defaults(parser, parsed, arguments)
+    config_yaml = parser.dump(parsed, skip_unset=False)
+    with refusing():
+        made = vars(parser.instantiate(parsed, instantiators=[(construct, object, True)]))
+    made.pop("config", None)
+    for name, (factory, _) in factories.items():
+        if name in networks:
+            made[name] = network_factory(made[name])
+        else:
+            chosen = {k: v for k, v in vars(made[name]).items() if v is not None or k != "seed"}
+            made[name] = partial(_make, factory, chosen)
+    return {"config_yaml": config_yaml, **made}
+
+
+def add_section(
+    parser: Any, name: str, factory: Any, given: set[str], instantiate: bool = False
+) -> None:
+    """Add the parameters of a class as a section.
+
+    Its ``seed`` is null unless the user gives one, and then to be filled in by what is built.
+    """
+    parser.add_class_arguments(
+        factory, name, skip={*given, "seed"}, sub_configs=True, instantiate=instantiate
+    )
+    if "seed" in signature(factory).parameters:
+        parser.add_argument(
+            f"--{name}.seed", type=int | None, default=None, help="By default that of the script."
+        )
+
+
+def _make(factory: Callable[..., Any], chosen: dict[str, Any], *given: Any, **more: Any) -> Any:
+    """What the user chose wins over what ``main`` gives."""
+    return factory(*given, **{**more, **chosen})
+
+
+def construct(kind: type, *arguments: Any, **options: Any) -> Any:
+    """Make an object that a YAML file names; what a foreign class refuses is wrong input.
+
+    Raises:
+        ValueError: If the class refuses its arguments.
+    """
+    try:
+        return kind(*arguments, **options)
+    except (ValueError, MisconfigurationException) as error:
+        # Ours refuse with an InputError: any other ValueError is a fault.
+        if isinstance(error, InputError) or kind.__module__.split(".")[0] in _OURS:
+            raise
+        raise InputError(f"{kind.__name__}: {error}") from error
+
+
+class _Help(DefaultHelpFormatter):
+    """jsonargparse lists all subclasses that are known, for a network those of torch."""
+
+    def _get_help_string(self, action: Any) -> str:
+        return super()._get_help_string(action).partition(", known subclasses: torch.nn.")[0]
 
 
 def quiet() -> None:
@@ -78,78 +148,3 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers")  # its batches are made fast
     warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # of torchdata, on torch 2.13
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # of Lightning, on torch 2.13
-
-
-@contextmanager
-def ending(interrupted: str = "the same command continues") -> Iterator[None]:
-    """End with status 130 on Ctrl-C and 143 on SIGTERM, where Lightning says 1 and 0."""
-    end = partial(_signalled, interrupted)
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, end)
-    if earlier[signal.SIGINT] is signal.default_int_handler:  # not where a shell ignores it
-        signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    except _Signalled as caught:
-        _end_hard(caught.number, interrupted)
-    except SystemExit as caught:
-        # Lightning turns a KeyboardInterrupt into this.
-        if not isinstance(caught.__context__, _Signalled):
-            raise
-        _end_hard(caught.__context__.number, interrupted)
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-class _Signalled(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: not to be caught as an error of a trial."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def _signalled(interrupted: str, number: int, _: object) -> NoReturn:
-    # The exception comes up wherever the program is, and may be lost there (in a finaliser) or held
-    # up (TensorBoard's queue waits two minutes). So it comes again every second.
-    deadline = monotonic() + _GRACE_SECONDS
-
-    def again(*_: object) -> NoReturn:
-        if monotonic() > deadline:
-            _end_hard(number, interrupted)
-        raise _Signalled(number)
-
-    signal.signal(signal.SIGALRM, again)
-    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
-    raise _Signalled(number)
-
-
-def _end_hard(number: int, interrupted: str) -> NoReturn:
-    """End at once: every finished step is on disk, and waiting threads would hold up the end."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    if number == signal.SIGINT:
-        print(f"Interrupted; {interrupted}.", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(128 + number)
-
-
-@contextmanager
-def refusing(*errors: type[Exception]) -> Iterator[None]:
-    """End with status 2 and one line where the user's input is wrong.
-
-    Args:
-        errors: What wrong input raises, besides ValueError, missing files and missing packages.
-    """
-    refused: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *errors)
-    try:
-        yield
-    except refused as error:
-        refuse(str(error))
-
-
-def refuse(message: str) -> NoReturn:
-    """Print one line on standard error and end with status 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)

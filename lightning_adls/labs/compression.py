@@ -97,7 +97,10 @@ def remove(run: ModelRun, source: str, share: float, budget: Budget) -> None:
         smaller(module.model)
         untrained = run.task.validate(module, budget)
         row = run.train(step, module, budget, [*run.transforms_of(source), smaller])
-        batches = [module.inputs_of(b) for b in islice(run.task.texts.val_dataloader(), 4)]
+        batches = [
+            {name: batch[name] for name in ("input_ids", "attention_mask")}
+            for batch in islice(run.task.texts.val_dataloader(), 4)
+        ]
         faster = bench.speedup(whole.model, module.model, batches).ratio
         return {
             **row,

@@ -1,6 +1,6 @@
 """A run whose steps leave models behind: trained, validated, and tested once."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class ModelRun(Run):
         super().__init__(lab, name, config_yaml, passing=passing, weights=weights)
         self.task = task
         self.listeners: list[Listener] = []
+        self._start: list[str] = []
 
     def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Row:
         """As :meth:`Run.step`; then the listeners are told."""
@@ -82,8 +83,13 @@ class ModelRun(Run):
             return {**self.judge(step, module, budget), "seconds": seconds}
 
         row = self.step(step, work)
+        self._start = [step]
         task.start_from(self.module(step))
         return row
+
+    def keep(self, steps: Iterable[str]) -> None:
+        """As :meth:`Run.keep`; the start of everything is always kept."""
+        super().keep([*self._start, *steps])
 
     @property
     def curves(self) -> Path:

@@ -16,7 +16,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
-from lightning_adls.models import check_length
+from lightning_adls.models import NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
 
@@ -27,11 +27,12 @@ class Task:
 
     Args:
         data: Makes the data set; called with ``seed``.
-        model: Makes the network; called with ``num_classes`` and ``vocab_size``.
+        model: Makes the network; called with those of ``num_classes``, ``vocab_size`` and
+            ``pad_token_id`` that it takes.
         classifier: Makes the LightningModule; called with the network, ``transforms`` and
             ``num_classes``.
         seed: Of the network's random weights, of the data and of every training.
-        budgets: Of all trainings there will be; see :meth:`Budget.trainer` for what is checked.
+        budgets: Of all trainings there will be; see :meth:`Budget.check`.
         finetune: Budget of the training in full precision that the others start from, or None.
         weights: A checkpoint to start from instead, as scripts/train.py writes it.
         callbacks: Each is called before each training, for a callback of its own.
@@ -66,13 +67,17 @@ class Task:
         self.loggers = loggers
         for budget in (*budgets, finetune):
             if budget is not None:
-                budget.trainer(1)
+                budget.check()
         L.seed_everything(seed, verbose=False)
-        self.texts = data()
+        self.texts = data(seed=seed)
         self.texts.prepare_data()
         self.texts.setup("fit")
         self.num_classes = self.texts.num_classes
-        self.network = model(num_classes=self.num_classes, vocab_size=self.texts.vocab_size)
+        self.network = NetworkFactory(model)(
+            num_classes=self.num_classes,
+            vocab_size=self.texts.vocab_size,
+            pad_token_id=self.texts.pad_token_id,
+        )
         check_length(self.network, self.texts.max_length)
         start = self.build()
         if weights is not None:

@@ -1,15 +1,11 @@
 """BERT classifiers: from a checkpoint on the hub or in a folder, or from dimensions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.errors import InputError
+from lightning_adls.models.loading import load, read_config, require_bert
 
 _DEFAULTS = {
     "hidden_size": 128,
@@ -83,7 +79,10 @@ def bert(
                 f"bert: checkpoint={checkpoint!r} fixes the dimensions; "
                 f"do not give {', '.join(given)}."
             )
-        return _load(checkpoint, vocab_size, options)
+        require_bert("bert", checkpoint, read_config("bert", checkpoint, vocab_size))
+        loaded: nn.Module = load("bert", checkpoint, **options)
+        # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
+        return loaded.train()
     sizes = {**_DEFAULTS, **given}
     _check_sizes(vocab_size, sizes)
     # Transformers takes seconds to import and is not needed to parse a command line.
@@ -92,20 +91,6 @@ def bert(
     config = BertConfig(**{**options, **sizes, "vocab_size": vocab_size})
     built: nn.Module = BertForSequenceClassification(config)
     return built.train()
-
-
-def check_length(model: nn.Module, max_length: int) -> None:
-    """Refuse inputs longer than ``model`` has positions for.
-
-    Raises:
-        ValueError: If ``max_length`` tokens are more than the position embedding has rows.
-    """
-    positions: int = model.config.max_position_embeddings  # type: ignore[union-attr,assignment]
-    if max_length > positions:
-        raise InputError(
-            f"check_length: max_length={max_length} is above the {positions} positions of the "
-            "model; lower it."
-        )
 
 
 def _check_sizes(vocab_size: int | None, sizes: dict[str, int]) -> None:
@@ -119,97 +104,3 @@ def _check_sizes(vocab_size: int | None, sizes: dict[str, int]) -> None:
         raise InputError(
             f"bert: hidden_size={hidden} is no multiple of num_attention_heads={heads}."
         )
-
-
-def reuse_weights(model: nn.Module, checkpoint: str) -> int:
-    """Start a BERT of other dimensions from what a pre-trained one shares with it.
-
-    A parameter is taken where name and shape agree: the first layers of a deeper BERT of the same
-    widths, for example, and nothing of one of another hidden size. The number of heads does not
-    show in a shape; it only decides how the same weights are divided. The classifier head is left
-    as it is. A checkpoint is read at the first call and kept for the next.
-
-    Args:
-        model: From :func:`bert`; changed in place. Layers may have been dropped or quantised.
-        checkpoint: A name on the hub or a folder.
-
-    Returns:
-        How many numbers were taken: the sum of the sizes of the parameters that agree.
-
-    Raises:
-        ValueError: If ``checkpoint`` is no BERT.
-        FileNotFoundError: If ``checkpoint`` is neither a folder nor to be had from the hub.
-    """
-    pretrained = _pretrained_weights(checkpoint)
-    taken = 0
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            weight = pretrained.get(name)
-            if weight is not None and weight.shape == parameter.shape:
-                parameter.copy_(weight)
-                taken += parameter.numel()
-    return taken
-
-
-@lru_cache(maxsize=4)  # a search asks for the same checkpoints at every trial
-def _pretrained_weights(checkpoint: str) -> dict[str, Tensor]:
-    # Loading draws what the checkpoint lacks. Where the first call is must change no later draw.
-    with torch.random.fork_rng():
-        model, loading = _from_pretrained("reuse_weights", checkpoint, output_loading_info=True)
-    return {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if name not in loading["missing_keys"] and not name.startswith("classifier.")
-    }
-
-
-def _load(checkpoint: str, vocab_size: int | None, options: dict[str, Any]) -> nn.Module:
-    model: nn.Module = _from_pretrained("bert", checkpoint, vocab_size, **options)
-    # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-    return model.train()
-
-
-def _from_pretrained(
-    who: str, checkpoint: str, vocab_size: int | None = None, **options: Any
-) -> Any:
-    from transformers import AutoConfig, BertForSequenceClassification
-
-    if Path(checkpoint).exists() and not (Path(checkpoint) / "config.json").is_file():
-        raise MissingFileError(
-            f"{who}: checkpoint={checkpoint!r} holds no config.json; name a folder that "
-            "save_pretrained() wrote."
-        )
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-        if config.model_type != "bert":
-            raise InputError(
-                f"{who}: checkpoint={checkpoint!r} is a {config.model_type!r} model; give a BERT."
-            )
-        if vocab_size is not None and vocab_size > config.vocab_size:
-            raise InputError(
-                f"{who}: vocab_size={vocab_size} of the tokenizer is above the "
-                f"{config.vocab_size} of checkpoint={checkpoint!r}; use the checkpoint's tokenizer."
-            )
-        with _quiet():
-            return BertForSequenceClassification.from_pretrained(checkpoint, **options)
-    except OSError as error:
-        raise MissingFileError(
-            f"{who}: checkpoint={checkpoint!r} is no folder and could not be had from the hub; "
-            "check the name, the network, or give the path of a folder."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Transformers from reporting that the head of a pre-trained model is new."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

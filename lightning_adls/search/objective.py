@@ -128,7 +128,7 @@ class Objective(Generic[ChoiceT]):
         callbacks: list[L.Callback] = []
         if self.train:
             callbacks = [TrialPruning(trial, self.monitor), *self._callbacks()]
-        trainer = self.budget.trainer(steps, loggers, callbacks)  # type: ignore[arg-type]
+        trainer = self.budget.trainer(steps, loggers, callbacks)
         try:
             self._run(trainer, module, self.train)
             if self.compress is not None:
@@ -151,7 +151,7 @@ class Objective(Generic[ChoiceT]):
             return self.budget.trainer(1)
         # A run of its own: it counts its steps from 0 again.
         loggers = self._loggers(f"{_version(trial)}/retrain")
-        return self.retrain.trainer(steps, loggers, self._callbacks())  # type: ignore[arg-type]
+        return self.retrain.trainer(steps, loggers, self._callbacks())
 
     def _callbacks(self) -> list[L.Callback]:
         return [make() for make in self.callbacks]

@@ -107,7 +107,7 @@ def merge_lora(model: nn.Module) -> None:
     for layer in adapted.values():
         layer.merge(safe_merge=True)
 
-    def base_of(name: str, layer: nn.Module) -> nn.Module:
+    def base_of(name: str, _: nn.Module) -> nn.Module:
         base: nn.Module = adapted[name].get_base_layer()
         # PEFT writes through weight.data; a layer that keeps its rounded weight has to be told.
         return base.train(base.training)

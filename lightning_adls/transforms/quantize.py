@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputError, MissingFileError
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.layers import (
     COMPUTING,
@@ -165,7 +165,13 @@ class Quantize:
         """
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except FileNotFoundError as error:
+            raise MissingFileError(f"Quantize: there is no file {str(path)!r}.") from error
+        except OSError as error:
+            raise InputError(
+                f"Quantize: {str(path)!r} cannot be read: {error.strerror}."
+            ) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"Quantize: {path} is not YAML: {error}") from error
         if not isinstance(content, dict) or set(content) - {"kinds", "backend"} != {"quantize"}:
             raise InputError(

@@ -1,49 +1,354 @@
-"""How scripts end when they are told to."""
+"""How the labs read their YAML and their command line."""
 
-import signal
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from torch import nn
 
-HELD_UP = """
-import time
+from lightning_adls.data import TextData
+from lightning_adls.errors import InputError
 from lightning_adls.labs import cli
-cli._GRACE_SECONDS = 1
-class Holding:
-    def __del__(self):
-        print("ready", flush=True)
-        time.sleep(30)  # what is raised in a finaliser is lost
-with cli.ending():
-    Holding()
-    time.sleep(30)
-"""
-PROMPT = """
-import time
-from lightning_adls.labs import cli
-with cli.ending():
-    print("ready", flush=True)
-    time.sleep(30)
-"""
+from lightning_adls.models import NetworkFactory, bert, sequence_classifier
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+SCRIPTS = sorted((ROOT / "scripts").glob("lab*.py"))
+NETWORKS = sorted((CONFIGS / "model").glob("*.yaml"))
+DIMENSIONS = {
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    "max_position_embeddings",
+}
+
+Parse = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.parametrize("code", [PROMPT, HELD_UP], ids=["prompt", "held up"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_script_ends_with_the_signals_status_even_where_the_exception_is_lost(
-    code: str, how: signal.Signals
+@pytest.fixture(scope="module")
+def labs() -> Mapping[str, Parse]:
+    """By script, what its ``main`` is called with on some arguments."""
+    found: dict[str, Parse] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for script in SCRIPTS:
+
+            def run(
+                main: Callable[..., None],
+                defaults: Path,
+                factories: Mapping[str, cli.Factory],
+                name: str = script.stem,
+                **_: object,
+            ) -> None:
+                def parse(*arguments: str) -> dict[str, Any]:
+                    return {"main": main, **cli.parse(main, defaults, factories, arguments)}
+
+                found[name] = parse
+
+            patch.setattr(cli, "run", run)
+            patch.setattr(sys, "argv", [str(script)])
+            runpy.run_path(str(script), run_name="__main__")
+    return found
+
+
+@pytest.fixture(params=[script.stem for script in SCRIPTS])
+def any_lab(request: pytest.FixtureRequest, labs: Mapping[str, Parse]) -> Parse:
+    return labs[request.param]
+
+
+@pytest.fixture(params=[script.stem for script in SCRIPTS if "nas" not in script.stem])
+def lab(request: pytest.FixtureRequest, labs: Mapping[str, Parse]) -> Parse:
+    """All but Lab 2, which searches the dimensions."""
+    return labs[request.param]
+
+
+@pytest.fixture
+def nas(labs: Mapping[str, Parse]) -> Parse:
+    return labs["lab2_nas"]
+
+
+def write(folder: Path, content: object, name: str = "user.yaml") -> str:
+    (folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(folder / name)
+
+
+WAYS: dict[str, Callable[[Path, dict[str, Any]], list[str]]] = {
+    "single arguments": lambda _, given: [f"--model.{k}={v}" for k, v in given.items()],
+    "init_args": lambda _, given: [f"--model.init_args.{k}={v}" for k, v in given.items()],
+    "--config": lambda folder, given: [
+        "--config",
+        write(folder, {"model": {"class_path": "lightning_adls.models.bert", "init_args": given}}),
+    ],
+    "--config, flat": lambda folder, given: ["--config", write(folder, {"model": given})],
+    "--model FILE": lambda folder, given: [
+        "--model",
+        write(folder, {"class_path": "lightning_adls.models.bert", "init_args": given}),
+    ],
+    "--model FILE, flat": lambda folder, given: [f"--model={write(folder, given)}"],
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Callable[[Path, dict[str, Any]], list[str]]:
+    return WAYS[request.param]
+
+
+def given(factory: NetworkFactory) -> dict[str, Any]:
+    """The arguments that have a value."""
+    return {name: value for name, value in factory.arguments.items() if value is not None}
+
+
+def test_a_checkpoint_alone_wins_over_the_dimensions_of_the_default(
+    lab: Parse, way: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts its background jobs, and so perhaps these tests, with Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(how)
-    _, printed = process.communicate(timeout=20)
-    assert process.returncode == 128 + how
-    if how == signal.SIGINT:
-        assert "the same command continues" in printed
+    network = lab(*way(tmp_path, {"checkpoint": "some/where"}))["model"]
+    assert network.network is bert
+    expected = {"checkpoint": "some/where", "dropout": 0.1, "attention": "sdpa"}
+    assert given(network) == expected
+
+
+def test_dimensions_change_those_of_the_default_or_stand_for_themselves_in_a_file(
+    lab: Parse, way: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    default = {name: lab()["model"].arguments[name] for name in DIMENSIONS}
+    assert None not in default.values()
+    arguments = way(tmp_path, {"hidden_size": 32, "dropout": 0.2})
+    network = lab(*arguments)["model"]
+    found = {name: value for name, value in given(network).items() if name in DIMENSIONS}
+    whole = arguments[0].startswith("--model=") or arguments[0] == "--model"
+    assert found == ({"hidden_size": 32} if whole else {**default, "hidden_size": 32})
+    assert network.arguments["dropout"] == 0.2
+
+
+@pytest.mark.parametrize("first", ["checkpoint", "hidden_size"])
+def test_what_the_user_gives_against_himself_is_refused(
+    lab: Parse, first: str, tmp_path: Path
+) -> None:
+    both = {"checkpoint": "some/where", "hidden_size": 32}
+    config = WAYS["--config"](tmp_path, {first: both.pop(first)})
+    network = lab(*config, *WAYS["single arguments"](tmp_path, both))["model"]
+    with pytest.raises(InputError, match="fixes the dimensions; do not give hidden_size"):
+        network(num_classes=2)
+
+
+def test_a_network_named_as_a_whole_replaces_all_that_was_said_before(
+    lab: Parse, tmp_path: Path
+) -> None:
+    earlier = ["--config", write(tmp_path, {"model": {"checkpoint": "some/where"}})]
+    network = lab(*earlier, f"--model={CONFIGS / 'model' / 'tiny.yaml'}", "--model.dropout=0.3")
+    arguments = given(network["model"])
+    assert arguments["hidden_size"] == 64
+    assert "checkpoint" not in arguments
+    assert arguments["dropout"] == 0.3
+
+
+def test_the_defaults_of_one_class_are_not_those_of_another(lab: Parse) -> None:
+    network = lab(
+        "--model=lightning_adls.models.sequence_classifier",
+        "--model.model_type=electra",
+        "--model.config={hidden_size: 16}",
+    )["model"]
+    assert network.network is sequence_classifier
+    # How many words there are is no matter of the class.
+    assert {k: v for k, v in given(network).items() if k != "vocab_size"} == {
+        "model_type": "electra",
+        "config": {"hidden_size": 16},
+    }
+
+
+class Own(nn.Module):
+    """Shares names with bert()."""
+
+    def __init__(self, hidden_size: int = 3, dropout: float = 0.5) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("how", ["--model", "--model.class_path"])
+def test_names_that_two_classes_share_do_not_carry_the_default_over(lab: Parse, how: str) -> None:
+    network = lab(f"{how}={Own.__module__}.Own", "--model.dropout=0.4")["model"]
+    assert network.network.__name__ == "Own"
+    assert network.arguments == {"hidden_size": 3, "dropout": 0.4}
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_every_network_in_configs_is_taken_as_written(lab: Parse, path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    arguments = given(lab(f"--model={path}")["model"])
+    assert content["init_args"].items() <= arguments.items()
+    assert "checkpoint" in content["init_args"] or "checkpoint" not in arguments
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_every_network_with_random_weights_reads_the_labs_texts(
+    path: Path, labs: Mapping[str, Parse]
+) -> None:
+    factory = labs["lab0_finetune"](f"--model={path}")["model"]
+    if "checkpoint" in given(factory):
+        pytest.skip("it is on the hub")
+    from lightning_adls.models import check_length
+
+    network = factory(num_classes=2, vocab_size=500, pad_token_id=0)
+    check_length(network, 64)
+
+
+def test_lab_2_takes_no_dimensions_and_no_checkpoint(
+    nas: Parse,
+    way: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {"checkpoint": "some/where", "hidden_size": 32}.items():
+        with pytest.raises(SystemExit) as ended:
+            nas(*way(tmp_path, {name: value}))
+        assert ended.value.code == 2
+        assert f"'{name}'" in capsys.readouterr().err
+    network = nas(*way(tmp_path, {"dropout": 0.2, "max_position_embeddings": 64}))["model"]
+    assert given(network) == {
+        "dropout": 0.2,
+        "max_position_embeddings": 64,
+        "attention": "sdpa",
+    }
+
+
+def test_what_the_lab_gives_is_not_the_users_to_give(
+    any_lab: Parse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        any_lab("--model.num_classes=3")
+    assert "'num_classes' is not accepted" in capsys.readouterr().err
+
+
+def yamls_of(script: str) -> list[list[str]]:
+    """Calls with the YAML files of a lab; null over a value of the default is among them."""
+    number = script.partition("_")[0]
+    paths = sorted(CONFIGS.glob(f"{number}_*.yaml"))
+    return [[], *(["--config", str(path)] for path in paths)]
+
+
+@pytest.mark.parametrize("script", [script.stem for script in SCRIPTS])
+def test_the_config_yaml_of_a_run_repeats_it(
+    script: str, labs: Mapping[str, Parse], tmp_path: Path
+) -> None:
+    calls = yamls_of(script)
+    if "nas" not in script:
+        calls.append(["--model.checkpoint=some/where", "--seed=3"])
+    for arguments in calls:
+        first = labs[script](*arguments)["config_yaml"]
+        again = write(tmp_path, yaml.safe_load(first))
+        assert labs[script]("--config", again)["config_yaml"] == first
+
+
+WITH_DATA = [script.stem for script in SCRIPTS if "performance" not in script.stem]
+
+
+@pytest.mark.parametrize("script", WITH_DATA)
+def test_the_data_take_the_labs_seed_unless_they_are_given_one(
+    script: str, labs: Mapping[str, Parse], tmp_path: Path
+) -> None:
+    lab = labs[script]
+    assert lab()["data"](seed=5).seed == 5
+    assert lab()["data"]().seed == 0
+    assert lab("--data.seed=3")["data"](seed=5).seed == 3
+    assert lab("--data.seed=0")["data"](seed=5).seed == 0
+    config = write(tmp_path, {"data": {"seed": 4}})
+    assert lab("--config", config)["data"](seed=5).seed == 4
+    assert lab("--config", config, "--data.seed=null")["data"](seed=5).seed == 5
+    data = write(tmp_path, {"dataset": "reviews", "seed": 6}, "data.yaml")
+    assert lab("--data", data)["data"](seed=5).seed == 6
+    assert isinstance(lab()["data"](), TextData)
+    assert yaml.safe_load(lab()["config_yaml"])["data"]["seed"] is None
+
+
+class Reached(Exception):
+    """The data set was asked for."""
+
+
+@pytest.mark.parametrize("script", [name for name in WITH_DATA if "nas" not in name])
+def test_every_lab_gives_its_seed_to_the_data(
+    script: str, labs: Mapping[str, Parse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds = []
+
+    def data(seed: int) -> TextData:
+        seeds.append(seed)
+        raise Reached
+
+    arguments = labs[script]("--seed=7")
+    main = arguments.pop("main")
+    with pytest.raises(Reached):
+        main(**{**arguments, "data": data})
+    assert seeds == [7]
+
+
+@dataclass
+class Faulty:
+    """Has a fault."""
+
+    x: int = 0
+
+    def __post_init__(self) -> None:
+        raise KeyError("a fault")
+
+
+def recipe(config_yaml: str, plain: Faulty, optional: Faulty | None = None) -> None:
+    """A lab."""
+
+
+def unplanned(config_yaml: str, optional: Faulty | None = None) -> None:
+    """A lab."""
+
+
+@pytest.mark.parametrize("main", [recipe, unplanned])
+def test_a_fault_in_the_making_of_an_object_is_no_wrong_input(
+    main: Callable[..., None], tmp_path: Path
+) -> None:
+    defaults = tmp_path / "defaults.yaml"
+    defaults.write_text("{}")
+    with pytest.raises((KeyError, ValueError), match="a fault"):
+        cli.parse(main, defaults, {}, ["--optional.x=1"])
+
+
+@pytest.mark.parametrize("content", [b"model: [", b"\xff\xfe", b"3"])
+def test_a_config_that_cannot_be_read_is_one_line(
+    content: bytes,
+    labs: Mapping[str, Parse],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    for where in (path, tmp_path, tmp_path / "missing.yaml"):
+        with pytest.raises(SystemExit) as ended:
+            labs["lab0_finetune"](f"--config={where}")
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+
+
+def test_help_names_the_arguments_of_the_default_network_and_not_all_of_torch(
+    any_lab: Parse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        any_lab("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "torch.nn.Linear" not in text
+    assert "those of lightning_adls.models.bert are" in text
+    assert "attention. --model.help [CLASS_PATH] explains" in text
+    for argument, expected in {
+        "": "Probability in the hidden layers",
+        "=lightning_adls.models.sequence_classifier": "--model.config",
+        f"={Own.__module__}.Own": "(type: float, default: 0.5)",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            any_lab(f"--model.help{argument}")
+        assert ended.value.code == 0
+        text = capsys.readouterr().out
+        assert "--model.dropout" in text
+        assert "--model.num_classes" not in text
+        assert expected in text
+    with pytest.raises(SystemExit) as ended:
+        any_lab("--model.help", "lightning_adls.models.nothing")
+    assert ended.value.code == 2

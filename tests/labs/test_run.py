@@ -77,7 +77,7 @@ def test_a_run_stays_within_its_folder(name: str) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lightning_logs").write_text("a file")
-    with pytest.raises(ValueError, match="run='x': .* cannot be written"):
+    with pytest.raises(ValueError, match=r"run='x': .* cannot be written"):
         Run("lab", "x", YAML)
 
 

@@ -12,7 +12,7 @@ from lightning_adls.layers import LayerFormats, QuantizedLinear
 FOUR_BITS = Integer(width=4, frac_width=2)
 
 
-def quantized(formats: LayerFormats, linear: nn.Linear | None = None) -> QuantizedLinear:
+def layer_of(formats: LayerFormats, linear: nn.Linear | None = None) -> QuantizedLinear:
     return QuantizedLinear.from_layer(linear or nn.Linear(16, 8), formats)
 
 
@@ -24,17 +24,17 @@ def grid(x: Tensor) -> Tensor:
 
 def test_each_tensor_is_rounded_to_its_own_format() -> None:
     linear, x = nn.Linear(16, 8), torch.randn(3, 16)
-    y = quantized(LayerFormats(weight=FOUR_BITS), linear)(x)
+    y = layer_of(LayerFormats(weight=FOUR_BITS), linear)(x)
     assert torch.equal(y, nn.functional.linear(x, grid(linear.weight), linear.bias))
-    y = quantized(LayerFormats(input=FOUR_BITS), linear)(x)
+    y = layer_of(LayerFormats(input=FOUR_BITS), linear)(x)
     assert torch.equal(y, nn.functional.linear(grid(x), linear.weight, linear.bias))
-    y = quantized(LayerFormats(bias=FOUR_BITS), linear)(x)
+    y = layer_of(LayerFormats(bias=FOUR_BITS), linear)(x)
     assert torch.equal(y, nn.functional.linear(x, linear.weight, grid(linear.bias)))
 
 
 def test_parameters_are_the_same_objects_and_keys_the_same() -> None:
     linear = nn.Linear(16, 8)
-    layer = quantized(LayerFormats(MXInt(), MXInt(), MXInt()), linear)
+    layer = layer_of(LayerFormats(MXInt(), MXInt(), MXInt()), linear)
     assert layer.weight is linear.weight
     assert layer.bias is linear.bias
     assert list(layer.state_dict()) == list(linear.state_dict())
@@ -42,18 +42,18 @@ def test_parameters_are_the_same_objects_and_keys_the_same() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_follows_the_replaced_layer(training: bool) -> None:
-    assert quantized(LayerFormats(), nn.Linear(4, 4).train(training)).training is training
+    assert layer_of(LayerFormats(), nn.Linear(4, 4).train(training)).training is training
 
 
 def test_a_layer_without_bias_stays_without() -> None:
-    layer = quantized(LayerFormats(bias=FOUR_BITS), nn.Linear(4, 4, bias=False))
+    layer = layer_of(LayerFormats(bias=FOUR_BITS), nn.Linear(4, 4, bias=False))
     assert "bias" not in layer.state_dict()
     assert layer(torch.ones(1, 4)).shape == (1, 4)
 
 
 @pytest.mark.parametrize("fmt", [cls() for cls in NumberFormat.classes.values()], ids=str)
 def test_gradients_reach_every_parameter_in_every_format(fmt: NumberFormat) -> None:
-    layer = quantized(LayerFormats(fmt, fmt, fmt))
+    layer = layer_of(LayerFormats(fmt, fmt, fmt))
     x = torch.randn(5, 16, requires_grad=True)
     layer(x).square().sum().backward()
     for name, tensor in [("input", x), *layer.named_parameters()]:
@@ -63,7 +63,7 @@ def test_gradients_reach_every_parameter_in_every_format(fmt: NumberFormat) -> N
 
 
 def test_learned_scales_of_the_input_are_trained() -> None:
-    layer = quantized(LayerFormats(input=ResidualSign(levels=2)))
+    layer = layer_of(LayerFormats(input=ResidualSign(levels=2)))
     assert layer.input_scales is not None
     before = layer.input_scales.detach().clone()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -73,13 +73,13 @@ def test_learned_scales_of_the_input_are_trained() -> None:
 
 
 def test_mask_is_applied_after_rounding_so_binary_weights_stay_sparse() -> None:
-    layer = quantized(LayerFormats(weight=Binary()))
+    layer = layer_of(LayerFormats(weight=Binary()))
     layer.weight_mask = torch.rand(8, 16) > 0.5
     assert torch.equal(layer.rounded_weight() == 0, ~layer.weight_mask)
 
 
 def test_mask_travels_in_the_state_dict() -> None:
-    pruned, other = quantized(LayerFormats()), quantized(LayerFormats())
+    pruned, other = layer_of(LayerFormats()), layer_of(LayerFormats())
     pruned.weight_mask = torch.rand(8, 16) > 0.5
     other.load_state_dict(pruned.state_dict())
     assert other.weight_mask is not None
@@ -87,7 +87,7 @@ def test_mask_travels_in_the_state_dict() -> None:
 
 
 def test_unpruned_checkpoint_keeps_the_mask_of_a_pruned_layer() -> None:
-    pruned = quantized(LayerFormats())
+    pruned = layer_of(LayerFormats())
     mask = torch.rand(8, 16) > 0.5
     pruned.weight_mask = mask
     pruned.load_state_dict(nn.Linear(16, 8).state_dict())
@@ -107,7 +107,7 @@ class CountedInteger:
 
 @pytest.fixture
 def counted() -> tuple[QuantizedLinear, CountedInteger]:
-    layer, fmt = quantized(LayerFormats()), CountedInteger()
+    layer, fmt = layer_of(LayerFormats()), CountedInteger()
     layer.formats = LayerFormats(weight=fmt)  # type: ignore[arg-type]
     return layer, fmt
 
@@ -133,7 +133,7 @@ def test_weight_is_rounded_each_time_while_it_trains(counted: Counted) -> None:
 
 @pytest.mark.parametrize("change", ["optimizer", "load", "data", "mask"])
 def test_kept_weight_is_forgotten_when_the_weight_changes(change: str) -> None:
-    layer = quantized(LayerFormats(weight=FOUR_BITS)).eval()
+    layer = layer_of(LayerFormats(weight=FOUR_BITS)).eval()
     x = torch.ones(1, 16)
     with torch.no_grad():
         layer(x)
@@ -150,7 +150,7 @@ def test_kept_weight_is_forgotten_when_the_weight_changes(change: str) -> None:
 
 
 def test_weight_kept_in_inference_mode_does_not_break_training_the_rest() -> None:
-    layer = quantized(LayerFormats(weight=FOUR_BITS)).eval().requires_grad_(False)
+    layer = layer_of(LayerFormats(weight=FOUR_BITS)).eval().requires_grad_(False)
     with torch.inference_mode():
         layer(torch.ones(1, 16))
     x = torch.ones(1, 16, requires_grad=True)
@@ -159,7 +159,7 @@ def test_weight_kept_in_inference_mode_does_not_break_training_the_rest() -> Non
 
 
 def test_forward_compiles_to_one_graph() -> None:
-    layer = quantized(LayerFormats(FOUR_BITS, MXInt(width=4, block_size=8), FOUR_BITS))
+    layer = layer_of(LayerFormats(FOUR_BITS, MXInt(width=4, block_size=8), FOUR_BITS))
     x = torch.randn(3, 16)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(x), layer(x))

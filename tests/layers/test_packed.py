@@ -18,7 +18,7 @@ MXINT8 = MXInt(width=8, block_size=32)
 INPUTS = [None, MXINT8, Integer(width=8, frac_width=5), LearnedInteger()]
 
 
-def quantized(formats: LayerFormats, linear: nn.Linear | None = None) -> QuantizedLinear:
+def layer_of(formats: LayerFormats, linear: nn.Linear | None = None) -> QuantizedLinear:
     return QuantizedLinear.from_layer(linear or nn.Linear(70, 8), formats).eval()
 
 
@@ -40,7 +40,7 @@ def test_outputs_are_those_of_the_quantised_layer(
     masked: bool,
 ) -> None:
     formats = LayerFormats(fmt, MXINT8, Integer(width=8, frac_width=6))
-    layer = quantized(formats, nn.Linear(inputs, outputs, bias, dtype=dtype))
+    layer = layer_of(formats, nn.Linear(inputs, outputs, bias, dtype=dtype))
     layer.input_sparsity = 0.25
     if masked:
         layer.weight_mask = torch.rand(outputs, inputs) > 0.5
@@ -51,7 +51,7 @@ def test_outputs_are_those_of_the_quantised_layer(
 
 
 def test_learned_scales_go_with_the_layer() -> None:
-    layer = quantized(LayerFormats(LearnedInteger(), MXINT8, LearnedInteger())).train()
+    layer = layer_of(LayerFormats(LearnedInteger(), MXINT8, LearnedInteger())).train()
     layer(torch.randn(4, 70))  # fits the scales
     packed, x = PackedLinear.from_linear(layer.eval()), torch.randn(3, 70) * 9
     assert packed.input_scales is layer.input_scales
@@ -64,7 +64,7 @@ def test_a_plain_layer_is_packed_without_rounding_its_input() -> None:
     packed = PackedLinear.from_linear(linear)
     assert packed.bias is linear.bias
     assert torch.equal(packed(x), nn.functional.linear(x, MXINT8(linear.weight), linear.bias))
-    only_masked = quantized(LayerFormats(), linear)
+    only_masked = layer_of(LayerFormats(), linear)
     only_masked.weight_mask = torch.rand(8, 70) > 0.5
     expected = MXINT8(linear.weight) * only_masked.weight_mask
     packed = PackedLinear.from_linear(only_masked)
@@ -73,7 +73,7 @@ def test_a_plain_layer_is_packed_without_rounding_its_input() -> None:
 
 
 def test_a_mask_keeps_the_exponents_of_the_blocks() -> None:
-    layer = quantized(LayerFormats(weight=MXINT8), nn.Linear(32, 1))
+    layer = layer_of(LayerFormats(weight=MXINT8), nn.Linear(32, 1))
     with torch.no_grad():
         layer.weight.fill_(1.01)[0, 0] = 64
     layer.weight_mask = torch.ones(1, 32, dtype=torch.bool)
@@ -87,7 +87,7 @@ def test_other_formats_can_be_chosen_for_input_and_bias() -> None:
     linear, x = nn.Linear(70, 8), torch.randn(3, 70)
     formats = LayerFormats(MXINT8, MXINT8, MXINT8)
     packed = PackedLinear.from_layer(linear, formats)
-    assert torch.equal(packed(x), quantized(formats, linear)(x))
+    assert torch.equal(packed(x), layer_of(formats, linear)(x))
 
 
 def test_the_input_decides_the_data_type() -> None:
@@ -133,7 +133,7 @@ def test_the_state_is_a_quarter_of_the_weight() -> None:
 
 def test_an_unpacked_checkpoint_is_refused() -> None:
     model = nn.Sequential(PackedLinear(70, 8))
-    masked = quantized(LayerFormats())
+    masked = layer_of(LayerFormats())
     masked.weight_mask = torch.ones(8, 70, dtype=torch.bool)
     for layer in (nn.Linear(70, 8), masked):
         with pytest.raises(ValueError, match=r"0\.weight is not packed; load the checkpoint into"):
@@ -149,7 +149,7 @@ def test_a_copy_is_independent() -> None:
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_the_layer_compiles_to_one_graph(backend: str) -> None:
-    packed = PackedLinear.from_linear(quantized(LayerFormats(MXINT8, MXINT8))).requires_grad_(False)
+    packed = PackedLinear.from_linear(layer_of(LayerFormats(MXINT8, MXINT8))).requires_grad_(False)
     torch._dynamo.reset()
     x = torch.randn(3, 70)
     compiled = torch.compile(packed, fullgraph=True, backend=backend)
@@ -159,7 +159,7 @@ def test_the_layer_compiles_to_one_graph(backend: str) -> None:
 def test_what_cannot_be_packed_is_refused() -> None:
     for fmt in (Binary(), MXInt(width=4), MXInt(width=8, block_size=16)):
         with pytest.raises(ValueError, match=r"formats\.weight=.* cannot be packed"):
-            PackedLinear.from_linear(quantized(LayerFormats(weight=fmt)))
+            PackedLinear.from_linear(layer_of(LayerFormats(weight=fmt)))
     with pytest.raises(ValueError, match=r"formats\.weight=None cannot be packed"):
         PackedLinear(4, 2, formats=LayerFormats())
     for layer in (nn.Conv1d(4, 4, 3), nn.MultiheadAttention(4, 1).out_proj):
@@ -172,7 +172,7 @@ def test_what_cannot_be_packed_is_refused() -> None:
 
 
 def test_the_gradient_rule_of_the_format_does_not_matter() -> None:
-    clipped = quantized(LayerFormats(weight=MXInt(width=8, ste="clipped")))
+    clipped = layer_of(LayerFormats(weight=MXInt(width=8, ste="clipped")))
     x = torch.randn(3, 70)
     assert torch.equal(PackedLinear.from_linear(clipped)(x), clipped(x))
 

@@ -282,7 +282,7 @@ FORMATS = {
 
 
 @pytest.fixture
-def quantized(chop: Any) -> Build:
+def chop_layer(chop: Any) -> Build:
     return builder("chop")
 
 
@@ -294,9 +294,9 @@ def linear() -> nn.Linear:
 @DEPRECATED
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_backend_computes_what_the_real_layer_does_on_the_same_parameters(
-    name: str, chop: Any, quantized: Build, linear: nn.Linear
+    name: str, chop: Any, chop_layer: Build, linear: nn.Linear
 ) -> None:
-    layer = quantized(linear, FORMATS[name]).eval()
+    layer = chop_layer(linear, FORMATS[name]).eval()
     kind, config = config_of_formats(FORMATS[name])
     real = getattr(chop, name)(32, 16, config=config)
     real.load_state_dict(linear.state_dict(), strict=False)
@@ -354,9 +354,9 @@ def test_a_bert_trains_on_the_real_layers_as_on_ours(
 @DEPRECATED
 @pytest.mark.parametrize("name", [*UNTRAINABLE, "LinearMXFP"])
 def test_what_has_no_backward_in_mase_is_evaluated_but_not_trained(
-    name: str, quantized: Build, linear: nn.Linear
+    name: str, chop_layer: Build, linear: nn.Linear
 ) -> None:
-    layer, x = quantized(linear, FORMATS[name]), torch.randn(2, 16, 32)
+    layer, x = chop_layer(linear, FORMATS[name]), torch.randn(2, 16, 32)
     with pytest.raises(ValueError, match="cannot be trained, because MASE's layer has no backward"):
         layer(x)
     with torch.no_grad():
@@ -366,15 +366,15 @@ def test_what_has_no_backward_in_mase_is_evaluated_but_not_trained(
 @DEPRECATED
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_mask_is_applied_as_ours_is_or_refused(
-    name: str, quantized: Build, linear: nn.Linear
+    name: str, chop_layer: Build, linear: nn.Linear
 ) -> None:
     model = nn.Sequential(linear)
     Prune(0.5)(model)
     if name not in MASKABLE:
         with pytest.raises(ValueError, match="is rounded after masking in MASE"):
-            quantized(model[0], FORMATS[name])
+            chop_layer(model[0], FORMATS[name])
         assert type(model[0]) is QuantizedLinear, "the model is as it was"
-        later = quantized(linear, FORMATS[name]).eval()
+        later = chop_layer(linear, FORMATS[name]).eval()
         later.weight_mask = cast(QuantizedLayer, model[0]).weight_mask
         with pytest.raises(ValueError, match="is rounded after masking in MASE"):
             later(torch.randn(2, 32))
@@ -394,15 +394,15 @@ def test_a_mask_is_applied_as_ours_is_or_refused(
 
 @pytest.mark.parametrize(("out_features", "samples"), [(2, 16), (16, 3)])
 def test_tensors_that_do_not_divide_into_blocks_are_refused(
-    out_features: int, samples: int, quantized: Build
+    out_features: int, samples: int, chop_layer: Build
 ) -> None:
-    layer = quantized(nn.Linear(4, out_features), FORMATS["LinearMXInt"]).eval()
+    layer = chop_layer(nn.Linear(4, out_features), FORMATS["LinearMXInt"]).eval()
     with pytest.raises(ValueError, match=r"refuses: .* is not divisible by block size 16"):
         layer(torch.randn(samples, 4))
 
 
-def test_an_input_sparsity_is_refused(quantized: Build, linear: nn.Linear) -> None:
-    layer = quantized(linear, FORMATS["LinearInteger"])
+def test_an_input_sparsity_is_refused(chop_layer: Build, linear: nn.Linear) -> None:
+    layer = chop_layer(linear, FORMATS["LinearInteger"])
     layer.input_sparsity = 0.5
     with pytest.raises(ValueError, match=r"input_sparsity=0\.5 is nothing that MASE's layers can"):
         layer(torch.randn(2, 32))
@@ -410,16 +410,16 @@ def test_an_input_sparsity_is_refused(quantized: Build, linear: nn.Linear) -> No
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_layer_that_is_switched_off_rounds_nothing(
-    name: str, quantized: Build, linear: nn.Linear
+    name: str, chop_layer: Build, linear: nn.Linear
 ) -> None:
-    layer, x = quantized(linear, FORMATS[name]), torch.randn(2, 32)
+    layer, x = chop_layer(linear, FORMATS[name]), torch.randn(2, 32)
     layer.enabled = False
     assert torch.equal(layer(x), linear(x))
 
 
-def test_what_is_learned_is_saved_and_copied(quantized: Build, linear: nn.Linear) -> None:
+def test_what_is_learned_is_saved_and_copied(chop_layer: Build, linear: nn.Linear) -> None:
     formats, x = FORMATS["LinearBinaryResidualSign"], torch.randn(2, 3, 32)
-    layer = quantized(linear, formats)
+    layer = chop_layer(linear, formats)
     assert [tuple(layer.get_parameter(f"{role}_scales").shape) for role in ("input", "weight")] == [
         (2,),
         (),
@@ -435,15 +435,15 @@ def test_what_is_learned_is_saved_and_copied(quantized: Build, linear: nn.Linear
 
 
 def test_binary_scaling_rounds_the_bias_even_if_the_recipe_does_not(
-    quantized: Build, linear: nn.Linear
+    chop_layer: Build, linear: nn.Linear
 ) -> None:
-    layer, x = quantized(linear, LayerFormats(Binary(), Binary())), torch.randn(2, 32)
+    layer, x = chop_layer(linear, LayerFormats(Binary(), Binary())), torch.randn(2, 32)
     assert layer.formats.bias == Binary()
     close(layer(x), builder("mase")(linear, layer.formats)(x))
 
 
-def test_layers_without_formats_are_standard_ones(quantized: Build, linear: nn.Linear) -> None:
-    layer = quantized(linear, LayerFormats())
+def test_layers_without_formats_are_standard_ones(chop_layer: Build, linear: nn.Linear) -> None:
+    layer = chop_layer(linear, LayerFormats())
     assert type(layer) is QuantizedLinear
     assert layer.weight is linear.weight
 
@@ -465,21 +465,21 @@ def test_layers_without_formats_are_standard_ones(quantized: Build, linear: nn.L
     ],
 )
 def test_what_mase_has_no_layer_for_is_refused(
-    quantized: Build, layer: nn.Module, formats: LayerFormats, problem: str
+    chop_layer: Build, layer: nn.Module, formats: LayerFormats, problem: str
 ) -> None:
     with pytest.raises(ValueError, match=problem):
-        quantized(layer, formats)
+        chop_layer(layer, formats)
 
 
-def test_rounded_tensors_are_not_shown(quantized: Build, linear: nn.Linear) -> None:
+def test_rounded_tensors_are_not_shown(chop_layer: Build, linear: nn.Linear) -> None:
     with pytest.raises(ValueError, match="rounded within MASE's layer"):
-        quantized(linear, FORMATS["LinearInteger"]).rounded_weight()
+        chop_layer(linear, FORMATS["LinearInteger"]).rounded_weight()
 
 
 @DEPRECATED
-def test_rounding_draws_no_random_numbers(quantized: Build, linear: nn.Linear) -> None:
+def test_rounding_draws_no_random_numbers(chop_layer: Build, linear: nn.Linear) -> None:
     # MASE's MXInt rounds what it loads, which takes a new layer for each call.
     x, state = torch.randn(2, 16, 32), torch.random.get_rng_state()
     with torch.no_grad():
-        quantized(linear, FORMATS["LinearMXInt"])(x)
+        chop_layer(linear, FORMATS["LinearMXInt"])(x)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -93,6 +93,15 @@ def test_another_tokenizer_than_the_checkpoints_is_refused(tmp_path: Path) -> No
         bert(str(tmp_path), vocab_size=51)
 
 
+def test_a_head_for_other_classes_and_missing_weights_are_refused(tmp_path: Path) -> None:
+    small(num_classes=5).save_pretrained(tmp_path)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="another number of classes than num_classes=2"):
+        bert(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks its weights"):
+        bert(str(tmp_path))
+
+
 def test_longer_inputs_than_positions_are_refused() -> None:
     model = small(max_position_embeddings=24)
     check_length(model, 24)

@@ -44,8 +44,8 @@ def rows(folder: Path) -> Rows:
 
 
 def steps_done(folder: Path) -> dict[str, dict[str, object]]:
-    path = folder / "ledger.json"
-    return dict(json.loads(path.read_text())["rows"]) if path.exists() else {}
+    path = folder / "run.json"
+    return dict(json.loads(path.read_text())["steps"]) if path.exists() else {}
 
 
 def test_lab0_writes_all_its_results_and_a_second_call_trains_nothing(
@@ -63,23 +63,23 @@ def test_lab0_writes_all_its_results_and_a_second_call_trains_nothing(
     assert summary["results"][3]["largest_difference"] < 1e-4
     assert (FOLDER / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("start", "full", "lora"):
-        assert list(FOLDER.glob(f"{name}/events*")), name
+        assert list(FOLDER.glob(f"trials/{name}/events*")), name
     printed = capsys.readouterr().out
     assert "MFLOPs for 24 tokens" in printed
     assert "Largest difference of a logit" in printed
 
-    written = {path: path.stat().st_mtime_ns for path in FOLDER.glob("*.ckpt")}
+    written = {path: path.stat().st_mtime_ns for path in FOLDER.glob("checkpoints/*.ckpt")}
     assert {path.stem for path in written} == {"start", "full", "lora", "merged"}
     assert run(LAB0, *SMALL) == 0
     assert rows(FOLDER) == found
-    assert {path: path.stat().st_mtime_ns for path in FOLDER.glob("*.ckpt")} == written
+    assert {path: path.stat().st_mtime_ns for path in FOLDER.glob("checkpoints/*.ckpt")} == written
     assert "lora: done already" in capsys.readouterr().out
 
 
 def test_lab0_trains_what_it_says(run: Run) -> None:
     assert run(LAB0, *SMALL, "--frozen=['bert.embeddings.*']") == 0
     state = {
-        name: torch.load(FOLDER / f"{name}.ckpt", weights_only=True)["state_dict"]
+        name: torch.load(FOLDER / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
         for name in ("start", "full", "lora", "merged")
     }
     start, full, lora, merged = state.values()
@@ -111,7 +111,7 @@ def test_lab0_checkpoints_are_read_by_train(run: Run) -> None:
     assert run(LAB0, *SMALL) == 0
     model = [f"--model.model.init_args.{dimension}" for dimension in DIMENSIONS]
     for name in ("full", "merged"):
-        weights = f"--weights={FOLDER / name}.ckpt"
+        weights = f"--weights={FOLDER / 'checkpoints' / name}.ckpt"
         options = [*DATA, *model, "--trainer.accelerator=cpu"]
         assert run(TRAIN, "validate", *options, weights) == 0
 
@@ -127,7 +127,7 @@ def test_lab0_config_yaml_repeats_the_run(run: Run) -> None:
 
 def test_lab0_without_pretraining_starts_from_the_model_as_it_is(run: Run) -> None:
     assert run(LAB0, *SMALL, "--pretraining=null") == 0
-    assert not (FOLDER / "start.ckpt").exists()
+    assert not (FOLDER / "trials" / "start").exists()
     assert list(rows(FOLDER)) == ["start", "full", "lora", "merged"]
 
 

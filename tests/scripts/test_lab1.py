@@ -65,17 +65,17 @@ def test_lab1_writes_all_its_results_and_a_second_call_runs_nothing(
     assert [*summary] == ["float32", "quantised", "sparse"]
     for entry in summary.values():
         assert 0 <= entry["test_accuracy"] <= 1
-    kept = {p.name for p in FOLDER.glob("checkpoints/*.ckpt")}
-    assert kept <= {Path(e["checkpoint"]).name for e in summary.values() if "checkpoint" in e}
+    kept = {str(p.relative_to(FOLDER)) for p in FOLDER.glob("checkpoints/*.ckpt")}
+    assert {entry["checkpoint"] for entry in summary.values()} <= kept
     Quantize.load(FOLDER / "quantised_recipe.yaml")
     for name in ("widths.png", "sparsities.png"):
         assert (FOLDER / name).read_bytes().startswith(b"\x89PNG")
     assert list(FOLDER.glob("curves/QAT, half/events*"))
     assert "Chosen on the validation split" in capsys.readouterr().out
 
-    ledger = (FOLDER / "ledger.json").stat().st_mtime_ns
+    steps = (FOLDER / "run.json").stat().st_mtime_ns
     assert run(LAB1, *SMALL, "--structured=[0.5]", "--tolerance=0.5") == 0
-    assert (FOLDER / "ledger.json").stat().st_mtime_ns == ledger
+    assert (FOLDER / "run.json").stat().st_mtime_ns == steps
 
 
 def test_lab1_more_widths_and_sparsities_continue_a_run(run: Run) -> None:
@@ -102,18 +102,18 @@ def test_lab1_killed_in_the_middle_loses_no_finished_step(run: Run, cache_dir: s
     command = [sys.executable, str(LAB1), *SMALL, f"--data.cache_dir={cache_dir}"]
     command += ["--widths=[4,5,6,7,8,9,10,11,12]"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    path = FOLDER / "ledger.json"
+    path = FOLDER / "run.json"
     deadline = time.monotonic() + 120
-    while not path.is_file() or len(json.loads(path.read_text())["rows"]) < 3:
+    while not path.is_file() or len(json.loads(path.read_text())["steps"]) < 3:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    before = json.loads(path.read_text())["rows"]
+    before = json.loads(path.read_text())["steps"]
     few = ["--widths=[4]", "--frac_widths=[half]", "--methods=[random]"]
     assert run(LAB1, *SMALL, *few) == 0
-    after = json.loads(path.read_text())["rows"]
+    after = json.loads(path.read_text())["steps"]
     assert {name: after[name] for name in before} == before
     assert len(after) > len(before)
 

@@ -3,9 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
+import yaml
+from lightning.pytorch.cli import SaveConfigCallback
+
+from lightning_adls.data import TextData
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "scripts" / "train.py"
@@ -63,12 +70,52 @@ def test_train_fits_tests_and_predicts_from_its_checkpoint(
         (["--recipe=missing.yaml"], "missing.yaml"),
         (["--weights=missing.ckpt"], "missing.ckpt"),
         (["--data.max_length=600"], "max_length=600 is above the 64 positions"),
+        (["--model.model.checkpoint=x", "--model.model.hidden_size=8"], "do not give hidden_size"),
+        (["--model.model=missing.yaml"], "missing.yaml"),
+        (["--model.model.hidden_sizes=3"], "hidden_sizes"),
+        (["--trainer.callbacks=[EarlyStopping]"], "required: monitor"),
     ],
 )
 def test_train_refuses_wrong_input_in_one_line(
     refused: Callable[..., str], arguments: list[str], message: str
 ) -> None:
     assert message in refused(TRAIN, "fit", *SMALL_TRAIN, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed", "kept"),
+    [
+        ([], 0, None),
+        (["--seed_everything=3"], 3, None),
+        (["--seed_everything=3", "--data.seed=4"], 4, 4),
+        (["--seed_everything=3", "--data.seed=0"], 0, 0),
+        (["--config=seeded.yaml", "--seed_everything=3"], 5, 5),
+    ],
+)
+def test_one_seed_reaches_the_data_unless_they_are_given_one(
+    run: Run,
+    arguments: list[str],
+    seed: int,
+    kept: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "seeded.yaml").write_text("data: {seed: 5}")
+    seen = []
+
+    @wraps(L.Trainer.fit)  # its signature is part of the command line
+    def fit(self: L.Trainer, model: L.LightningModule, *, datamodule: TextData, **_: Any) -> None:
+        seen.append(datamodule.seed)
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfigCallback):
+                callback.setup(self, model, "fit")
+
+    monkeypatch.setattr(L.Trainer, "fit", fit)
+    assert run(TRAIN, "fit", *SMALL_TRAIN, *arguments) == 0
+    assert seen == [seed]
+    (config,) = tmp_path.glob("lightning_logs/train/version_0/config.yaml")
+    content = yaml.safe_load(config.read_text())
+    assert content["data"]["seed"] == kept
 
 
 def test_train_reads_a_data_set_from_its_own_file(run: Run) -> None:

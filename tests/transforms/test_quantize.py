@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lightning_adls.errors import InputError
 from lightning_adls.formats import Integer, MXInt, NumberFormat
 from lightning_adls.layers import KINDS, LayerFormats, QuantizedEmbedding, QuantizedLinear
 from lightning_adls.transforms import Prune, Quantize, bits_per_weight, summarize
@@ -106,6 +107,17 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str) -> No
     path.write_text(content)
     with pytest.raises(ValueError, match="Quantize"):
         Quantize.load(path)
+
+
+def test_a_file_that_is_not_there_or_cannot_be_read_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xff")
+    for name, message in (
+        ("none.yaml", "there is no file"),
+        (".", "cannot be read"),
+        ("binary.yaml", "is not YAML"),
+    ):
+        with pytest.raises(InputError, match=f"Quantize: .*{message}"):
+            Quantize.load(tmp_path / name)
 
 
 def test_a_pattern_that_matches_nothing_changes_nothing(mlp: nn.Sequential) -> None:

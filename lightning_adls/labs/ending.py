@@ -1,0 +1,110 @@
+"""How a script ends: one-line errors, tracebacks, exit status."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
+from typing import NoReturn
+
+from lightning_adls.errors import InputError
+
+TRACEBACK = "LIGHTNING_ADLS_TRACEBACK"
+
+_GRACE_SECONDS = 15
+
+
+@contextmanager
+def ending(interrupted: str = "the same command continues") -> Iterator[None]:
+    """End with status 130 on Ctrl-C and 143 on SIGTERM, where Lightning says 1 and 0."""
+    end = partial(_signalled, interrupted)
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, end)
+    if earlier[signal.SIGINT] is signal.default_int_handler:  # not where a shell ignores it
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    except _Signalled as caught:
+        _end_hard(caught.number, interrupted)
+    except SystemExit as caught:
+        # Lightning turns a KeyboardInterrupt into this.
+        if not isinstance(caught.__context__, _Signalled):
+            raise
+        _end_hard(caught.__context__.number, interrupted)
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+class _Signalled(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: not to be caught as an error of a trial."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _signalled(interrupted: str, number: int, _: object) -> NoReturn:
+    # The exception comes up wherever the program is, and may be lost there (in a finaliser) or held
+    # up (TensorBoard's queue waits two minutes). So it comes again every second.
+    deadline = monotonic() + _GRACE_SECONDS
+
+    def again(*_: object) -> NoReturn:
+        if monotonic() > deadline:
+            _end_hard(number, interrupted)
+        raise _Signalled(number)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+    raise _Signalled(number)
+
+
+def _end_hard(number: int, interrupted: str) -> NoReturn:
+    """End at once: every finished step is on disk, and waiting threads would hold up the end."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if number == signal.SIGINT:
+        print(f"Interrupted; {interrupted}.", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(128 + number)
+
+
+@contextmanager
+def refusing(*errors: type[Exception]) -> Iterator[None]:
+    """End with status 2 and one line where the user's input is wrong.
+
+    Wrong input is what our own checks refuse with an :class:`InputError`, also where jsonargparse
+    says it in words of its own. Everything else is a fault and comes with its traceback.
+
+    Args:
+        errors: What else means wrong input here.
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = _refused(error)
+        if refused is None and not isinstance(error, errors):
+            raise
+        refuse(str(refused or error))
+
+
+def _refused(error: BaseException | None) -> InputError | None:
+    """The check that failed, through the plain ValueErrors that jsonargparse wraps it into."""
+    while type(error) is ValueError:
+        error = error.__cause__
+    return error if isinstance(error, InputError) else None
+
+
+def refuse(message: str) -> NoReturn:
+    """Print one line on standard error and end with status 2.
+
+    With ``LIGHTNING_ADLS_TRACEBACK`` set to anything but 0, the traceback of the error that is
+    being handled comes first.
+    """
+    if os.environ.get(TRACEBACK, "0") not in ("", "0") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
