@@ -1,6 +1,7 @@
 """Where studies are kept: a journal file of one process, or a database of several."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 from lightning_adls.errors import InputError, MissingPackageError
 from lightning_adls.locks import exclusive
 
+# What databases say of a table or a row that another process has just made.
+_MADE_BY_ANOTHER = ("already exists", "UNIQUE constraint", "duplicate key")
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds
 _DRIVERS = {"postgresql": "pip install psycopg2-binary", "mysql": "pip install mysqlclient"}
 
 
@@ -56,7 +60,7 @@ def _database(where: str) -> BaseStorage:
     if dialect == "sqlite" and url.database and url.database != ":memory:":
         _make_folder(Path(url.database))
     try:
-        return optuna.storages.get_storage(where)
+        return _created(where)
     except ImportError as error:
         remedy = _DRIVERS.get(dialect, f"install the one that SQLAlchemy names for {dialect}")
         raise MissingPackageError(
@@ -66,6 +70,20 @@ def _database(where: str) -> BaseStorage:
         # The first line says what; the others show statements of SQL and a link.
         reason = str(error).partition("\n")[0]
         raise InputError(f"open_storage: {shown} cannot be opened: {reason}.") from error
+
+
+def _created(where: str) -> BaseStorage:
+    """Open a database; of processes that make its tables at the same moment only one can."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for pause in _PAUSES:
+        try:
+            return optuna.storages.get_storage(where)
+        except SQLAlchemyError as error:
+            if not any(sign in str(error) for sign in _MADE_BY_ANOTHER):
+                raise
+            time.sleep(pause)
+    return optuna.storages.get_storage(where)
 
 
 def _make_folder(path: Path) -> None:

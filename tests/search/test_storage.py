@@ -1,8 +1,11 @@
 """Where studies are kept, and what is wrong with an address that leads nowhere."""
 
+import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 
 from lightning_adls import search
@@ -55,6 +58,30 @@ def test_a_driver_that_is_missing_is_named_and_the_password_is_not(
     ):
         pytest.fail("opened")
     assert "secret" not in str(caught.value)
+
+
+def open_at(where: str, start: Any, results: Any) -> None:
+    """What each of the processes does."""
+    start.wait()
+    try:
+        with search.open_storage(where) as storage:
+            search.open_study(storage, "study", {"seed": 0}, optuna.pruners.NopPruner())
+        results.put("opened")
+    except Exception as error:
+        results.put(repr(error))
+
+
+def test_processes_that_start_at_the_same_moment_share_a_new_database(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for n in range(5):
+        start, results = context.Barrier(4), context.Queue()
+        where = f"sqlite:///{tmp_path}/{n}.db"
+        workers = [context.Process(target=open_at, args=(where, start, results)) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        assert [results.get(timeout=60) for _ in workers] == ["opened"] * 4
+        for worker in workers:
+            worker.join()
 
 
 def test_two_processes_cannot_write_one_journal(tmp_path: Path) -> None:
