@@ -2,21 +2,28 @@
 
 import csv
 import json
-import runpy
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 import yaml
 
+from lightning_adls.labs.comparing import rank
 from lightning_adls.models import bert
-from lightning_adls.search import Architecture, ArchitectureSpace, make_sampler
+from lightning_adls.search import (
+    Architecture,
+    ArchitectureSpace,
+    GridSampler,
+    best_curve,
+    make_sampler,
+)
 
 ROOT = Path(__file__).parents[2]
 LAB2 = ROOT / "scripts" / "lab2_nas.py"
@@ -26,9 +33,9 @@ SMALL = [
     *("--space.num_hidden_layers=[1]", "--space.num_attention_heads=[1, 2]"),
     *("--space.hidden_size=[8, 16]", "--space.intermediate_size=[8, 16]"),
     *("--budget.epochs=1", "--budget.reports=1", "--retrain.epochs=1"),
-    *("--run=test", "--trials=3", "--startup_trials=2", "--samplers=[random, grid]"),
+    *("--run=test", "--trials=3", "--only=[random, grid]"),
 ]
-RANDOM = "--samplers=[random]"
+RANDOM = "--only=[random]"
 SEARCHES = ("plain/random", "plain/grid", "aware/{}", "aware_retrained/{}")
 
 Run = Callable[..., int]
@@ -111,7 +118,7 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
 
 
 def test_config_yaml_repeats_the_run(run: Run, folder: Path) -> None:
-    few = ["--samplers=[tpe]", "--trials=2"]
+    few = ["--only=[tpe]", "--trials=2"]
     assert run(*few) == 0
     assert run(f"--config={folder / 'config.yaml'}", "--run=again") == 0
     assert rows(folder.parent / "again") == rows(folder)
@@ -130,8 +137,8 @@ def test_more_trials_and_seeds_add_to_a_run(run: Run, folder: Path) -> None:
 
 
 def test_identities_and_limits_are_searched(run: Run, folder: Path) -> None:
-    assert run("--space.identities=search", "--samplers=[tpe]", "--limits.parameters=15000") == 0
-    recipes = [json.loads(row["recipe"]) for row in rows(folder)]
+    assert run("--space.identities=search", "--only=[tpe]", "--limits.parameters=15000") == 0
+    recipes = [json.loads(row["choice"]) for row in rows(folder)]
     assert any(recipe["identities"] for recipe in recipes)
     for row in rows(folder):
         assert (row["state"] == "pruned") == (int(row["parameters"]) > 15000)
@@ -182,13 +189,12 @@ def test_a_killed_search_loses_no_finished_trial(run: Run, folder: Path, cache_d
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samplers=[cmaes]"], "'grid', 'random', 'tpe'"),
-        (["--samplers=[]"], "samplers=[] is empty"),
+        (["--only=[cmaes]"], "'cmaes', which is no sampler; there are grid, random, tpe"),
+        (["--only=[]"], "only=[] is empty"),
+        (["--samplers.mine=optuna.samplers.Nothing"], "samplers"),
         (["--seeds=[1, 1]"], "seeds=[1, 1] is empty or has a value twice"),
         (["--seeds=[-1]"], "seeds=[-1] has one below 0"),
         (["--trials=0"], "trials=0 is below 1"),
-        (["--startup_trials=0"], "startup_trials=0 is below 1"),
-        (["--prune_after=101"], "prune_after=101 is not in 0..100"),
         (["--space.identities=search"], "identities: keep, or use 'random' or 'tpe'"),
         (["--space.hidden_size=[9]"], "hidden_size=9 is no multiple of num_attention_heads=2"),
         (["--space.hidden_sizes=[8]"], "hidden_sizes"),
@@ -232,32 +238,30 @@ def test_a_changed_run_is_refused_with_the_difference(
     assert "prune.sparsity was 0.7, now 0.5" in capsys.readouterr().err
 
 
-def test_the_ranges_of_imdb_make_a_space_that_every_sampler_takes() -> None:
+def test_the_ranges_of_imdb_make_a_space_that_a_grid_can_enumerate() -> None:
     content = yaml.safe_load((ROOT / "configs" / "lab2_imdb.yaml").read_text())
     space = ArchitectureSpace(**content["space"])
     assert space.points == 3 * 4 * 5 * 5
-    for name in ("grid", "random", "tpe"):
-        make_sampler(name, space, 0)
+    make_sampler(GridSampler, space, 0)
 
 
 def test_samplers_are_ranked_by_value_then_speed_then_order() -> None:
-    rank = runpy.run_path(str(LAB2), run_name="lab2")["rank"]
-
-    def studies(*values: list[float]) -> dict[int, optuna.Study]:
+    def searches(*values: list[float]) -> Any:
         found = {}
         for seed, run in enumerate(values):
-            found[seed] = optuna.create_study(direction="maximize")
+            study = optuna.create_study(direction="maximize")
             for index, value in enumerate(run):
                 trial = optuna.trial.create_trial(value=value, user_attrs={"index": index})
-                found[seed].add_trial(trial)
+                study.add_trial(trial)
+            found[seed] = SimpleNamespace(curve=best_curve(study))
         return found
 
     found = {
-        "none": studies([0.99], []),
-        "slow": studies([0.5, 0.8], [0.6]),
-        "low": studies([0.6, 0.7], [0.6]),
-        "fast": studies([0.8, 0.7], [0.6]),
-        "also_fast": studies([0.8], [0.6, 0.6]),
+        "none": searches([0.99], []),
+        "slow": searches([0.5, 0.8], [0.6]),
+        "low": searches([0.6, 0.7], [0.6]),
+        "fast": searches([0.8, 0.7], [0.6]),
+        "also_fast": searches([0.8], [0.6, 0.6]),
     }
     ranking = rank(found)
     assert list(ranking) == ["fast", "also_fast", "slow", "low", "none"]

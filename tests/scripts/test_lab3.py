@@ -28,6 +28,8 @@ SMALL_LAB3 = [
     *("--run=test", "--trials=3"),
 ]
 
+GRID = "lightning_adls.search.GridSampler"
+
 Run = Callable[..., int]
 
 
@@ -47,7 +49,7 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
         *(("Integer", n) for n in "123"),
         *(("Mixed", n) for n in "123"),
     ]
-    assert json.loads(rows(folder)[1]["recipe"])
+    assert json.loads(rows(folder)[1]["choice"])
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary) == {"Full", "Integer", "Mixed"}
     for found in summary.values():
@@ -109,7 +111,7 @@ def test_lab3_only_evaluates_the_untrained_studies(run: Run, tmp_path: Path) -> 
     assert run(LAB3, *small, "--only=[MXInt]", "--train=false", "--run=none") == 0
     untrained = [row for row in rows(logs / "test") if row["study"] == "MXInt"]
     assert untrained == rows(logs / "none")
-    start = logs / "test" / "start.ckpt"
+    start = logs / "test" / "checkpoints" / "start.ckpt"
     kept = {name: next((logs / "test" / name).glob("*.ckpt")) for name in ("Integer", "MXInt")}
     assert same_weights(kept["MXInt"], start)
     assert not same_weights(kept["Integer"], start)
@@ -132,15 +134,15 @@ def test_lab3_computes_as_mase_does_and_the_recipe_says_so(run: Run, tmp_path: P
     standard = ["--backend=standard", "--untrained=[]", "--run=standard"]
     assert run(LAB3, config, *SMALL_LAB3, *few, *standard) == 0
     logs = tmp_path / "lightning_logs" / "lab3"
-    trials = [(row["study"], row["recipe"]) for row in rows(logs / "test")]
-    same = [(row["study"], row["recipe"]) for row in rows(logs / "standard")]
+    trials = [(row["study"], row["choice"]) for row in rows(logs / "test")]
+    same = [(row["study"], row["choice"]) for row in rows(logs / "standard")]
     assert trials == same, "both backends try the same, so that their curves can be compared"
     assert [study for study, _ in trials] == ["BlockMinifloat"] * 2 + ["Binary"], "has one point"
     folders = [logs / name / "BlockMinifloat" for name in ("test", "standard")]
     recipes = [yaml.safe_load((folder / "best_recipe.yaml").read_text()) for folder in folders]
     assert [recipe.get("backend") for recipe in recipes] == ["mase", None]
     assert all("block_size=(-1, " in f["weight"] for f in recipes[0]["quantize"].values())
-    start = logs / "test" / "start.ckpt"
+    start = logs / "test" / "checkpoints" / "start.ckpt"
     kept = [next(folder.glob("*.ckpt")) for folder in folders]
     assert [same_weights(path, start) for path in kept] == [True, False]
 
@@ -155,7 +157,7 @@ def test_lab3_without_chop_says_where_it_is_before_any_work(
 
 
 def test_lab3_shares_one_choice_and_enumerates_it_on_a_grid(run: Run, tmp_path: Path) -> None:
-    grid = ["--share=true", "--sampler=grid", "--trials=50", "--train=false"]
+    grid = ["--share=true", f"--sampler={GRID}", "--trials=50", "--train=false"]
     studies = ["--studies={Ternary: [Ternary]}", "--figures={ternary: [Ternary]}"]
     assert run(LAB3, *SMALL_LAB3, *grid, *studies) == 0
     assert len(rows(tmp_path / "lightning_logs" / "lab3" / "test")) == 3
@@ -209,10 +211,19 @@ def test_lab3_stopped_in_the_middle_loses_no_finished_trial(tmp_path: Path, how:
         (["--untrained=[Intger]"], "'untrained' names 'Intger', which is no study"),
         (["--backend=fast"], "'standard', 'mase', 'chop'"),
         (["--layers=[encodr.*]"], "pattern 'encodr.*' matches none of the 8 layers"),
-        (["--sampler=cmaes"], "'tpe', 'random', 'grid'"),
-        (["--sampler=grid"], "use 'random' or 'tpe'"),
+        (["--sampler=cmaes"], "sampler"),
+        (["--sampler.seed=3"], "Option 'seed' is not accepted"),
+        ([f"--sampler={GRID}"], "use 'random' or 'tpe'"),
+        (
+            ["--sampler=optuna.samplers.NSGAIISampler", "--sampler.population_size=1"],
+            "sampler=NSGAIISampler cannot be made",
+        ),
+        (["--pruner=Nothing"], "pruner"),
         (["--trials=0"], "trials=0 is below 1"),
-        (["--prune_after=101"], "prune_after=101 is not in 0..100"),
+        (["--precisions.Foo=Intger(width=8)"], "did you mean Integer"),
+        (["--precisions.Foo={weights: Integer}"], "names ['weights']"),
+        (["--storage=nosuch://host/name"], "nosuch://host/name cannot be opened"),
+        (["--storage=sqlite:////proc/nothing.db"], "cannot be opened"),
         (["--budget.epochs=1.5"], "epochs=1.5 is neither"),
         (["--classifier.learning_rate=-1"], "learning_rate=-1.0 is not above 0"),
         (["--model.num_attention_heads=3"], "no multiple of num_attention_heads=3"),
