@@ -8,11 +8,15 @@ Run:
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_adls.classifier import TextClassifier
@@ -58,13 +62,19 @@ class TrainCLI(LightningCLI):
         arguments = sys.argv[1:] if args is None else args
         with cli.refusing(ArgumentError, UnicodeDecodeError):
             NETWORK.explain(arguments)
-            self.config = parser.parse_args(NETWORK.read_files(arguments))
+            read = NETWORK.read_files(arguments)
+            self.config = parser.parse_args([*read, *placeholders(parser, read)])
             network = replace(NETWORK, command=self.config.subcommand)
             network.drop_overruled_defaults(parser, self.config, arguments)
 
     def _add_instantiators(self) -> None:
         super()._add_instantiators()
         self.parser.add_instantiator(cli.construct, object)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer, or end with one line."""
+        with cli.refusing(ValueError, MisconfigurationException):  # as it refuses its arguments
+            return super().instantiate_trainer(**kwargs)
 
     def instantiate_classes(self) -> None:
         """Build everything, the data included, before any training starts."""
@@ -85,6 +95,17 @@ class TrainCLI(LightningCLI):
                 self.model.load_weights(options.weights)
         options.data.seed = given_seed  # config.yaml repeats what was asked for
         print(summarize(self.model.model))
+
+
+def placeholders(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Values of what the network requires and the data set decides, which is read later."""
+    given = parser.parse_args(arguments, defaults=False, _skip_validation=True)
+    section = given.get(f"{given.get('subcommand')}.{NETWORK.name}")
+    if section is None:
+        return []
+    parameters = signature(imported(section.class_path)).parameters
+    required = [n for n, each in parameters.items() if each.default is each.empty]
+    return [f"--{NETWORK.name}.{name}=1" for name in FROM_DATA if name in required]
 
 
 def prepared(options: Namespace) -> TextData:

@@ -105,10 +105,6 @@ def test_the_example_of_lab_3_in_mase_shows_its_faults(capsys: pytest.CaptureFix
     assert mase[2] == 0, "Log has no zero"
 
 
-def _examples(page: Path, language: str = "python") -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-
-
 def test_the_lab_of_the_page_on_adding_things_runs_and_continues(
     run: Callable[..., int], cache_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,3 +125,41 @@ def test_the_lab_of_the_page_on_adding_things_runs_and_continues(
     assert run(path, *small, "--widths=[8, 4]") == 0
     assert run(path, *small, "--widths=[1]") == 2
     assert "width=1 is not in 2..32" in capsys.readouterr().err
+
+
+SMALL = [
+    *("--data.limit_train=64", "--data.limit_val=64", "--data.limit_test=64"),
+    *("--data.max_length=24", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"),
+]
+
+
+def test_the_networks_of_the_models_page_are_trained(
+    run: Callable[..., int],
+    cache_dir: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = DOCS / "models.md"
+    (own,) = _examples(page)
+    (tmp_path / "networks.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    _, by_sizes = _examples(page, "yaml")  # the first is on the hub
+    (tmp_path / "network.yaml").write_text(by_sizes)
+    train = DOCS.parent / "scripts" / "train.py"
+    for network in (["network.yaml"], ["networks.BagOfWords", "--model.model.width=64"]):
+        arguments = ["fit", "--model.model", *network, *SMALL, f"--data.cache_dir={cache_dir}"]
+        assert run(train, *arguments) == 0
+    sizes = [
+        torch.load(path, weights_only=True)["state_dict"][name].shape[1]
+        for path, name in zip(
+            sorted(tmp_path.glob("lightning_logs/train/version_*/checkpoints/best.ckpt")),
+            ("model.distilbert.embeddings.word_embeddings.weight", "model.words.weight"),
+            strict=True,
+        )
+    ]
+    assert sizes == [32, 64]
+
+
+def _examples(page: Path, language: str = "python") -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)

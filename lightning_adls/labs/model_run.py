@@ -82,8 +82,8 @@ class ModelRun(Run):
                 seconds = found["seconds"]
             return {**self.judge(step, module, budget), "seconds": seconds}
 
+        self._start = [step]  # listeners may ask what is kept
         row = self.step(step, work)
-        self._start = [step]
         task.start_from(self.module(step))
         return row
 

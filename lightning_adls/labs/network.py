@@ -190,7 +190,9 @@ def _content(option: str, path: Path) -> dict[str, Any]:
 def _reset(section: Namespace, name: str) -> None:
     """Give an argument the default of its class."""
     parameter = signature(imported(section.class_path)).parameters.get(name)
-    if parameter is not None and parameter.default is not parameter.empty:
-        section.init_args[name] = parameter.default
-    else:
+    if parameter is None:
         del section.init_args[name]
+    elif parameter.default is not parameter.empty:
+        section.init_args[name] = parameter.default
+    elif name not in FROM_DATA:
+        raise InputError(f"class_path={section.class_path!r} requires {name}; give it.")

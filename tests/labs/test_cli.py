@@ -172,6 +172,25 @@ def test_names_that_two_classes_share_do_not_carry_the_default_over(lab: Parse, 
     assert network.arguments == {"hidden_size": 3, "dropout": 0.4}
 
 
+class Demanding(nn.Module):
+    """Requires what the default network has."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+
+
+def test_what_another_class_requires_is_not_taken_from_the_default(
+    lab: Parse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"{Demanding.__module__}.Demanding"
+    with pytest.raises(SystemExit) as ended:
+        lab(f"--model={name}")
+    assert ended.value.code == 2
+    assert f"class_path='{name}' requires hidden_size" in capsys.readouterr().err
+    network = lab(f"--model={name}", "--model.hidden_size=8")["model"]
+    assert network.arguments == {"hidden_size": 8}
+
+
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 def test_every_network_in_configs_is_taken_as_written(lab: Parse, path: Path) -> None:
     content = yaml.safe_load(path.read_text())

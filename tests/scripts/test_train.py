@@ -74,6 +74,12 @@ def test_train_fits_tests_and_predicts_from_its_checkpoint(
         (["--model.model=missing.yaml"], "missing.yaml"),
         (["--model.model.hidden_sizes=3"], "hidden_sizes"),
         (["--trainer.callbacks=[EarlyStopping]"], "required: monitor"),
+        (
+            [f"--trainer.callbacks{x}" for x in ("+=EarlyStopping", ".monitor=a", ".mode=b")],
+            "EarlyStopping: `mode` can be",
+        ),
+        (["--trainer.precision=8"], "precision"),
+        (["--trainer.accelerator=abacus"], "abacus"),
     ],
 )
 def test_train_refuses_wrong_input_in_one_line(
