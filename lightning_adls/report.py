@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 Curve = Sequence[tuple[float, float]]
 Span = tuple[float, float, float]
 

@@ -28,10 +28,10 @@ from lightning_adls.labs import cli
 from lightning_adls.labs.describe import describe
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import START, ModelRun
-from lightning_adls.labs.run import Row
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
 from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.report import Row
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 

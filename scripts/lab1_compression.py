@@ -38,10 +38,10 @@ from lightning_adls.labs.compression import (
 )
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.run import Row
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
 from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.report import Row
 from lightning_adls.transforms import Prune, PruneStructured, Quantize
 
 HERE = Path(__file__).resolve()

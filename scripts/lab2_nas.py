@@ -31,11 +31,12 @@ from lightning_adls.labs.architectures import Models, smallest
 from lightning_adls.labs.comparing import best_of, draw, rank
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import judge, judge_compressed
-from lightning_adls.labs.run import Row, Run
+from lightning_adls.labs.run import Run
 from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
 from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.report import Row
 from lightning_adls.search import (
     Architecture,
     ArchitectureSpace,

@@ -29,12 +29,12 @@ from lightning_adls.labs import cli
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.run import Row
 from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import Task
 from lightning_adls.layers import builder
 from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.report import Row
 from lightning_adls.search import Budget, FormatSpace, Objective, SamplerFactory, Search
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from lightning_adls.labs.run import Row
+from lightning_adls.report import Row
 
 Rows = Mapping[str, Row]
 

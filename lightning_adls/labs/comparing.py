@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from lightning_adls import report
-from lightning_adls.labs.run import Row
+from lightning_adls.report import Row
 from lightning_adls.search import Search
 
 BySeed = Mapping[int, Search[Any]]

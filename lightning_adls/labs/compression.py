@@ -13,7 +13,7 @@ from lightning_adls import bench
 from lightning_adls.budget import Budget
 from lightning_adls.callbacks import Cubic, Pruning
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.run import Row
+from lightning_adls.report import Row
 from lightning_adls.transforms import Prune, PruneStructured, Quantize, calibrate
 
 Observer = Literal["minmax", "percentile", "mse"]

@@ -9,8 +9,9 @@ import lightning as L
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputError
-from lightning_adls.labs.run import Row, Run
+from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task, digest_of, save_weights
+from lightning_adls.report import Row
 from lightning_adls.transforms import Transform, costs
 from lightning_adls.transforms.configs import describe, read
 

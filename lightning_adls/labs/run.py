@@ -11,14 +11,12 @@ import yaml
 
 from lightning_adls.errors import InputError
 from lightning_adls.locks import exclusive
-from lightning_adls.report import write_json
+from lightning_adls.report import Row, write_json
 from lightning_adls.settings import refuse_changes
 
 LOGS = Path("lightning_logs")
 # Settings of every lab that do not decide what a step finds.
 _PASSING = {"run", "logger", "data.cache_dir", "data.num_workers"}
-
-Row = dict[str, Any]
 
 
 class Run:

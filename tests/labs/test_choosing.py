@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_adls.labs.choosing import best_quantised, choosable, sparsest_within
-from lightning_adls.labs.run import Row
+from lightning_adls.report import Row
 
 SHARES = st.integers(0, 5).map(lambda n: n / 5)
 PRUNED = st.lists(st.tuples(SHARES, SHARES))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_adls.labs.run import LOGS, Row, Run, settings_of
+from lightning_adls.labs.run import LOGS, Run, settings_of
+from lightning_adls.report import Row
 
 YAML = "seed: 0\nrun: x\ndata: {limit_val: 3, cache_dir: here}\n"
 

@@ -156,6 +156,17 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         digest_of(tmp_path / "missing.ckpt")
 
 
+def test_a_start_that_no_step_of_this_run_left_is_never_used(make: Make) -> None:
+    left = Path("lightning_logs/lab/x/checkpoints/start.ckpt")
+    save_weights(make(seed=7).build(), left)  # of other settings, whose run.json is gone
+    with ModelRun("lab", "x", "seed: 0", make(finetune=BUDGET)) as run:
+        run.start(BUDGET)
+        found = run.task.build()
+    with ModelRun("lab", "y", "seed: 0", make(finetune=BUDGET)) as run:
+        run.start(BUDGET)
+        assert same(found, run.task.build())
+
+
 def test_the_start_is_kept_and_used_by_a_second_call(make: Make) -> None:
     for _ in range(2):
         with ModelRun("lab", "x", "seed: 0", make(finetune=BUDGET)) as run:
