@@ -29,8 +29,8 @@ from lightning_adls.labs.describe import describe
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.tables import table
-from lightning_adls.labs.task import Task
-from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.labs.task import TASK_ARGUMENTS, Task
+from lightning_adls.models import NetworkFactory
 from lightning_adls.report import Row
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
@@ -220,14 +220,8 @@ def write(lab: ModelRun, summary: Mapping[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    given = {"model", "transforms", "num_classes"}
     cli.run(
         main,
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
-        {
-            "data": (TextData, set()),
-            "model": (NetworkFactory, {*FROM_DATA}),
-            "classifier": (TextClassifier, given),
-            "lora_classifier": (TextClassifier, given),
-        },
+        {**TASK_ARGUMENTS, "lora_classifier": TASK_ARGUMENTS["classifier"]},
     )

@@ -39,8 +39,8 @@ from lightning_adls.labs.compression import (
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.tables import table
-from lightning_adls.labs.task import Task
-from lightning_adls.models import FROM_DATA, NetworkFactory
+from lightning_adls.labs.task import TASK_ARGUMENTS, Task
+from lightning_adls.models import NetworkFactory
 from lightning_adls.report import Row
 from lightning_adls.transforms import Prune, PruneStructured, Quantize
 
@@ -294,9 +294,5 @@ if __name__ == "__main__":
     cli.run(
         main,
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
-        {
-            "data": (TextData, set()),
-            "model": (NetworkFactory, {*FROM_DATA}),
-            "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
-        },
+        TASK_ARGUMENTS,
     )

@@ -34,7 +34,7 @@ from lightning_adls.labs.judging import judge, judge_compressed
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
-from lightning_adls.labs.task import Task
+from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.models import FROM_DATA, NetworkFactory
 from lightning_adls.report import Row
 from lightning_adls.search import (
@@ -255,9 +255,6 @@ if __name__ == "__main__":
     cli.run(
         main,
         HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
-        {
-            "data": (TextData, set()),
-            "model": (NetworkFactory, {"checkpoint", *FROM_DATA, *DIMENSIONS}),
-            "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
-        },
+        # The architecture is what is searched.
+        {**TASK_ARGUMENTS, "model": (NetworkFactory, {"checkpoint", *FROM_DATA, *DIMENSIONS})},
     )

@@ -16,8 +16,15 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputError
-from lightning_adls.models import NetworkFactory, check_length
+from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
+
+# What a lab's command line has for its task: see `labs.cli.run`.
+TASK_ARGUMENTS: dict[str, tuple[type, set[str]]] = {
+    "data": (TextData, set()),
+    "model": (NetworkFactory, {*FROM_DATA}),
+    "classifier": (TextClassifier, {"model", "transforms", "num_classes"}),
+}
 
 
 class Task:
