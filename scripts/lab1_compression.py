@@ -55,7 +55,7 @@ METHODS: dict[str, Literal["l1", "random"]] = {"l1-norm": "l1", "random": "rando
 WIDEST_LEARNED = 16
 COLUMNS = (
     *("accuracy", "accuracy_untrained", "parameters", "size_mb", "bits_per_weight", "sparsity"),
-    *("speedup", "seconds"),
+    *("speedup", "speedup_p10", "speedup_p90", "seconds"),
 )
 
 FracWidth = Literal["half", "calibrated", "learned"]
