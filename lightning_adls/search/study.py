@@ -8,9 +8,11 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_adls.errors import InputError
 from lightning_adls.settings import refuse_changes
 
-_FINGERPRINT = "fingerprint"
+# Up to version 0.1 it was "fingerprint", and a trial's choice was its "recipe".
+_SETTINGS = "settings"
 
 
 def open_study(
@@ -29,17 +31,25 @@ def open_study(
         pruner: Decides which trials stop early.
 
     Raises:
-        ValueError: If the study exists with another fingerprint; the message says what differs.
+        InputError: If the study exists with another fingerprint (the message says what differs),
+            or has trials and none.
     """
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
     )
     now = json.loads(json.dumps(fingerprint))
-    before = study.user_attrs.get(_FINGERPRINT)
-    if before is None:
-        study.set_user_attr(_FINGERPRINT, now)
-    else:
+    begun = bool(study.get_trials(deepcopy=False))
+    # Read after the trials: who begins a study writes this first.
+    before = study.user_attrs.get(_SETTINGS)
+    if before is not None:
         refuse_changes("open_study", f"the study {name!r}", before, now)
+    elif begun:
+        raise InputError(
+            f"open_study: the study {name!r} has trials of which nobody knows the settings: an "
+            "earlier version or another program made it; give another name, or another --run."
+        )
+    else:
+        study.set_user_attr(_SETTINGS, now)
     return study
 
 

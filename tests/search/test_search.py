@@ -116,6 +116,13 @@ def test_a_changed_search_is_refused_with_the_difference(tmp_path: Path) -> None
         study_of(tmp_path / "journal", {"seed": 0, "space": {"width": [4, 8]}, "train": True})
 
 
+def test_a_study_whose_settings_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with search.open_storage(tmp_path / "journal") as storage:
+        optuna.create_study(storage=storage, study_name="study").ask()
+    with pytest.raises(ValueError, match="an earlier version or another program made it"):
+        study_of(tmp_path / "journal")
+
+
 def test_weak_trials_are_pruned_and_recorded(recipes: Recipes, tmp_path: Path) -> None:
     pruner = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=50)
     study = study_of(tmp_path / "journal", pruner=pruner)
