@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightning_adls.callbacks import TrialPruning as TrialPruning
     from lightning_adls.classifier import TextClassifier as TextClassifier
     from lightning_adls.data import TextData as TextData
-    from lightning_adls.errors import InputError as InputError
+    from lightning_adls.errors import InputValueError as InputValueError
     from lightning_adls.formats import NumberFormat as NumberFormat
     from lightning_adls.layers import LayerFormats as LayerFormats
     from lightning_adls.layers import QuantizedConv1d as QuantizedConv1d
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Calibration": "callbacks",
     "Drop": "transforms",
-    "InputError": "errors",
+    "InputValueError": "errors",
     "LayerFormats": "layers",
     "LoRA": "transforms",
     "NumberFormat": "formats",

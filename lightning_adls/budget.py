@@ -9,7 +9,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -38,15 +38,15 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.epochs > 0 or (self.epochs > 1 and self.epochs % 1):
-            raise InputError(
+            raise InputValueError(
                 f"Budget: epochs={self.epochs} is neither a whole number nor between 0 and 1."
             )
         if self.reports < 1:
-            raise InputError(f"Budget: reports={self.reports} is below 1.")
+            raise InputValueError(f"Budget: reports={self.reports} is below 1.")
         if self.precision not in PRECISIONS:
-            raise InputError(f"Budget: precision={self.precision!r} is none of {PRECISIONS}.")
+            raise InputValueError(f"Budget: precision={self.precision!r} is none of {PRECISIONS}.")
         if not self.gradient_clip > 0:
-            raise InputError(f"Budget: gradient_clip={self.gradient_clip} is not above 0.")
+            raise InputValueError(f"Budget: gradient_clip={self.gradient_clip} is not above 0.")
 
     def check(self) -> None:
         """Refuse what this machine cannot give, before any work starts.
@@ -91,12 +91,12 @@ class Budget:
                 enable_model_summary=False,
             )
         except (ValueError, ImportError, MisconfigurationException) as error:
-            raise InputError(
+            raise InputValueError(
                 f"Budget: a Trainer with accelerator={self.accelerator!r} cannot be made: {error}"
             ) from error
         # Lightning only warns when it takes another one.
         if trainer.precision != self.precision:
-            raise InputError(
+            raise InputValueError(
                 f"Budget: precision={self.precision!r} is not to be had with "
                 f"accelerator={self.accelerator!r} here; use {trainer.precision!r}."
             )

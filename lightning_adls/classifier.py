@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.quantize import state_for
@@ -62,11 +62,11 @@ class TextClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
-            raise InputError(f"TextClassifier: learning_rate={learning_rate} is not above 0.")
+            raise InputValueError(f"TextClassifier: learning_rate={learning_rate} is not above 0.")
         if not weight_decay >= 0:
-            raise InputError(f"TextClassifier: weight_decay={weight_decay} is below 0.")
+            raise InputValueError(f"TextClassifier: weight_decay={weight_decay} is below 0.")
         if not 0 <= warmup <= 1:
-            raise InputError(f"TextClassifier: warmup={warmup} is not in 0..1.")
+            raise InputValueError(f"TextClassifier: warmup={warmup} is not in 0..1.")
         # Text and numbers only: a checkpoint with live objects does not load with weights_only.
         self.save_hyperparameters(
             {
@@ -178,7 +178,9 @@ class TextClassifier(L.LightningModule):
         )
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise InputError("TextClassifier: the Trainer has no end; set max_epochs or max_steps.")
+            raise InputValueError(
+                "TextClassifier: the Trainer has no end; set max_epochs or max_steps."
+            )
         schedule = warmup_and_decay(int(steps), self.warmup)
         return {
             "optimizer": optimizer,
@@ -198,11 +200,13 @@ class TextClassifier(L.LightningModule):
         except FileNotFoundError as error:
             raise MissingFileError(f"TextClassifier: there is no file {str(path)!r}.") from error
         except OSError as error:
-            raise InputError(
+            raise InputValueError(
                 f"TextClassifier: {str(path)!r} cannot be read: {error.strerror}."
             ) from error
         except (KeyError, RuntimeError, UnpicklingError, EOFError) as error:
-            raise InputError(f"TextClassifier: {path} does not fit the model: {error}") from error
+            raise InputValueError(
+                f"TextClassifier: {path} does not fit the model: {error}"
+            ) from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the weights of a quantised model into an unquantised one and back."""

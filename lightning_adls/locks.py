@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 @contextmanager
@@ -17,13 +17,13 @@ def exclusive(path: str | Path) -> Iterator[None]:
         path: Of the lock's own file, in a folder that exists.
 
     Raises:
-        InputError: If another process holds it.
+        InputValueError: If another process holds it.
     """
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError(
+        raise InputValueError(
             f"exclusive: {path} belongs to a run that is going on in another process; wait for it "
             "to end."
         ) from error

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 def refuse_changes(who: str, what: str, before: Any, now: Any) -> None:
@@ -14,7 +14,7 @@ def refuse_changes(who: str, what: str, before: Any, now: Any) -> None:
     """
     if before != now:
         changes = "; ".join(differences(before, now))
-        raise InputError(
+        raise InputValueError(
             f"{who}: {what} was made with other settings ({changes}); restore them, or give "
             "another --run."
         )

@@ -24,7 +24,7 @@ from lightning_adls import report
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
 from lightning_adls.labs.choosing import Rows, best_quantised, choosable, sparsest_within
@@ -121,7 +121,7 @@ def main(
     check_arguments(widths, sparsities, structured or [], calibration_batches, tolerance)
     pruning = Prune(0.0, scope=scope, activation_sparsity=activation_sparsity, seed=seed)
     if finetune is None and weights is None:
-        raise InputError("lab1: there is nothing to start from; give finetune or weights.")
+        raise InputValueError("lab1: there is nothing to start from; give finetune or weights.")
     task = Task(
         data,
         model,
@@ -193,13 +193,13 @@ def check_arguments(
         LearnedInteger(min(width, WIDEST_LEARNED))
     for name, shares in (("sparsities", sparsities), ("structured", structured)):
         if wrong := [share for share in shares if not 0 < share < 1]:
-            raise InputError(f"lab1: {name}: {wrong[0]} is not between 0 and 1.")
+            raise InputValueError(f"lab1: {name}: {wrong[0]} is not between 0 and 1.")
     if not widths:
-        raise InputError("lab1: widths is empty; give at least one, such as 8.")
+        raise InputValueError("lab1: widths is empty; give at least one, such as 8.")
     if calibration_batches < 1:
-        raise InputError(f"lab1: calibration_batches={calibration_batches} is below 1.")
+        raise InputValueError(f"lab1: calibration_batches={calibration_batches} is below 1.")
     if not 0 <= tolerance < 1:
-        raise InputError(f"lab1: tolerance={tolerance} is not in 0 <= tolerance < 1.")
+        raise InputValueError(f"lab1: tolerance={tolerance} is not in 0 <= tolerance < 1.")
 
 
 def half(width: int) -> Quantize:

@@ -25,7 +25,7 @@ from lightning_adls import report, search
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
 from lightning_adls.labs.architectures import Models, smallest
 from lightning_adls.labs.comparing import best_of, draw, rank
@@ -180,6 +180,7 @@ def main(
 
         for name, seed in product(only, seeds):
             open_search(PLAIN, name, seed).check_free()
+        lab.begin()
         for hidden_size, share in shares.items() if reuse else ():
             console.print(f"hidden_size {hidden_size}: {share:.0%} of the smallest model is reused")
         console.print(f"{space.points} architectures; searches of up to {trials} trials")
@@ -222,14 +223,14 @@ def check_arguments(only: Sequence[str], samplers: Collection[str], seeds: Seque
     """Refuse lists that name nothing, something twice, or what is not there."""
     for name, values in (("only", only), ("seeds", seeds)):
         if not values or len(set(values)) < len(values):
-            raise InputError(f"lab2: {name}={list(values)} is empty or has a value twice.")
+            raise InputValueError(f"lab2: {name}={list(values)} is empty or has a value twice.")
     if unknown := [name for name in only if name not in samplers]:
-        raise InputError(
+        raise InputValueError(
             f"lab2: only={list(only)} names {unknown[0]!r}, which is no sampler; there are "
             f"{', '.join(samplers)}."
         )
     if min(seeds) < 0:
-        raise InputError(f"lab2: seeds={list(seeds)} has one below 0.")
+        raise InputValueError(f"lab2: seeds={list(seeds)} has one below 0.")
 
 
 def show(ranking: Mapping[str, Row], rows: Mapping[str, Row], folder: Path) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from lightning_adls import report, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
@@ -180,6 +180,7 @@ def main(
             searches[name] = Search(study, objective, sampler, trials, seed, [results, bars])
         for name in only:
             searches[name].check_free()
+        lab.begin()
         console.print(f"{len(found)} linear layers; {len(only)} studies of up to {trials} trials")
         lab.start(budget)
         with searching(bars):
@@ -199,9 +200,11 @@ def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[st
     for name, members in groups.items():
         for member in members:
             if member not in known:
-                raise InputError(f"lab3: {name!r} names {member!r}, which is no {what}; {there}")
+                raise InputValueError(
+                    f"lab3: {name!r} names {member!r}, which is no {what}; {there}"
+                )
         if not members:
-            raise InputError(f"lab3: {name!r} names no {what}; {there}")
+            raise InputValueError(f"lab3: {name!r} names no {what}; {there}")
 
 
 def draw(searches: Searches, figures: Mapping[str, list[str]], folder: Path) -> None:

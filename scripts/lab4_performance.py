@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from rich.console import Console
 from torch import nn
 
@@ -31,14 +32,14 @@ from lightning_adls.bench.experiments import (
     Packing,
     Part,
 )
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
 from lightning_adls.labs.environment import environment
+from lightning_adls.labs.run import Run
 from lightning_adls.labs.tables import table
 from lightning_adls.models import NetworkFactory
 
 HERE = Path(__file__).resolve()
-LOGS = Path("lightning_logs", "lab4")
 PartName = Literal["compile", "attention", "mxint8"]
 console = Console()
 
@@ -71,32 +72,31 @@ def main(
         seed: Of weights and inputs.
         run: Name of the folder in lightning_logs/lab4.
     """
-    with cli.refusing():
-        if not (parts and devices and dtypes):
-            raise InputError("lab4: give at least one of parts, of devices and of dtypes.")
-        dtypes = list(dict.fromkeys(dtypes))
-        eager = [Variant(dtype=dtype) for dtype in dtypes]
-        torch.manual_seed(seed)
-        network = model(num_classes=2).eval()
-        if "compile" in parts:
-            compiling.check(network)
-        folder = LOGS / run
-        results = Results(folder, EXTRA_KEYS, environment())
-        (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
-
+    if not (parts and devices and dtypes):
+        raise InputValueError("lab4: give at least one of parts, of devices and of dtypes.")
+    dtypes = list(dict.fromkeys(dtypes))
+    eager = [Variant(dtype=dtype) for dtype in dtypes]
+    torch.manual_seed(seed)
+    network = model(num_classes=2).eval()
     if "compile" in parts:
-        for device in in_turn(devices, "compile"):
-            compiling.measure(results, network, dtypes, rounds, device)
-        show(compiling, results)
-    if "attention" in parts:
-        for device in in_turn(devices, "attention"):
-            attention.measure(results, eager, rounds, device)
-        show(attention, results)
-    if "mxint8" in parts:
-        for device in in_turn(devices, "mxint8"):
-            mxint8.measure(results, eager, rounds, device)
-        mxint8.count_bytes(results, network)
-        show(mxint8, results)
+        compiling.check(network)
+    # Times are measured anew: all settings may differ from those of an earlier call.
+    with Run("lab4", run, config_yaml, passing=yaml.safe_load(config_yaml)) as lab:
+        lab.begin()
+        results = Results(lab.folder, EXTRA_KEYS, environment())
+        if "compile" in parts:
+            for device in in_turn(devices, "compile"):
+                compiling.measure(results, network, dtypes, rounds, device)
+            show(compiling, results)
+        if "attention" in parts:
+            for device in in_turn(devices, "attention"):
+                attention.measure(results, eager, rounds, device)
+            show(attention, results)
+        if "mxint8" in parts:
+            for device in in_turn(devices, "mxint8"):
+                mxint8.measure(results, eager, rounds, device)
+            mxint8.count_bytes(results, network)
+            show(mxint8, results)
 
     print_environment(results)
     print(f"Tables, figures and TensorBoard curves: {results.folder}")

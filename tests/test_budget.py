@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from lightning_adls.budget import Budget
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 class Noting(L.LightningModule):
@@ -134,7 +134,7 @@ def test_a_budget_out_of_range_is_refused(arguments: dict[str, Any], message: st
 def test_what_the_machine_cannot_give_is_refused_before_any_work(
     ask: Callable[[Budget], object], arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=f"^Budget: .*{message}"):
+    with pytest.raises(InputValueError, match=f"^Budget: .*{message}"):
         ask(Budget(**arguments))
 
 

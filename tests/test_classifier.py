@@ -12,7 +12,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lightning_adls.classifier import TextClassifier, warmup_and_decay
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.transforms import Quantize, Transform
 
 Build = Callable[[list[Transform]], TextClassifier]
@@ -288,10 +288,10 @@ def test_a_checkpoint_that_is_not_there_or_cannot_be_read_is_the_users_to_mend(
     build: Build, tmp_path: Path
 ) -> None:
     for path, message in ((tmp_path / "no.ckpt", "there is no file"), (tmp_path, "cannot be read")):
-        with pytest.raises(InputError, match=f"TextClassifier: .*{message}"):
+        with pytest.raises(InputValueError, match=f"TextClassifier: .*{message}"):
             build([]).load_weights(path)
     with pytest.raises(FileNotFoundError):
         build([]).load_weights(tmp_path / "no.ckpt")
     (tmp_path / "empty.ckpt").touch()
-    with pytest.raises(InputError, match="does not fit the model"):
+    with pytest.raises(InputValueError, match="does not fit the model"):
         build([]).load_weights(tmp_path / "empty.ckpt")

@@ -14,7 +14,7 @@ from lightning_adls.bench.workloads.devices import current, usable
 from lightning_adls.bench.workloads.inputs import Inputs, batch_and_tokens
 from lightning_adls.bench.workloads.steps import Loss, Target, mean_square
 from lightning_adls.bench.workloads.variants import Variant
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 def measure(
@@ -84,9 +84,9 @@ def _name(target: Target) -> str:
 
 def _check(targets: Mapping[str, Target], variants: Sequence[Variant]) -> None:
     if not targets or not variants:
-        raise InputError("measure: give at least one target and one variant.")
+        raise InputValueError("measure: give at least one target and one variant.")
     if twice := {str(v) for v in variants if list(variants).count(v) > 1}:
-        raise InputError(f"measure: variants name {', '.join(sorted(twice))} more than once.")
+        raise InputValueError(f"measure: variants name {', '.join(sorted(twice))} more than once.")
 
 
 def _run(

@@ -11,7 +11,7 @@ from lightning_adls.bench.workloads.devices import current, usable
 from lightning_adls.bench.workloads.inputs import Inputs
 from lightning_adls.bench.workloads.steps import passes_over
 from lightning_adls.bench.workloads.variants import Variant
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def speedup(
         True
     """
     if not batches:
-        raise InputError("speedup: batches=[] is empty; give at least one.")
+        raise InputValueError("speedup: batches=[] is empty; give at least one.")
     place = usable(device, "speedup")
     calls = {
         "before": passes_over(before, batches, Variant(), place),

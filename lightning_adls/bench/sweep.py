@@ -11,7 +11,7 @@ from lightning_adls.bench.records import Record
 from lightning_adls.bench.workloads.inputs import Inputs
 from lightning_adls.bench.workloads.steps import Loss, Target, mean_square
 from lightning_adls.bench.workloads.variants import Variant
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 def sweep(
@@ -58,10 +58,12 @@ def sweep(
     """
     for name, sizes in (("batch_sizes", batch_sizes), ("tokens", tokens)):
         if any(size < 1 for size in sizes):
-            raise InputError(f"sweep: {name}={list(sizes)} has a size below 1.")
+            raise InputValueError(f"sweep: {name}={list(sizes)} has a size below 1.")
     cases = list(product(devices, training, batch_sizes, tokens))
     if not cases:
-        raise InputError("sweep: give at least one device, kind of step, batch size and length.")
+        raise InputValueError(
+            "sweep: give at least one device, kind of step, batch size and length."
+        )
     records: list[Record] = []
     for device, trains, batch, length in cases:
         found = measure(

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
 from lightning_adls.transforms.quantize import Quantize
@@ -81,7 +81,7 @@ class Calibration(L.Callback):
     ) -> None:
         check_observer(observer, "Calibration")
         if batches < 1:
-            raise InputError(f"Calibration: batches={batches} is below 1.")
+            raise InputValueError(f"Calibration: batches={batches} is below 1.")
         self.template = read_recipe(recipe)
         self.observer = observer
         self.batches = batches
@@ -144,7 +144,7 @@ def _calibration_data(trainer: L.Trainer, count: int) -> Iterable[Any]:
     """Training batches, ``count`` or more, each with its index and that of its loader."""
     fitting = trainer.state.fn == TrainerFn.FITTING
     if fitting and trainer.ckpt_path is not None:
-        raise InputError(
+        raise InputValueError(
             f"Calibration: ckpt_path={str(trainer.ckpt_path)!r} is of a run without calibration; "
             "load its weights into the module and fit without ckpt_path."
         )
@@ -152,7 +152,7 @@ def _calibration_data(trainer: L.Trainer, count: int) -> Iterable[Any]:
     source: Any = trainer.fit_loop._data_source.instance
     if not fitting:
         if not isinstance(source, L.LightningDataModule):
-            raise InputError(
+            raise InputValueError(
                 "Calibration: the Trainer has no training data to calibrate with; fit first, or "
                 "pass a datamodule or the ckpt_path of a calibrated run."
             )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING
 from lightning_adls.transforms.cost import sparsity_of
 from lightning_adls.transforms.prune import Prune
@@ -38,9 +38,9 @@ class OneShot:
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
-            raise InputError(f"OneShot: sparsity={self.sparsity} is not in 0 <= sparsity < 1.")
+            raise InputValueError(f"OneShot: sparsity={self.sparsity} is not in 0 <= sparsity < 1.")
         if not 0 <= self.at <= 1:
-            raise InputError(f"OneShot: at={self.at} is not in 0..1.")
+            raise InputValueError(f"OneShot: at={self.at} is not in 0..1.")
 
     def __call__(self, share: float) -> float:
         """The sparsity when ``share`` of the budget is spent."""
@@ -78,18 +78,18 @@ class Cubic:
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
-            raise InputError(f"Cubic: sparsity={self.sparsity} is not in 0 <= sparsity < 1.")
+            raise InputValueError(f"Cubic: sparsity={self.sparsity} is not in 0 <= sparsity < 1.")
         if not 0 <= self.initial <= self.sparsity:
-            raise InputError(
+            raise InputValueError(
                 f"Cubic: initial={self.initial} is not in 0..{self.sparsity}, the final sparsity."
             )
         if not 0 <= self.start < self.end <= 1:
-            raise InputError(
+            raise InputValueError(
                 f"Cubic: start={self.start} and end={self.end} are not 0 <= start < end <= 1; "
                 "OneShot prunes at once."
             )
         if self.updates < 1:
-            raise InputError(f"Cubic: updates={self.updates} is below 1.")
+            raise InputValueError(f"Cubic: updates={self.updates} is below 1.")
 
     def __call__(self, share: float) -> float:
         """The sparsity when ``share`` of the budget is spent."""
@@ -146,7 +146,7 @@ class Pruning(L.Callback):
         seed: int = 0,
     ) -> None:
         if not callable(schedule):
-            raise InputError(
+            raise InputValueError(
                 f"Pruning: schedule={schedule!r} cannot be called; give OneShot({schedule!r}) or "
                 "Cubic."
             )
@@ -164,7 +164,7 @@ class Pruning(L.Callback):
         self._steps = trainer.estimated_stepping_batches
         # -1 is what the Trainer says of data without a length.
         if self._steps == math.inf or self._steps < 0:
-            raise InputError(
+            raise InputValueError(
                 "Pruning: the Trainer has no end; set max_steps, or max_epochs if the data has a "
                 "length."
             )

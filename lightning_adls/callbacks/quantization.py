@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.transforms.quantize import Quantize
 
@@ -48,7 +48,7 @@ class QuantizationAwareTraining(L.Callback):
 
     def __init__(self, recipe: Recipe, start: float = 0.0) -> None:
         if not 0 <= start < 1:
-            raise InputError(
+            raise InputValueError(
                 f"QuantizationAwareTraining: start={start} is not in 0 <= start < 1; it is the "
                 "share of training that is not quantised."
             )
@@ -66,7 +66,7 @@ class QuantizationAwareTraining(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a start that would never come."""
         if self.start and not 0 < trainer.estimated_stepping_batches < inf:
-            raise InputError(
+            raise InputValueError(
                 f"QuantizationAwareTraining: start={self.start} is a share of a fit that has no "
                 "end; set the Trainer's max_steps, or start=0."
             )

@@ -6,7 +6,7 @@ import lightning as L
 import optuna
 from optuna_integration import PyTorchLightningPruningCallback
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 class TrialPruning(PyTorchLightningPruningCallback):
@@ -25,7 +25,7 @@ class TrialPruning(PyTorchLightningPruningCallback):
 
     Raises:
         optuna.TrialPruned: Out of ``fit``, when the study's pruner says so.
-        InputError: At the second validation within one part of the budget.
+        InputValueError: At the second validation within one part of the budget.
         KeyError: At the first validation, if ``monitor`` is not among its metrics.
         FloatingPointError: If a metric is NaN.
     """
@@ -42,7 +42,7 @@ class TrialPruning(PyTorchLightningPruningCallback):
         check_metrics(trainer, self.monitor)
         part = round(self._parts * trainer.global_step / trainer.estimated_stepping_batches)
         if part == self._reported:
-            raise InputError(
+            raise InputValueError(
                 f"TrialPruning: parts={self._parts} are too few for two validations after {part} "
                 "of them, of which Optuna would ignore one; validate less often, or give more."
             )

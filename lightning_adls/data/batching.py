@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 Batch = dict[str, Tensor]
 Truncation = Literal["head", "tail", "head_tail"]
@@ -183,7 +183,7 @@ class LengthBatches(DistributedSampler[list[int]]):
         lacking = max(0, (steps - 1) * step_rows + num_replicas - len(lengths))
         if lacking and (steps == 1 or batch_size == 1):
             if not shuffle:
-                raise InputError(
+                raise InputValueError(
                     f"TextData: {len(lengths)} rows in batches of {batch_size} cannot be evaluated "
                     f"once each on {num_replicas} devices; take batches of 2 or more, and no more "
                     "devices than rows."

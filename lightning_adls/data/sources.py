@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_adls.data import reviews
-from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.errors import InputValueError, MissingFileError
 
 _SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 _SHARD = re.compile(r"-\d+-of-\d+$")  # "train-00000-of-00002.parquet" is a part of "train"
@@ -70,12 +70,12 @@ class Source(ABC):
         """
         splits = self.splits()
         if "train" not in splits:
-            raise InputError(
+            raise InputValueError(
                 f"TextData: dataset={self.name!r} has no split 'train'; it has {splits}. In a "
                 f"folder it is train{' or train'.join(_SUFFIXES)} or train/<class>/*.txt."
             )
         if self.divided and test_split not in splits:
-            raise InputError(
+            raise InputValueError(
                 f"TextData: test_split={test_split!r} is no split of {self.name!r}; "
                 f"it has {splits}."
             )
@@ -174,7 +174,7 @@ class Files(Source):
             else:
                 rows = pa.concat_tables([_read_file(path) for path in paths])
         except (pa.ArrowException, UnicodeError) as error:
-            raise InputError(
+            raise InputValueError(
                 f"TextData: dataset={self.name!r} ({split}) cannot be read; {error}"
             ) from error
         return Table(rows, f"{self.name!r} ({split})")
@@ -216,7 +216,7 @@ def open_source(dataset: str, subset: str | None) -> Source:
         return Reviews()
     path = Path(dataset).expanduser()
     if path.is_file() and path.suffix not in _SUFFIXES:
-        raise InputError(
+        raise InputValueError(
             f"TextData: dataset={dataset!r} is not of a kind that is read: {', '.join(_SUFFIXES)}."
         )
     if path.exists():
@@ -230,12 +230,12 @@ def open_source(dataset: str, subset: str | None) -> Source:
 
 def _column(table: Table, argument: str, column: str) -> Any:
     if column not in table.rows.column_names:
-        raise InputError(
+        raise InputValueError(
             f"TextData: {argument}={column!r} is no column of {table.where}; "
             f"its columns are {table.rows.column_names}."
         )
     if not table.rows.num_rows:
-        raise InputError(f"TextData: dataset={table.where} has no rows.")
+        raise InputValueError(f"TextData: dataset={table.where} has no rows.")
     values = table.rows[column].combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -243,7 +243,7 @@ def _column(table: Table, argument: str, column: str) -> Any:
     if _is_text(values) and argument == "label":  # a csv file has no other way to leave it out
         missing = pc.or_(missing, pc.equal(values, ""))
     if pc.any(missing).as_py():
-        raise InputError(
+        raise InputValueError(
             f"TextData: {argument}={column!r} is missing in row {missing.index(True).as_py()} of "
             f"{table.where}, counted from 0; fill it in or leave the row out."
         )
@@ -262,7 +262,7 @@ def text_column(table: Table, column: str) -> Any:
     """
     values = _column(table, "text", column)
     if not _is_text(values):
-        raise InputError(
+        raise InputValueError(
             f"TextData: text={column!r} of {table.where} holds {values.type}, not strings; "
             f"the columns are {table.rows.column_names}."
         )
@@ -290,13 +290,15 @@ def label_column(
     if _is_text(values):
         names = trained or sorted(set(values.to_pylist()))
         if unseen := sorted(set(values.to_pylist()) - set(names)):
-            raise InputError(f"{where} has {unseen[:5]}, which train lacks; it has {names}.")
+            raise InputValueError(f"{where} has {unseen[:5]}, which train lacks; it has {names}.")
         labels = pc.index_in(values, pa.array(names)).to_numpy()
     else:
         labels = values.to_numpy(zero_copy_only=False)
         names = _integer_classes(labels, table.class_names.get(column), trained, where)
     if len(names) < 2:
-        raise InputError(f"{where} is {names[0]!r} in every row; a classifier needs two classes.")
+        raise InputValueError(
+            f"{where} is {names[0]!r} in every row; a classifier needs two classes."
+        )
     return torch.from_numpy(labels.astype(np.int64)), names
 
 
@@ -305,18 +307,18 @@ def _integer_classes(
 ) -> list[str]:
     """Check labels that are numbers, and name their classes."""
     if labels.dtype.kind not in "iubf" or (labels != labels.astype(np.int64)).any():
-        raise InputError(f"{where} holds {labels.dtype} values; use whole numbers or strings.")
+        raise InputValueError(f"{where} holds {labels.dtype} values; use whole numbers or strings.")
     found = np.unique(labels.astype(np.int64)).tolist()
     if found == [-1]:
-        raise InputError(
+        raise InputValueError(
             f"{where} is -1 in every row: the split seems to be unlabelled. Name another one, "
             "such as test_split='validation'."
         )
     names = declared or trained or [str(value) for value in range(len(found))]
     if trained and not declared and trained != [str(value) for value in range(len(trained))]:
-        raise InputError(f"{where} holds numbers, but train holds the strings {trained}.")
+        raise InputValueError(f"{where} holds numbers, but train holds the strings {trained}.")
     if outside := [value for value in found if not 0 <= value < len(names)]:
-        raise InputError(
+        raise InputValueError(
             f"{where} has {outside[:5]}, outside 0..{len(names) - 1}; number the "
             f"{len(names)} classes from 0 without gaps, or use strings."
         )

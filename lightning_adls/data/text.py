@@ -25,7 +25,7 @@ from lightning_adls.data.batching import (
 )
 from lightning_adls.data.sources import Source, label_column, open_source, text_column
 from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 _LINE_BREAK = re.compile(r"<br\s*/?>")
 _TEST_SEED = 0  # runs that differ in their `seed` are tested on the same rows
@@ -99,21 +99,21 @@ class TextData(L.LightningDataModule):
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(
+                raise InputValueError(
                     f"TextData: {name}={value} is too small; it must be {least} or more."
                 )
         if not 0 < self.val_fraction < 1:
-            raise InputError(
+            raise InputValueError(
                 f"TextData: val_fraction={self.val_fraction} is not between 0 and 1; 0.1 is usual."
             )
         if self.truncation not in get_args(Truncation):
-            raise InputError(
+            raise InputValueError(
                 f"TextData: truncation={self.truncation!r} is none of {get_args(Truncation)}."
             )
         if self.test_split == "train":
-            raise InputError("TextData: test_split='train' is trained on; name another split.")
+            raise InputValueError("TextData: test_split='train' is trained on; name another split.")
         if (self.tokenizer is None) != (self.dataset == "reviews"):
-            raise InputError(
+            raise InputValueError(
                 f"TextData: tokenizer={self.tokenizer!r} does not go with "
                 f"dataset={self.dataset!r}; 'reviews' brings its own, so leave it out; other data "
                 "need the model's, such as 'bert-base-uncased' or a folder."
@@ -130,7 +130,9 @@ class TextData(L.LightningDataModule):
     def _load(self, stage: str) -> dict[str, Rows]:
         source, encoder = open_source(self.dataset, self.subset), load_encoder(self.tokenizer)
         if len(encoder.prefix) + len(encoder.suffix) >= self.max_length:
-            raise InputError(f"TextData: max_length={self.max_length} leaves no room for the text.")
+            raise InputValueError(
+                f"TextData: max_length={self.max_length} leaves no room for the text."
+            )
         labels, self._class_names = self._labels(source, "train")
         self._encoder = encoder
         split, parts = "train", self._divide(labels, source.divided)
@@ -163,7 +165,7 @@ class TextData(L.LightningDataModule):
         count = max(1, round(len(rest) * self.val_fraction))
         val, train = rest[:count], rest[count:]
         if not len(train):
-            raise InputError(
+            raise InputValueError(
                 f"TextData: val_fraction={self.val_fraction} leaves none of the {len(labels)} rows "
                 "to train on; lower it."
             )
@@ -277,7 +279,9 @@ class TextData(L.LightningDataModule):
             ValueError: If ``count`` is below 1.
         """
         if count < 1:
-            raise InputError(f"TextData: count={count} is below 1; calibrate on a batch or more.")
+            raise InputValueError(
+                f"TextData: count={count} is below 1; calibrate on a batch or more."
+            )
         rows = self._rows("train")
         batches = LengthBatches(rows.lengths, self.batch_size, shuffle=True, seed=self.seed)
         return [rows[batch] for batch in islice(batches, count)]

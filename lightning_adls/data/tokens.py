@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_adls.data import reviews
 from lightning_adls.data.sources import looks_like_a_path
-from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.errors import InputValueError, MissingFileError
 
 _CHUNK = 500  # texts per step of the progress bar, about 0.3 s of IMDB reviews
 _VERSION = 1  # part of every key: raise it when the code below, or in sources, changes a result
@@ -131,12 +131,12 @@ def _load_encoder(tokenizer: str | None, _files: tuple[tuple[str, int], ...]) ->
             loaded = None
     # Transformers 5 makes of it a tokenizer that knows no word.
     if loaded is None or len(loaded) <= len(set(loaded.all_special_ids)):
-        raise InputError(
+        raise InputValueError(
             f"TextData: tokenizer={tokenizer!r} has no vocabulary; its folder must hold "
             "tokenizer.json, or vocab.txt with tokenizer_config.json, or the like."
         )
     if loaded.pad_token_id is None:
-        raise InputError(
+        raise InputValueError(
             f"TextData: tokenizer={tokenizer!r} has no padding token; use an encoder's, such as "
             "'google-bert/bert-base-uncased'."
         )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats.checks import check_choice
 from lightning_adls.formats.text import format_text, parse_text
 
@@ -136,7 +136,7 @@ class NumberFormat(ABC):
         if observer not in OBSERVERS:
             choices = " or ".join(map(repr, OBSERVERS))
             name = type(self).__name__
-            raise InputError(f"{name}: observer={observer!r} is not a choice; use {choices}.")
+            raise InputValueError(f"{name}: observer={observer!r} is not a choice; use {choices}.")
         return self
 
     @property
@@ -182,7 +182,9 @@ class NumberFormat(ABC):
         """
         self._check(x, scales)
         if count := int(x.isnan().sum()):
-            raise InputError(f"{type(self).__name__}: x holds {count} NaN, which have no code.")
+            raise InputValueError(
+                f"{type(self).__name__}: x holds {count} NaN, which have no code."
+            )
         with torch.no_grad():
             codes, shared = self._encode(widen(x), scales)
         return Encoded(codes, shared, x.dtype)
@@ -212,9 +214,13 @@ class NumberFormat(ABC):
     def _check(self, x: Tensor, scales: Tensor | None) -> None:
         name = type(self).__name__
         if not x.is_floating_point():
-            raise InputError(f"{name}: x.dtype={x.dtype} is not floating point; convert it first.")
+            raise InputValueError(
+                f"{name}: x.dtype={x.dtype} is not floating point; convert it first."
+            )
         if scales is not None and not self.learns_scales:
-            raise InputError(f"{name}: scales={scales} has no use here; this format learns none.")
+            raise InputValueError(
+                f"{name}: scales={scales} has no use here; this format learns none."
+            )
 
 
 def widen(x: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
-def _refuse(owner: object, name: str, wrong: str, right: str) -> InputError:
+def _refuse(owner: object, name: str, wrong: str, right: str) -> InputValueError:
     value = getattr(owner, name)
-    return InputError(f"{type(owner).__name__}: {name}={value!r} {wrong}; {right}.")
+    return InputValueError(f"{type(owner).__name__}: {name}={value!r} {wrong}; {right}.")
 
 
 def check_integer(

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.checks import check_choice, check_integer
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
@@ -119,7 +119,7 @@ class LearnedInteger(NumberFormat):
     def _check(self, x: Tensor, scales: Tensor | None) -> None:
         super()._check(x, scales)
         if scales is not None and scales.shape != (1,):
-            raise InputError(
+            raise InputValueError(
                 f"LearnedInteger: scales.shape={tuple(scales.shape)} is not (1,), "
                 "the shape of a step."
             )

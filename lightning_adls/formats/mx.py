@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.formats.blocks import BlockSize
 from lightning_adls.formats.checks import check_integer
@@ -113,7 +113,7 @@ class MXFP(_MX):
         check_integer(self, "mantissa_width", 1, 3)
         if (self.exponent_width, self.mantissa_width) not in _ELEMENTS:
             known = ", ".join(str(pair) for pair in _ELEMENTS)
-            raise InputError(
+            raise InputValueError(
                 f"MXFP: mantissa_width={self.mantissa_width} is no OCP element with "
                 f"exponent_width={self.exponent_width}; use (exponent, mantissa) {known}."
             )

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.binary import SCALES, mean_magnitude, scale_count
 from lightning_adls.formats.checks import check_choice, check_integer
@@ -110,7 +110,7 @@ class ResidualSign(NumberFormat):
     def _check(self, x: Tensor, scales: Tensor | None) -> None:
         super()._check(x, scales)
         if scales is not None and scales.shape != (self.levels,):
-            raise InputError(
+            raise InputValueError(
                 f"ResidualSign: scales.shape={tuple(scales.shape)} does not fit "
                 f"levels={self.levels}; its shape is ({self.levels},)."
             )

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 T = TypeVar("T")
 
@@ -55,14 +55,14 @@ def split_text(text: str, classes: Mapping[str, type[T]]) -> tuple[type[T], dict
     if name not in classes:
         near = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
         meant = f"did you mean {near[0]}? " if near else ""
-        raise InputError(
+        raise InputValueError(
             f"parse: format={name!r} is unknown; {meant}known are {', '.join(classes)}."
         )
     cls = classes[name]
     allowed = [field.name for field in _fields(cls)]
     for argument in arguments:
         if argument not in allowed:
-            raise InputError(
+            raise InputValueError(
                 f"{name}: {argument}={arguments[argument]!r} is no parameter of this format; "
                 f"it takes {', '.join(allowed)}."
             )
@@ -80,7 +80,7 @@ def _read(text: str) -> tuple[str, dict[str, Any]]:
                 return node.func.id, keywords
     except (AttributeError, SyntaxError, TypeError, ValueError):
         pass  # not a text, or not Python's grammar: said below, in the user's terms
-    raise InputError(
+    raise InputValueError(
         f"parse: text={text!r} is not a format; write a name and its parameters, "
         "as in Integer(width=8, frac_width=4)."
     )

@@ -7,7 +7,7 @@ OCP microscaling formats, MX specification v1.0 (2023), section 5.3.4. An elemen
 import torch
 from torch import Tensor, library
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats.blocks import block_max, merge, split
 from lightning_adls.formats.floats import floor_log2, power_of_two
 from lightning_adls.kernels.mxint8_torch import BLOCK_SIZE, EXPONENT_BIAS, dequantize_cpu
@@ -44,12 +44,12 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([ 64, -32,   1], dtype=torch.int8), tensor([127], dtype=torch.uint8))
     """
     if x.dtype not in DTYPES or x.ndim == 0:
-        raise InputError(
+        raise InputValueError(
             f"quantize: x of {x.dtype} and shape {tuple(x.shape)} cannot be packed; it takes one "
             f"dimension or more and one of {', '.join(map(str, DTYPES))}."
         )
     if count := int(x.isnan().sum()):
-        raise InputError(f"quantize: x holds {count} NaN, which have no code.")
+        raise InputValueError(f"quantize: x holds {count} NaN, which have no code.")
     blocks = split(x if x.dtype == torch.float64 else x.float(), BLOCK_SIZE)
     s = floor_log2(block_max(blocks)).clamp_(-127, 127)
     # In two steps: 2**(6 - s) can be above the largest float32.
@@ -88,17 +88,17 @@ def dequantize(codes: Tensor, exponents: Tensor, dtype: torch.dtype = torch.floa
 
 def _check(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> None:
     if codes.dtype != torch.int8 or exponents.dtype != torch.uint8:
-        raise InputError(
+        raise InputValueError(
             f"dequantize: codes of {codes.dtype} and exponents of {exponents.dtype} are not "
             "packed; they are torch.int8 and torch.uint8."
         )
     if codes.ndim == 0 or exponents.shape != exponents_shape(codes.shape):
-        raise InputError(
+        raise InputValueError(
             f"dequantize: exponents of shape {tuple(exponents.shape)} do not belong to codes of "
             f"shape {tuple(codes.shape)}; a row has one for each {BLOCK_SIZE} codes."
         )
     if dtype not in DTYPES:
-        raise InputError(
+        raise InputValueError(
             f"dequantize: dtype={dtype} cannot be unpacked to; use {', '.join(map(str, DTYPES))}."
         )
 

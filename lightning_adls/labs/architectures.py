@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.models import check_length, reuse_weights
 from lightning_adls.search import Architecture, ArchitectureSpace
 from lightning_adls.transforms import Transform
@@ -72,7 +72,7 @@ class Models:
             By hidden size, the share of the smallest model that is reused.
 
         Raises:
-            InputError: If so.
+            InputValueError: If so.
         """
         shares = {}
         for hidden_size in space.hidden_size:
@@ -82,7 +82,7 @@ class Models:
             shares[hidden_size] = max(taken, default=0) / count_parameters(module.model)
             self.compress(module)
         if self.reuse and not any(shares.values()):
-            raise InputError(
+            raise InputValueError(
                 f"lab2: reuse={list(self.reuse)} has no weights for any of "
                 f"hidden_size={list(space.hidden_size)}; add the checkpoint's hidden_size."
             )

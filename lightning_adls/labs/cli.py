@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs.ending import ending, refuse, refusing
 from lightning_adls.labs.network import NetworkSection, network_factory
 from lightning_adls.models import NetworkFactory
@@ -128,10 +128,10 @@ def construct(kind: type, *arguments: Any, **options: Any) -> Any:
     try:
         return kind(*arguments, **options)
     except (ValueError, MisconfigurationException) as error:
-        # Ours refuse with an InputError: any other ValueError is a fault.
-        if isinstance(error, InputError) or kind.__module__.split(".")[0] in _OURS:
+        # Ours refuse with an InputValueError: any other ValueError is a fault.
+        if isinstance(error, InputValueError) or kind.__module__.split(".")[0] in _OURS:
             raise
-        raise InputError(f"{kind.__name__}: {error}") from error
+        raise InputValueError(f"{kind.__name__}: {error}") from error
 
 
 class _Help(DefaultHelpFormatter):

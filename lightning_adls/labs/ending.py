@@ -10,7 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import NoReturn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 TRACEBACK = "LIGHTNING_ADLS_TRACEBACK"
 
@@ -76,8 +76,8 @@ def _end_hard(number: int, interrupted: str) -> NoReturn:
 def refusing(*errors: type[Exception]) -> Iterator[None]:
     """End with status 2 and one line where the user's input is wrong.
 
-    Wrong input is what our own checks refuse with an :class:`InputError`, also where jsonargparse
-    says it in words of its own. Everything else is a fault and comes with its traceback.
+    Wrong input is what our own checks refuse with an :class:`InputValueError`, also where
+    jsonargparse says it in words of its own. Everything else is a fault and comes with its traceback.
 
     Args:
         errors: What else means wrong input here.
@@ -91,11 +91,11 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
         refuse(str(refused or error))
 
 
-def _refused(error: BaseException | None) -> InputError | None:
+def _refused(error: BaseException | None) -> InputValueError | None:
     """The check that failed, through the plain ValueErrors that jsonargparse wraps it into."""
     while type(error) is ValueError:
         error = error.__cause__
-    return error if isinstance(error, InputError) else None
+    return error if isinstance(error, InputValueError) else None
 
 
 def refuse(message: str) -> NoReturn:

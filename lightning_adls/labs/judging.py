@@ -10,10 +10,11 @@ import lightning as L
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import MissingFileError
 from lightning_adls.labs.run import Run
-from lightning_adls.labs.task import Task, save_weights
+from lightning_adls.labs.task import Task
 from lightning_adls.report import Row
 from lightning_adls.search import Search
 from lightning_adls.transforms.cost import COSTS, costs
+from lightning_adls.weights import save_weights
 
 _TEST = "test"
 

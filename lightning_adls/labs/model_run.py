@@ -8,12 +8,13 @@ import lightning as L
 
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs.run import Run
-from lightning_adls.labs.task import Task, digest_of, save_weights
+from lightning_adls.labs.task import Task, digest_of
 from lightning_adls.report import Row
 from lightning_adls.transforms import Transform, costs
 from lightning_adls.transforms.configs import describe, read
+from lightning_adls.weights import save_weights
 
 START = "start"
 # Called after a step that was not done before, with its name and its row.
@@ -146,11 +147,11 @@ class ModelRun(Run):
         """The model that a step left behind.
 
         Raises:
-            InputError: If its checkpoint is gone.
+            InputValueError: If its checkpoint is gone.
         """
         path = self.checkpoint(step)
         if not path.is_file():
-            raise InputError(
+            raise InputValueError(
                 f"Run: {path} is gone, the model of the step {step!r}; bring it back, or give "
                 "another --run."
             )

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.models import FROM_DATA, NetworkFactory
 
 # What a checkpoint fixes, by the names that bert() and sequence_classifier() have for it.
@@ -173,7 +173,7 @@ def imported(class_path: str) -> Callable[..., nn.Module]:
     try:
         found: Callable[..., nn.Module] = getattr(import_module(module or "builtins"), name)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise InputError(f"class_path={class_path!r} cannot be imported: {error}.") from error
+        raise InputValueError(f"class_path={class_path!r} cannot be imported: {error}.") from error
     return found
 
 
@@ -181,9 +181,9 @@ def _content(option: str, path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{option}={str(path)!r} cannot be read: {error}") from error
+        raise InputValueError(f"{option}={str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{option}={str(path)!r} holds no class_path and no arguments.")
+        raise InputValueError(f"{option}={str(path)!r} holds no class_path and no arguments.")
     return content
 
 
@@ -195,4 +195,4 @@ def _reset(section: Namespace, name: str) -> None:
     elif parameter.default is not parameter.empty:
         section.init_args[name] = parameter.default
     elif name not in FROM_DATA:
-        raise InputError(f"class_path={section.class_path!r} requires {name}; give it.")
+        raise InputValueError(f"class_path={section.class_path!r} requires {name}; give it.")

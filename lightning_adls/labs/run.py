@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import yaml
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.locks import exclusive
 from lightning_adls.report import Row, write_json
 from lightning_adls.settings import refuse_changes
@@ -24,7 +24,8 @@ class Run:
 
     The same command continues an interrupted run: a step is done once, and what it found is kept
     in ``run.json`` as soon as it ends. The folder belongs to one process at a time, from the
-    construction to the end of ``with run:``; all arguments stand in its ``config.yaml``.
+    construction to the end of ``with run:``; the arguments of the last call that did something
+    stand in its ``config.yaml``.
 
     Args:
         lab: Name of the folder within ``lightning_logs``.
@@ -39,7 +40,7 @@ class Run:
         rows: What each finished step found, by its name, in the order in which they finished.
 
     Raises:
-        InputError: If the run was begun with other settings, goes on in another process, or its
+        ValueError: If the run was begun with other settings, goes on in another process, or its
             folder cannot be written.
     """
 
@@ -53,7 +54,7 @@ class Run:
         weights: str | None = None,
     ) -> None:
         if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InputError(f"{lab}: run={name!r} is no name of a folder in {LOGS / lab}.")
+            raise InputValueError(f"{lab}: run={name!r} is no name of a folder in {LOGS / lab}.")
         self.folder = LOGS / lab / name
         self.settings = settings_of(config_yaml, passing=passing, weights=weights)
         self._path = self.folder / "run.json"
@@ -62,17 +63,17 @@ class Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(exclusive(self.folder / "run.lock"))
             except OSError as error:
-                raise InputError(
+                raise InputValueError(
                     f"{lab}: run={name!r}: {self.folder} cannot be written: {error.strerror}."
                 ) from error
             self.rows = self._read()
-            (self.folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            self._config_yaml = config_yaml
             self._stack = stack.pop_all()
 
     def _read(self) -> dict[str, Row]:
         """The steps of earlier calls."""
         if (self.folder / "ledger.json").exists():
-            raise InputError(
+            raise InputValueError(
                 f"Run: {self.folder} was made by an earlier version, whose runs cannot be "
                 "continued; give another --run."
             )
@@ -83,6 +84,13 @@ class Run:
         steps: dict[str, Row] = content["steps"]
         return steps
 
+    def begin(self) -> None:
+        """Write ``config.yaml``: nothing is left that may refuse the arguments.
+
+        The first step begins a run; a lab whose work is in no step does it itself.
+        """
+        (self.folder / "config.yaml").write_text(self._config_yaml, encoding="utf-8")
+
     def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Row:
         """The row of a step: from an earlier call if it finished then, or else from ``work``.
 
@@ -91,6 +99,7 @@ class Run:
             work: Does the step and returns what JSON can hold.
         """
         if name not in self.rows:
+            self.begin()
             row = json.loads(json.dumps(work()))
             steps = {**self.rows, name: row}
             write_json(self._path, {"settings": self.settings, "steps": steps})

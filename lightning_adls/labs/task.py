@@ -8,14 +8,13 @@ from pathlib import Path
 from time import perf_counter
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import nn
 
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
@@ -50,7 +49,7 @@ class Task:
         network: The network that :meth:`build` copies.
 
     Raises:
-        InputError: If an argument is wrong or does not fit the others.
+        InputValueError: If an argument is wrong or does not fit the others.
     """
 
     def __init__(
@@ -155,22 +154,14 @@ class Task:
         return float(trainer.callback_metrics["test/accuracy"])
 
 
-def save_weights(module: L.LightningModule, path: Path) -> None:
-    """Write a checkpoint that ``load_weights`` and ``scripts/train.py --weights`` read."""
-    part = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": module.state_dict()}, part)
-    part.replace(path)
-
-
 def digest_of(path: str | Path) -> str:
     """What a file holds, as a number: the same content at another path is the same.
 
     Raises:
-        InputError: If it cannot be read.
+        InputValueError: If it cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"weights={str(path)!r} cannot be read: {error.strerror}.") from error
+        raise InputValueError(f"weights={str(path)!r} cannot be read: {error.strerror}.") from error

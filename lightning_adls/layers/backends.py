@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers.kinds import quantized
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.quantized_layer import QuantizedLayer
@@ -46,5 +46,5 @@ def builder(backend: str) -> Build:
         ImportError: If it needs a package that is not installed.
     """
     if backend not in BACKENDS:
-        raise InputError(f"backend={backend!r} is unknown; there are {', '.join(BACKENDS)}.")
+        raise InputValueError(f"backend={backend!r} is unknown; there are {', '.join(BACKENDS)}.")
     return BACKENDS[backend]()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.quantized_layer import QuantizedLayer
 
@@ -63,7 +63,7 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
         """
         for name, value in (("max_norm", layer.max_norm), ("sparse", layer.sparse or None)):
             if value is not None:
-                raise InputError(
+                raise InputValueError(
                     f"QuantizedEmbedding: {name}={value} cannot be combined with rounding; "
                     f"make the embedding without {name}."
                 )

@@ -6,7 +6,7 @@ the callbacks find it there.
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers.conv import QuantizedConv1d, QuantizedConv2d
 from lightning_adls.layers.embedding import QuantizedEmbedding
 from lightning_adls.layers.layer_formats import LayerFormats
@@ -54,7 +54,7 @@ def quantized(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     for kind, (_, quantized_type) in KINDS.items():
         if is_kind(layer, kind):
             return quantized_type.from_layer(layer, formats)
-    raise InputError(
+    raise InputValueError(
         f"quantized: layer={type(layer).__name__} has no quantised kind; there are "
         f"{', '.join(KINDS)}."
     )

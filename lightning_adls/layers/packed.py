@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import MXInt, NumberFormat
 from lightning_adls.kernels import dequantize, exponents_shape, quantize
 from lightning_adls.layers.layer_formats import LayerFormats
@@ -63,7 +63,7 @@ class PackedLinear(QuantizedLayer):
         super().__init__()
         formats = formats or LayerFormats(weight=MXInt(width=8))
         if not _is_mxint8(formats.weight):
-            raise InputError(
+            raise InputValueError(
                 f"PackedLinear: formats.weight={formats.weight} cannot be packed; "
                 "MXInt(width=8, block_size=32) can."
             )
@@ -90,7 +90,7 @@ class PackedLinear(QuantizedLayer):
             ValueError: If it is another layer, its weight has another format or holds a NaN.
         """
         if type(linear) not in (nn.Linear, QuantizedLinear):
-            raise InputError(
+            raise InputValueError(
                 f"PackedLinear: linear={type(linear).__name__} cannot be packed; "
                 "nn.Linear and QuantizedLinear can."
             )
@@ -130,7 +130,7 @@ class PackedLinear(QuantizedLayer):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         if f"{prefix}weight" in state_dict:
-            raise InputError(
+            raise InputValueError(
                 f"PackedLinear: {prefix}weight is not packed; load the checkpoint into the model "
                 "before packing it."
             )

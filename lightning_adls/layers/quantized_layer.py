@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers.kept import KeptWeight
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
@@ -125,7 +125,7 @@ class QuantizedLayer(nn.Module):
     @input_sparsity.setter
     def input_sparsity(self, share: float) -> None:
         if not 0 <= share < 1:
-            raise InputError(
+            raise InputValueError(
                 f"{type(self).__name__}: input_sparsity={share} is not in 0 <= input_sparsity < 1."
             )
         self._input_sparsity = float(share)

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING, LayerFormats
 from lightning_adls.layers.mase.layer_config import MASE_KINDS, formats_of_config, unused_keys
 from lightning_adls.mase.names import (
@@ -102,7 +102,7 @@ class _Config:
     @classmethod
     def of_section(cls, section: dict[str, Any], backend: str) -> "_Config":
         if (by := section.pop("by", None)) not in ("type", "name", "regex_name"):
-            raise InputError(f"read_config: by={by!r} is not one of type, name, regex_name.")
+            raise InputValueError(f"read_config: by={by!r} is not one of type, name, regex_name.")
         config = cls(by, {}, backend)
         for key, entry in section.items():
             if key in OPTIONS:
@@ -110,7 +110,7 @@ class _Config:
             elif isinstance(entry, dict) and isinstance(entry.get("config"), dict):
                 config.entries[key] = entry["config"]
             else:
-                raise InputError(
+                raise InputValueError(
                     f"read_config: entry {key!r} has no table 'config'. In TOML, dotted names need "
                     "quotes; the nested configs of MASE's own model classes cannot be read."
                 )
@@ -130,7 +130,7 @@ class _Config:
         """The patterns and kinds of a recipe, without knowing the model."""
         names = [key for key in self.entries if key != "default"]
         if self.by == "regex_name" and names:
-            raise InputError(
+            raise InputValueError(
                 f"read_config: entry {names[0]!r} is a regular expression, which takes the names "
                 "of layers to read; pass the model."
             )
@@ -140,7 +140,7 @@ class _Config:
         of_kind = {kind: self.choice(self._key_of_type(kind), kind) for kind in COMPUTING}
         rounded = {kind: choice for kind, choice in of_kind.items() if choice != LayerFormats()}
         if len(set(rounded.values())) > 1:
-            raise InputError(
+            raise InputValueError(
                 f"read_config: {' and '.join(rounded)} are quantised differently (by='type'), "
                 "which a recipe says by the names of layers; pass the model."
             )
@@ -149,14 +149,16 @@ class _Config:
             try:
                 patterns[glob.escape(name)] = self.choice(name, "Linear")
             except ValueError as error:
-                raise InputError(f"{error} If it is no linear layer, pass the model.") from error
+                raise InputValueError(
+                    f"{error} If it is no linear layer, pass the model."
+                ) from error
         return patterns, tuple(rounded) or COMPUTING
 
     def choices_in(self, model: nn.Module) -> tuple[dict[str, LayerFormats], tuple[str, ...]]:
         """The same, layer by layer: ``*`` gets the commonest choice."""
         layers = {name: kind_of(layer) for name, layer in layers_of(model, COMPUTING).items()}
         if not layers:
-            raise InputError(f"read_config: model has no layer of the kinds {COMPUTING}.")
+            raise InputValueError(f"read_config: model has no layer of the kinds {COMPUTING}.")
         if self.by == "type":
             self._check_types()
             keys = {name: self._key_of_type(kind) for name, kind in layers.items()}
@@ -176,7 +178,7 @@ class _Config:
             if key in OPERATIONS:
                 self.meaningless.append(f"{key}: {NO_LAYER}")
             elif key not in (*TYPES.values(), "default"):
-                raise InputError(
+                raise InputValueError(
                     f"read_config: entry {key!r} is no type (by='type'); MASE's types are "
                     f"{', '.join((*TYPES.values(), *OPERATIONS))}. Names of layers need by='name'."
                 )
@@ -198,7 +200,7 @@ class _Config:
                 self.meaningless.append(f"{key}: {NO_LAYER}")
             elif not mine:
                 near = difflib.get_close_matches(key, [n for m in layers for n in spelled[m]], n=1)
-                raise InputError(
+                raise InputValueError(
                     f"read_config: entry {key!r} (by={self.by!r}) is about nothing in the model; "
                     + (f"did you mean {near[0]!r}?" if near else f"its layers are {layers}.")
                 )
@@ -210,13 +212,13 @@ class _Config:
             try:
                 expression = re.compile(key)
             except re.error as error:
-                raise InputError(
+                raise InputValueError(
                     f"read_config: entry {key!r} is no regular expression: {error}."
                 ) from error
             return [name for name, both in spelled.items() if any(map(expression.fullmatch, both))]
         found = [key] if key in spelled else [n for n, both in spelled.items() if key in both]
         if len(found) > 1:
-            raise InputError(
+            raise InputValueError(
                 f"read_config: entry {key!r} can be {' or '.join(found)}; write it with dots."
             )
         return found
@@ -231,9 +233,11 @@ class _Config:
         """Whether there is such an entry and it asks for rounded numbers."""
         config = self.entries.get(key, {"name": None})
         if "name" not in config:
-            raise InputError(f"read_config: entry {key!r} has no 'name' of a kind; None is one.")
+            raise InputValueError(
+                f"read_config: entry {key!r} has no 'name' of a kind; None is one."
+            )
         if config.get("bypass") not in (None, False, True):
-            raise InputError(
+            raise InputValueError(
                 f"read_config: entry {key!r}: bypass={config['bypass']!r} is not true or false."
             )
         return config["name"] is not None and not config.get("bypass")
@@ -260,7 +264,7 @@ class _Config:
         config = {k: v for k, v in self.entries[key].items() if k not in ("name", "bypass")}
         name = self.entries[key]["name"]
         if name not in (*MASE_KINDS, "fixed"):
-            raise InputError(
+            raise InputValueError(
                 f"read_config: entry {key!r}: name={name!r} is unknown; there are "
                 f"{', '.join(MASE_KINDS)}."
             )
@@ -291,11 +295,11 @@ def _section(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         try:
             whole = tomllib.loads(Path(source).read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"read_config: {where} is not TOML: {error}.") from error
+            raise InputValueError(f"read_config: {where} is not TOML: {error}.") from error
     passes = whole.get("passes", {"quantize": whole if "by" in whole else None})
     section = passes.get("quantize") if isinstance(passes, Mapping) else None
     if not isinstance(section, Mapping):
-        raise InputError(
+        raise InputValueError(
             f"read_config: {where} has no quantisation section: no [passes.quantize], no key 'by'."
         )
     return {str(key): _without_na(value) for key, value in section.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import LayerFormats
 from lightning_adls.layers.mase.layer_config import config_of_formats
 from lightning_adls.mase.names import ELEMENTWISE, OPTIONS, SIGNS, TYPES, graph_name, kind_of
@@ -46,7 +46,9 @@ def to_config(
     for key, kind, formats in entries:
         spelled = graph_name(key) if graph and by == "name" else key
         if spelled in (*config, *OPTIONS, "default"):
-            raise InputError(f"to_config: {key!r} is {spelled!r} in MASE, which is something else.")
+            raise InputValueError(
+                f"to_config: {key!r} is {spelled!r} in MASE, which is something else."
+            )
         config[spelled] = {"config": _entry(key, kind, formats, graph)}
     return config
 
@@ -64,7 +66,7 @@ def _entries(
         kinds = recipe.kinds if recipe.backend == "standard" else ("Linear",)
         return "type", [(TYPES.get(kind, kind), kind, choices["*"]) for kind in kinds]
     if patterns := [pattern for pattern in choices if glob.escape(pattern) != pattern]:
-        raise InputError(
+        raise InputValueError(
             f"to_config: pattern {patterns[0]!r} would be about operations as well in MASE; pass "
             "the model, so that the names of its layers are written."
         )
@@ -78,15 +80,17 @@ def _entry(key: str, kind: str, formats: LayerFormats, graph: bool) -> dict[str,
     try:
         name, numbers = config_of_formats(formats)
     except ValueError as error:
-        raise InputError(f"to_config: {key!r}: {error}") from error
+        raise InputValueError(f"to_config: {key!r}: {error}") from error
     if kind != "Linear" and (kind == "Embedding" or name not in ELEMENTWISE):
-        raise InputError(
+        raise InputValueError(
             f"to_config: {key!r}: MASE has no {kind} with {formats}; leave {kind} out of kinds, or "
             "pass the model if it has none."
         )
     if name == "binary_scaling" or (graph and name in (*SIGNS, "mxint", "mxfp")):
         passes = "pass on graphs" if graph else "passes"
-        raise InputError(f"to_config: {key!r}: MASE's {passes} cannot make a layer of kind {name}.")
+        raise InputValueError(
+            f"to_config: {key!r}: MASE's {passes} cannot make a layer of kind {name}."
+        )
     return {"name": name, **numbers}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.models.loading import load, read_config, require_bert
 
 _DEFAULTS = {
@@ -62,11 +62,11 @@ def bert(
     }
     given = {name: value for name, value in dimensions.items() if value is not None}
     if num_classes < 2:
-        raise InputError(f"bert: num_classes={num_classes} is below 2.")
+        raise InputValueError(f"bert: num_classes={num_classes} is below 2.")
     if not 0 <= dropout < 1:
-        raise InputError(f"bert: dropout={dropout} is not in 0 <= dropout < 1.")
+        raise InputValueError(f"bert: dropout={dropout} is not in 0 <= dropout < 1.")
     if attention not in ("sdpa", "eager"):
-        raise InputError(f"bert: attention={attention!r} is neither 'sdpa' nor 'eager'.")
+        raise InputValueError(f"bert: attention={attention!r} is neither 'sdpa' nor 'eager'.")
     options: dict[str, Any] = {
         "num_labels": num_classes,
         "hidden_dropout_prob": dropout,
@@ -75,7 +75,7 @@ def bert(
     }
     if checkpoint is not None:
         if given:
-            raise InputError(
+            raise InputValueError(
                 f"bert: checkpoint={checkpoint!r} fixes the dimensions; "
                 f"do not give {', '.join(given)}."
             )
@@ -95,12 +95,14 @@ def bert(
 
 def _check_sizes(vocab_size: int | None, sizes: dict[str, int]) -> None:
     if vocab_size is None:
-        raise InputError("bert: vocab_size=None; without a checkpoint give the tokenizer's size.")
+        raise InputValueError(
+            "bert: vocab_size=None; without a checkpoint give the tokenizer's size."
+        )
     for name, value in sizes.items():
         if value < 1:
-            raise InputError(f"bert: {name}={value} is below 1.")
+            raise InputValueError(f"bert: {name}={value} is below 1.")
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if hidden % heads:
-        raise InputError(
+        raise InputValueError(
             f"bert: hidden_size={hidden} is no multiple of num_attention_heads={heads}."
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 # What the data set decides. A network that has no parameter of such a name has to fit as it is.
 FROM_DATA = ("num_classes", "vocab_size", "pad_token_id")
@@ -47,7 +47,7 @@ class NetworkFactory:
         """
         passed = {name: known[name] for name in accepted(self.network, known)}
         if refused := set(known) - set(passed) - set(FROM_DATA):
-            raise InputError(
+            raise InputValueError(
                 f"{self.network.__qualname__}: takes no {', '.join(sorted(refused))}, which is to "
                 "be chosen for it; give another class_path."
             )
@@ -78,7 +78,7 @@ def check_outputs(network: nn.Module, num_classes: int) -> None:
     for module, training in modes.items():
         module.training = training
     if logits.shape != (1, num_classes):
-        raise InputError(
+        raise InputValueError(
             f"{type(network).__name__}: gives logits of shape {tuple(logits.shape)} for one text "
             f"of {num_classes} possible classes, and takes no num_classes; change its outputs to "
             f"(1, {num_classes})."

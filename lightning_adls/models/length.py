@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 # Tables of absolute positions in Transformers: of most encoders, GPT-2 and BART.
 _TABLES = ("position_embeddings", "wpe", "embed_positions")
@@ -19,7 +19,7 @@ def check_length(model: nn.Module, max_length: int) -> None:
     """
     positions = _positions(model)
     if positions is not None and max_length > positions:
-        raise InputError(
+        raise InputValueError(
             f"check_length: max_length={max_length} is above the {positions} positions of the "
             "model; lower it."
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.errors import InputValueError, MissingFileError
 
 
 def read_config(who: str, checkpoint: str, vocab_size: int | None = None) -> Any:
@@ -31,11 +31,11 @@ def read_config(who: str, checkpoint: str, vocab_size: int | None = None) -> Any
         try:
             config = AutoConfig.from_pretrained(checkpoint)
         except ValueError as error:
-            raise InputError(
+            raise InputValueError(
                 f"{who}: checkpoint={checkpoint!r} is no network that Transformers knows."
             ) from error
     if vocab_size is not None and vocab_size > config.vocab_size:
-        raise InputError(
+        raise InputValueError(
             f"{who}: vocab_size={vocab_size} of the tokenizer is above the "
             f"{config.vocab_size} of checkpoint={checkpoint!r}; use the checkpoint's tokenizer."
         )
@@ -61,11 +61,13 @@ def load(who: str, checkpoint: str, **options: Any) -> Any:
         try:
             return AutoModelForSequenceClassification.from_pretrained(checkpoint, **options)
         except SafetensorError as error:
-            raise InputError(f"{who}: checkpoint={checkpoint!r} is damaged: {error}") from error
+            raise InputValueError(
+                f"{who}: checkpoint={checkpoint!r} is damaged: {error}"
+            ) from error
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
-            raise InputError(
+            raise InputValueError(
                 f"{who}: checkpoint={checkpoint!r} was trained for another number of classes than "
                 f"num_classes={options.get('num_labels')}; take the model that it was tuned from."
             ) from error
@@ -136,7 +138,7 @@ def require_bert(who: str, checkpoint: str, config: Any) -> None:
         ValueError: If it is no BERT.
     """
     if config.model_type != "bert":
-        raise InputError(
+        raise InputValueError(
             f"{who}: checkpoint={checkpoint!r} is a {config.model_type!r} model; give a BERT."
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.models.loading import load, quiet, read_config
 
 _WHO = "sequence_classifier"
@@ -59,11 +59,11 @@ def sequence_classifier(
         2
     """
     if num_classes < 2:
-        raise InputError(f"{_WHO}: num_classes={num_classes} is below 2.")
+        raise InputValueError(f"{_WHO}: num_classes={num_classes} is below 2.")
     if dropout is not None and not 0 <= dropout < 1:
-        raise InputError(f"{_WHO}: dropout={dropout} is not in 0 <= dropout < 1.")
+        raise InputValueError(f"{_WHO}: dropout={dropout} is not in 0 <= dropout < 1.")
     if attention not in (None, "sdpa", "eager"):
-        raise InputError(f"{_WHO}: attention={attention!r} is neither 'sdpa' nor 'eager'.")
+        raise InputValueError(f"{_WHO}: attention={attention!r} is neither 'sdpa' nor 'eager'.")
     options: dict[str, Any] = {"num_labels": num_classes}
     if pad_token_id is not None:
         options["pad_token_id"] = pad_token_id
@@ -72,14 +72,14 @@ def sequence_classifier(
         built = _from_dimensions(model_type, config or {}, vocab_size, dropout, options, how)
         return built.train()
     if model_type is not None or config:
-        raise InputError(
+        raise InputValueError(
             f"{_WHO}: checkpoint={checkpoint!r} fixes the network; give neither model_type nor "
             "config."
         )
     known = read_config(_WHO, checkpoint, vocab_size)
     _check_type(known.model_type)
     if None not in (pad_token_id, known.pad_token_id) and pad_token_id != known.pad_token_id:
-        raise InputError(
+        raise InputValueError(
             f"{_WHO}: pad_token_id={pad_token_id} of the tokenizer is not the {known.pad_token_id} "
             f"of checkpoint={checkpoint!r}; use the checkpoint's tokenizer."
         )
@@ -100,15 +100,15 @@ def _from_dimensions(
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if model_type is None:
-        raise InputError(f"{_WHO}: model_type=None; without a checkpoint give one.")
+        raise InputValueError(f"{_WHO}: model_type=None; without a checkpoint give one.")
     _check_type(model_type)
     if vocab_size is None:
-        raise InputError(
+        raise InputValueError(
             f"{_WHO}: vocab_size=None; without a checkpoint give the tokenizer's size."
         )
     pad = options.get("pad_token_id")
     if pad is not None and not 0 <= pad < vocab_size:
-        raise InputError(f"{_WHO}: pad_token_id={pad} is not in 0..{vocab_size - 1}.")
+        raise InputValueError(f"{_WHO}: pad_token_id={pad} is not in 0..{vocab_size - 1}.")
     with quiet():  # special tokens that only generate text may lie outside of a small vocabulary
         original = AutoConfig.for_model(model_type)
         _check_entries(model_type, entries, {*original.to_dict(), *original.attribute_map})
@@ -126,7 +126,7 @@ def _check_type(model_type: str) -> None:
     )
 
     if model_type not in KNOWN:
-        raise InputError(
+        raise InputValueError(
             f"{_WHO}: model_type={model_type!r} is no sequence classifier of Transformers"
             f"{_similar(model_type, KNOWN)}."
         )
@@ -136,9 +136,9 @@ def _check_entries(model_type: str, entries: Collection[str], known: Collection[
     """Refuse what Transformers would keep without using it."""
     for name in entries:
         if name in _NOT_IN_CONFIG:
-            raise InputError(f"{_WHO}: config has {name}, which is not to be given there.")
+            raise InputValueError(f"{_WHO}: config has {name}, which is not to be given there.")
         if name not in known:
-            raise InputError(
+            raise InputValueError(
                 f"{_WHO}: config has {name!r}, which {model_type!r} does not know"
                 f"{_similar(name, known)}."
             )
@@ -152,10 +152,10 @@ def _similar(name: str, known: Collection[str]) -> str:
 def _check_sizes(config: Any) -> None:
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
         if getattr(config, name, 1) < 1:
-            raise InputError(f"{_WHO}: {name}={getattr(config, name)} is below 1.")
+            raise InputValueError(f"{_WHO}: {name}={getattr(config, name)} is below 1.")
     hidden, heads = config.hidden_size, getattr(config, "num_attention_heads", 1)
     if getattr(config, "head_dim", None) is None and hidden % heads:
-        raise InputError(
+        raise InputValueError(
             f"{_WHO}: hidden_size={hidden} is no multiple of num_attention_heads={heads}."
         )
 
@@ -178,7 +178,7 @@ def _refusing(what: str) -> Iterator[None]:
 
     try:
         yield
-    except InputError:
+    except InputValueError:
         raise
     except (StrictDataclassError, ValueError) as error:
-        raise InputError(f"{_WHO}: {what} is refused by Transformers: {error}") from error
+        raise InputValueError(f"{_WHO}: {what} is refused by Transformers: {error}") from error

@@ -4,7 +4,6 @@ from lightning_adls.budget import Budget
 from lightning_adls.search.architecture_space import Architecture, ArchitectureSpace
 from lightning_adls.search.failures import SearchFailed, TrialFailed
 from lightning_adls.search.format_space import FormatSpace
-from lightning_adls.search.lease import StudyTaken
 from lightning_adls.search.limits import Limits
 from lightning_adls.search.listeners import Listener, ResultsFile
 from lightning_adls.search.objective import Objective
@@ -33,7 +32,6 @@ __all__ = [
     "Search",
     "SearchFailed",
     "Space",
-    "StudyTaken",
     "TrialFailed",
     "best_curve",
     "best_trial",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import optuna
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.search.space import check_grid
 from lightning_adls.transforms.drop import Drop
 
@@ -102,18 +102,18 @@ class ArchitectureSpace:
 
     def __post_init__(self) -> None:
         if self.identities not in ("search", "keep"):
-            raise InputError(
+            raise InputValueError(
                 f"ArchitectureSpace: identities={self.identities!r} is neither 'search' nor 'keep'."
             )
         for name, values in self._dimensions().items():
             if not values or min(values) < 1 or len(set(values)) < len(values):
-                raise InputError(
+                raise InputValueError(
                     f"ArchitectureSpace: {name}={list(values)} is no list of different whole "
                     "numbers above 0."
                 )
         for hidden, heads in product(self.hidden_size, self.num_attention_heads):
             if hidden % heads:
-                raise InputError(
+                raise InputValueError(
                     f"ArchitectureSpace: hidden_size={hidden} is no multiple of "
                     f"num_attention_heads={heads}; leave out one of the two."
                 )
@@ -167,7 +167,7 @@ class ArchitectureSpace:
             ValueError: If identities are searched, or there are more than 10^5 points.
         """
         if self.identities == "search":
-            raise InputError(
+            raise InputValueError(
                 "ArchitectureSpace: sampler='grid' cannot enumerate identities='search', where the "
                 "layers depend on the dimensions; set identities: keep, or use 'random' or 'tpe'."
             )

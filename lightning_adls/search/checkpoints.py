@@ -4,10 +4,10 @@ from pathlib import Path
 
 import lightning as L
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from lightning_adls.search.study import best_trial, counted_trials
+from lightning_adls.weights import save_weights
 
 
 def keep_best(folder: Path, trial: optuna.Trial, module: L.LightningModule, value: float) -> None:
@@ -16,12 +16,7 @@ def keep_best(folder: Path, trial: optuna.Trial, module: L.LightningModule, valu
     if any(other.value is not None and other.value >= value for other in earlier):
         return
     name = f"trial-{trial.user_attrs['index']:03d}.ckpt"
-    part = folder / f"{name}.part"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Not by its path: torch hides behind a RuntimeError that a disk is full.
-    with part.open("wb") as file:
-        torch.save({"state_dict": module.state_dict()}, file)
-    part.replace(folder / name)
+    save_weights(module, folder / name)
     trial.set_user_attr("checkpoint", name)
 
 

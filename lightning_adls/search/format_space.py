@@ -13,7 +13,7 @@ import optuna
 from torch import nn
 from torch.nn.utils import skip_init
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import ROLES, builder
 from lightning_adls.search.space import check_grid
 from lightning_adls.search.templates import Value, check_ranges, expand
@@ -61,7 +61,7 @@ class FormatSpace:
         for name, template in classes.items():
             roles = template if isinstance(template, Mapping) else dict.fromkeys(ROLES, template)
             if unknown := set(roles) - set(ROLES):
-                raise InputError(
+                raise InputValueError(
                     f"FormatSpace: {name!r} names {sorted(unknown)}; there are {ROLES}."
                 )
             expanded[name] = {
@@ -124,7 +124,7 @@ class FormatSpace:
             ValueError: If some choice depends on another one, or there are more than 10^5 points.
         """
         if len(self.classes) > 1:
-            raise InputError(
+            raise InputValueError(
                 "FormatSpace: sampler='grid' cannot enumerate a study with "
                 f"{len(self.classes)} classes, where the formats depend on the class; use 'random' "
                 "or 'tpe'."

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import optuna
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 PREFIX = "lease/"
 RENEWAL_SECONDS = 15.0
@@ -33,10 +33,6 @@ class Claim(TypedDict):
     held: bool
 
 
-class StudyTaken(InputError):
-    """Another process runs the study."""
-
-
 class Lease:
     """The right to run a study; from :func:`hold`."""
 
@@ -51,10 +47,10 @@ class Lease:
         """Refuse to go on if another process has taken the study over.
 
         Raises:
-            StudyTaken: If so.
+            InputValueError: If so.
         """
         if self._lost_to is not None:
-            raise StudyTaken(
+            raise InputValueError(
                 f"Search: the study {self._study.study_name!r} was taken over by {self._lost_to}, "
                 f"because this process did not renew its lease for {STALE_SECONDS:g} s; wait for "
                 "the other to end, then continue."
@@ -68,7 +64,7 @@ class Lease:
         overlook another.
 
         Raises:
-            StudyTaken: If another process comes first.
+            InputValueError: If another process comes first.
         """
         try:
             self._write()
@@ -134,7 +130,7 @@ def hold(study: optuna.Study) -> Iterator[Lease]:
     60 s; the clocks of the machines must agree to within half of that.
 
     Raises:
-        StudyTaken: If another process holds it; the message says which.
+        InputValueError: If another process holds it; the message says which.
     """
     lease, ended = Lease(study), Event()
     lease.acquire()
@@ -161,15 +157,15 @@ def check_free(study: optuna.Study) -> None:
     """Refuse a study that another process runs, before any work starts.
 
     Raises:
-        StudyTaken: If so.
+        InputValueError: If so.
     """
     for claim in Lease(study).others().values():
         if claim["held"]:
             raise _taken(study, claim)
 
 
-def _taken(study: optuna.Study, claim: Claim) -> StudyTaken:
-    return StudyTaken(
+def _taken(study: optuna.Study, claim: Claim) -> InputValueError:
+    return InputValueError(
         f"Search: the study {study.study_name!r} is being run by {_who(claim)}; wait for it to "
         "end, or run other studies meanwhile."
     )

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_adls.budget import Budget
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.transforms.cost import count_parameters
 
 _WARM_UP_STEPS = 2
@@ -36,9 +36,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.parameters is not None and self.parameters < 1:
-            raise InputError(f"Limits: parameters={self.parameters} is below 1.")
+            raise InputValueError(f"Limits: parameters={self.parameters} is below 1.")
         if self.seconds is not None and not self.seconds > 0:
-            raise InputError(f"Limits: seconds={self.seconds} is not above 0.")
+            raise InputValueError(f"Limits: seconds={self.seconds} is not above 0.")
 
     def exceeded(
         self, module: L.LightningModule, data: L.LightningDataModule, budget: Budget

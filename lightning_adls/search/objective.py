@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from lightning_adls.budget import Budget
 from lightning_adls.callbacks import TrialPruning, check_metrics
-from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.search.checkpoints import keep_best
 from lightning_adls.search.failures import trial_failing
 from lightning_adls.search.limits import Limits
@@ -75,7 +75,7 @@ class Objective(Generic[ChoiceT]):
 
     def __post_init__(self) -> None:
         if self.retrain is not None and self.compress is None:
-            raise InputError("Objective: retrain follows compression; give compress, too.")
+            raise InputValueError("Objective: retrain follows compression; give compress, too.")
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Run one trial.

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from lightning_adls.errors import InputError, MissingPackageError
+from lightning_adls.errors import InputValueError, MissingPackageError
 from lightning_adls.search.space import Space
 from lightning_adls.search.study import ended_trials
 
@@ -40,7 +40,7 @@ class GridSampler(BaseSampler):
         """Learn the points; a search calls this.
 
         Raises:
-            InputError: If the space cannot be enumerated.
+            ValueError: If the space cannot be enumerated.
         """
         grid = space.grid()
         points = list(product(*grid.values()))
@@ -100,7 +100,7 @@ def make_sampler(
         index: Of the trial among those that count, from 0.
 
     Raises:
-        InputError: If the factory cannot be called with a seed, or the space not be enumerated.
+        ValueError: If the factory cannot be called with a seed, or the space not be enumerated.
         MissingPackageError: If the sampler needs a package that is not installed.
     """
     own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
@@ -110,7 +110,7 @@ def make_sampler(
     except ImportError as error:
         raise MissingPackageError(f"Search: sampler={name} needs a package: {error}") from error
     except (TypeError, ValueError) as error:
-        raise InputError(
+        raise InputValueError(
             f"Search: sampler={name} cannot be made for each trial with seed={own}: "
             f"{str(error).rstrip('.')}; name one that takes a seed, with all its other arguments."
         ) from error

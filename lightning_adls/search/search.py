@@ -8,7 +8,7 @@ from typing import Generic
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.search.checkpoints import drop_outdone
 from lightning_adls.search.failures import SearchFailed, TrialFailed
 from lightning_adls.search.lease import Lease, check_free, hold
@@ -41,7 +41,7 @@ class Search(Generic[ChoiceT]):
         listeners: Are told of each trial.
 
     Raises:
-        InputError: If ``trials`` is below 1, or the sampler takes no seed or not this space.
+        InputValueError: If ``trials`` is below 1, or the sampler takes no seed or not this space.
     """
 
     study: optuna.Study
@@ -53,7 +53,7 @@ class Search(Generic[ChoiceT]):
 
     def __post_init__(self) -> None:
         if self.trials < 1:
-            raise InputError(f"Search: trials={self.trials} is below 1.")
+            raise InputValueError(f"Search: trials={self.trials} is below 1.")
         make_sampler(self.sampler, self.objective.space, self.seed)
 
     @property
@@ -92,7 +92,7 @@ class Search(Generic[ChoiceT]):
         """Refuse early what :meth:`run` would refuse.
 
         Raises:
-            StudyTaken: If another process runs the study.
+            InputValueError: If another process runs the study.
         """
         if not self.complete:
             check_free(self.study)
@@ -101,7 +101,7 @@ class Search(Generic[ChoiceT]):
         """Run what is missing, alone: the study's lease is held until the end.
 
         Raises:
-            StudyTaken: If another process runs the study.
+            InputValueError: If another process runs the study.
             SearchFailed: If three trials in a row failed; the message has their reasons.
             Exception: Whatever went wrong that is no trial's own fault (a full disk, a fault in
                 ``build``). The trial does not count and is run again the next time.
@@ -168,10 +168,10 @@ def run_study(
     """Run a :class:`Search` whose sampler is ``tpe``, ``random`` or ``grid``.
 
     Raises:
-        InputError: If the sampler is none of these; and as :meth:`Search.run`.
+        InputValueError: If the sampler is none of these; and as :meth:`Search.run`.
     """
     if sampler not in SAMPLERS:
-        raise InputError(
+        raise InputValueError(
             f"run_study: sampler={sampler!r} is unknown; there are {', '.join(SAMPLERS)}, and "
             "Search takes any sampler of Optuna."
         )

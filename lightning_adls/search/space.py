@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 import optuna
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 MOST_GRID_POINTS = 10**5
 
@@ -56,7 +56,7 @@ def check_grid(who: str, points: int, remedy: str) -> None:
         ValueError: If there are more than 10^5 points; ``remedy`` says what to do.
     """
     if points > MOST_GRID_POINTS:
-        raise InputError(
+        raise InputValueError(
             f"{who}: sampler='grid' would enumerate {float(points):.1e} points, the most is "
             f"{MOST_GRID_POINTS}; {remedy}, or use 'random' or 'tpe'."
         )

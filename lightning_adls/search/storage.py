@@ -10,7 +10,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from lightning_adls.errors import InputError, MissingPackageError
+from lightning_adls.errors import InputValueError, MissingPackageError
 from lightning_adls.locks import exclusive
 
 # What databases say of a table or a row that another process has just made.
@@ -28,7 +28,7 @@ def open_storage(where: str | Path) -> Iterator[BaseStorage]:
     releases.
 
     Raises:
-        InputError: If another process has the journal file open, its folder cannot be made, the
+        ValueError: If another process has the journal file open, its folder cannot be made, the
             URL is wrong or the database cannot be reached.
         MissingPackageError: If the database needs a driver that is not installed.
     """
@@ -51,7 +51,7 @@ def _database(where: str) -> BaseStorage:
     try:
         url = make_url(where)
     except (ArgumentError, ValueError) as error:
-        raise InputError(
+        raise InputValueError(
             "open_storage: the storage is no URL of a database; it has the form "
             "postgresql://user:password@host/name or sqlite:///file."
         ) from error
@@ -69,7 +69,7 @@ def _database(where: str) -> BaseStorage:
     except (SQLAlchemyError, ValueError) as error:
         # The first line says what; the others show statements of SQL and a link.
         reason = str(error).partition("\n")[0]
-        raise InputError(f"open_storage: {shown} cannot be opened: {reason}.") from error
+        raise InputValueError(f"open_storage: {shown} cannot be opened: {reason}.") from error
 
 
 def _created(where: str) -> BaseStorage:
@@ -90,6 +90,6 @@ def _make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
+        raise InputValueError(
             f"open_storage: the folder of {path} cannot be made: {error.strerror}."
         ) from error

@@ -8,7 +8,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.settings import refuse_changes
 
 # Up to version 0.1 it was "fingerprint", and a trial's choice was its "recipe".
@@ -31,7 +31,7 @@ def open_study(
         pruner: Decides which trials stop early.
 
     Raises:
-        InputError: If the study exists with another fingerprint (the message says what differs),
+        ValueError: If the study exists with another fingerprint (the message says what differs),
             or has trials and none.
     """
     study = optuna.create_study(
@@ -44,7 +44,7 @@ def open_study(
     if before is not None:
         refuse_changes("open_study", f"the study {name!r}", before, now)
     elif begun:
-        raise InputError(
+        raise InputValueError(
             f"open_study: the study {name!r} has trials of which nobody knows the settings: an "
             "earlier version or another program made it; give another name, or another --run."
         )

@@ -5,7 +5,7 @@ from dataclasses import fields
 from itertools import product
 from typing import Any
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.formats.text import split_text
 
@@ -31,7 +31,9 @@ def expand(template: str, ranges: Mapping[str, Sequence[Value]]) -> tuple[str, .
     fmt, given = split_text(template, NumberFormat.classes)
     found, error = _combine(fmt, given, ranges)
     if not found:
-        raise InputError(f"FormatSpace: no combination of the ranges makes a {template}: {error}")
+        raise InputValueError(
+            f"FormatSpace: no combination of the ranges makes a {template}: {error}"
+        )
     return tuple(dict.fromkeys(map(str, found)))
 
 
@@ -67,13 +69,17 @@ def check_ranges(ranges: Mapping[str, Sequence[Value]]) -> None:
     takers = {name: _takers(name) for name in ranges}
     for name, values in ranges.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise InputError(f"FormatSpace: ranges: {name}={values!r} is not a list of values.")
+            raise InputValueError(
+                f"FormatSpace: ranges: {name}={values!r} is not a list of values."
+            )
     for name, values in ranges.items():
         parameter = name.rpartition(".")[2]
         for value in values:
             tries = [_combine(fmt, {parameter: value}, ranges) for fmt in takers[name]]
             if not any(found for found, _ in tries):
-                raise InputError(f"FormatSpace: ranges: no format takes {name}: {tries[-1][1]}")
+                raise InputValueError(
+                    f"FormatSpace: ranges: no format takes {name}: {tries[-1][1]}"
+                )
 
 
 def _takers(name: str) -> list[type[NumberFormat]]:
@@ -83,7 +89,7 @@ def _takers(name: str) -> list[type[NumberFormat]]:
     takers = [fmt for fmt in owners if parameter in {field.name for field in fields(fmt)}]
     if not takers:
         known = {field.name for fmt in owners for field in fields(fmt)}
-        raise InputError(
+        raise InputValueError(
             f"FormatSpace: ranges: {name!r} is no parameter of {owner or 'any format'}; "
             f"there are {sorted(known) or sorted(NumberFormat.classes)}."
         )

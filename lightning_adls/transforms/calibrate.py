@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.formats.base import OBSERVERS
 from lightning_adls.layers import LayerFormats, QuantizedLayer
@@ -65,7 +65,7 @@ def calibrate(
     with _plain_evaluation(model), torch.no_grad():
         inputs = _observe_inputs(rounding, batches, forward or model)
     if missing := [name for name in rounding if name not in inputs]:
-        raise InputError(
+        raise InputValueError(
             f"calibrate: recipe rounds the input of {', '.join(missing)}, which got none from the "
             "batches; leave out such layers, or their input."
         )
@@ -80,7 +80,7 @@ def check_observer(observer: str, who: str) -> None:
     """Refuse a name that is no observer's."""
     if observer not in OBSERVERS:
         choices = " or ".join(map(repr, OBSERVERS))
-        raise InputError(f"{who}: observer={observer!r} is not a choice; use {choices}.")
+        raise InputValueError(f"{who}: observer={observer!r} is not a choice; use {choices}.")
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def _observe_inputs(
             forward(batch)
             ran = True
     if not ran:
-        raise InputError("calibrate: batches is empty; at least one batch is needed.")
+        raise InputValueError("calibrate: batches is empty; at least one batch is needed.")
     return observed
 
 

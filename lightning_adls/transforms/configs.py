@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.lora import LoRA
 from lightning_adls.transforms.pack import Pack
@@ -51,7 +51,7 @@ def describe(transform: Any) -> dict[str, Any]:
             if isinstance(transform, Quantize):
                 plain["layers"] = transform.to_dict()
             return {"class_path": path, "init_args": plain}
-    raise InputError(
+    raise InputValueError(
         f"describe: transform={transform!r} is of none of the classes {', '.join(TRANSFORMS)}."
     )
 
@@ -75,19 +75,21 @@ def read(description: Mapping[str, Any]) -> AnyTransform:
         set(description) - {"init_args"} != {"class_path"}
         or not isinstance(description.get("init_args", {}), Mapping)
     ):
-        raise InputError(
+        raise InputValueError(
             f"read: description={description!r} is not a mapping of 'class_path' and, at most, "
             "'init_args' with names and values."
         )
     path, arguments = description["class_path"], description.get("init_args", {})
     if not isinstance(path, str) or path not in TRANSFORMS:
-        raise InputError(f"read: class_path={path!r} is none of {', '.join(TRANSFORMS)}.")
+        raise InputValueError(f"read: class_path={path!r} is none of {', '.join(TRANSFORMS)}.")
     known = [field.name for field in fields(TRANSFORMS[path])]
     if unknown := [name for name in arguments if name not in known]:
-        raise InputError(
+        raise InputValueError(
             f"read: {unknown[0]!r} is no argument of {path}; there are {', '.join(known)}."
         )
     try:
         return TRANSFORMS[path](**arguments)
     except TypeError as error:  # one is missing, or is not what can be compared or listed
-        raise InputError(f"read: init_args={dict(arguments)} do not fit {path}: {error}") from error
+        raise InputValueError(
+            f"read: init_args={dict(arguments)} do not fit {path}: {error}"
+        ) from error

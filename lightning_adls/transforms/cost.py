@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING, KINDS, LayerFormats, QuantizedLayer, formats_of
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.walk import layers_of
@@ -64,7 +64,9 @@ def sparsity_of(model: nn.Module) -> float:
     ]
     weights = _by_weight([*_computing_layers(model).values(), *masked])
     if not weights:
-        raise InputError(f"sparsity_of: model={type(model).__name__} has no layer with weights.")
+        raise InputValueError(
+            f"sparsity_of: model={type(model).__name__} has no layer with weights."
+        )
     return sum(_pruned(layers) for _, layers in weights) / _count(weights)
 
 
@@ -121,7 +123,7 @@ def bits_per_weight(model: nn.Module) -> float:
     """
     weights = _by_weight(_computing_layers(model).values())
     if not weights:
-        raise InputError(
+        raise InputValueError(
             f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
         )
     return sum(_stored_bits(users) for users in weights) / _count(weights)

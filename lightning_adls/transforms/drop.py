@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
 
@@ -31,7 +31,7 @@ class Drop:
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str) or not self.layers:
-            raise InputError(f"Drop: layers={self.layers!r} is not a list of names of layers.")
+            raise InputValueError(f"Drop: layers={self.layers!r} is not a list of names of layers.")
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def __call__(self, model: nn.Module) -> None:
@@ -41,7 +41,7 @@ class Drop:
         for name in names:
             layer = linear[name]
             if layer.in_features != layer.out_features:
-                raise InputError(
+                raise InputValueError(
                     f"Drop: layer {name!r} maps {layer.in_features} to {layer.out_features} "
                     "features, so the identity cannot stand for it; name square layers only."
                 )

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 def flops_per_sample(model: nn.Module, tokens: int) -> int:
@@ -24,7 +24,7 @@ def flops_per_sample(model: nn.Module, tokens: int) -> int:
         ValueError: If ``tokens`` is below 1.
     """
     if tokens < 1:
-        raise InputError(f"flops_per_sample: tokens={tokens} is below 1.")
+        raise InputValueError(f"flops_per_sample: tokens={tokens} is below 1.")
     device = next(model.parameters()).device
     inputs = torch.ones(1, tokens, dtype=torch.int64, device=device)
     training = [module for module in model.modules() if module.training]

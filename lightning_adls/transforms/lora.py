@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from lightning_adls.errors import InputError, MissingPackageError
+from lightning_adls.errors import InputValueError, MissingPackageError
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
 
@@ -56,23 +56,27 @@ class LoRA:
         for name in ("layers", "trainable"):
             if isinstance(getattr(self, name), str):
                 value = getattr(self, name)
-                raise InputError(f"LoRA: {name}={value!r} is not a list of patterns.")
+                raise InputValueError(f"LoRA: {name}={value!r} is not a list of patterns.")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.layers:
-            raise InputError("LoRA: layers=() leaves no layer to adapt; '*' is every linear layer.")
+            raise InputValueError(
+                "LoRA: layers=() leaves no layer to adapt; '*' is every linear layer."
+            )
         if self.rank < 1:
-            raise InputError(f"LoRA: rank={self.rank} is below 1.")
+            raise InputValueError(f"LoRA: rank={self.rank} is below 1.")
         if not self.alpha > 0:
-            raise InputError(f"LoRA: alpha={self.alpha} is not above 0.")
+            raise InputValueError(f"LoRA: alpha={self.alpha} is not above 0.")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"LoRA: dropout={self.dropout} is not in 0 <= dropout < 1.")
+            raise InputValueError(f"LoRA: dropout={self.dropout} is not in 0 <= dropout < 1.")
 
     def __call__(self, model: nn.Module) -> None:
         """Add the adapters to ``model`` in place; what is not trained is frozen."""
         from peft import LoraConfig, inject_adapter_in_model
 
         if _adapted_layers(model):
-            raise InputError("LoRA: the model has adapters already; call merge_lora(model) first.")
+            raise InputValueError(
+                "LoRA: the model has adapters already; call merge_lora(model) first."
+            )
         names = list(match(linear_layers(model), dict.fromkeys(self.layers), "LoRA"))
         _refuse_shared(model, names)
         # The names change where an adapter is put around a layer; the parameters do not.
@@ -103,7 +107,7 @@ def merge_lora(model: nn.Module) -> None:
     """
     adapted = _adapted_layers(model)
     if not adapted:
-        raise InputError("merge_lora: the model has no adapters.")
+        raise InputValueError("merge_lora: the model has no adapters.")
     for layer in adapted.values():
         layer.merge(safe_merge=True)
 
@@ -133,7 +137,7 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
     parameters = dict(model.named_parameters())
     frozen = match(parameters, dict.fromkeys(patterns), "freeze", "parameters")
     if not any(p.requires_grad for name, p in parameters.items() if name not in frozen):
-        raise InputError(f"freeze: patterns={patterns} leave no parameter to train.")
+        raise InputValueError(f"freeze: patterns={patterns} leave no parameter to train.")
     for name in frozen:
         parameters[name].requires_grad_(False)
 
@@ -163,4 +167,6 @@ def _refuse_shared(model: nn.Module, names: Iterable[str]) -> None:
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name in names:
         if places[id(model.get_submodule(name))] > 1:
-            raise InputError(f"LoRA: layer {name!r} is used in two places; leave it out of layers.")
+            raise InputValueError(
+                f"LoRA: layer {name!r} is used in two places; leave it out of layers."
+            )

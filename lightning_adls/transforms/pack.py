@@ -6,7 +6,7 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
@@ -43,7 +43,7 @@ class Pack:
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str) or not self.layers:
-            raise InputError(f"Pack: layers={self.layers!r} is not a list of names of layers.")
+            raise InputValueError(f"Pack: layers={self.layers!r} is not a list of names of layers.")
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def __call__(self, model: nn.Module) -> None:
@@ -56,7 +56,7 @@ def _packed(name: str, layer: nn.Module) -> PackedLinear:
     try:
         return PackedLinear.from_linear(layer)
     except ValueError as error:
-        raise InputError(f"Pack: layer {name!r} cannot be packed. {error}") from error
+        raise InputValueError(f"Pack: layer {name!r} cannot be packed. {error}") from error
 
 
 def memory(model: nn.Module) -> dict[str, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import L1Unstructured
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING, LayerFormats, QuantizedLayer, quantized
 from lightning_adls.transforms.walk import layers_of, match, replace_layers
 
@@ -59,17 +59,17 @@ class Prune:
         for name in ("sparsity", "activation_sparsity"):
             value = getattr(self, name)
             if not 0 <= value < 1:
-                raise InputError(f"Prune: {name}={value} is not in 0 <= {name} < 1.")
+                raise InputValueError(f"Prune: {name}={value} is not in 0 <= {name} < 1.")
         for name, known in (("method", ("l1", "random")), ("scope", ("local", "global"))):
             if getattr(self, name) not in known:
-                raise InputError(
+                raise InputValueError(
                     f"Prune: {name}={getattr(self, name)!r} is neither {known[0]!r} nor "
                     f"{known[1]!r}."
                 )
         for name in ("layers", "kinds"):
             value = getattr(self, name)
             if isinstance(value, str) or not value:
-                raise InputError(f"Prune: {name}={value!r} is not a list of names.")
+                raise InputValueError(f"Prune: {name}={value!r} is not a list of names.")
             object.__setattr__(self, name, tuple(value))
 
     def __call__(self, model: nn.Module) -> None:
@@ -94,7 +94,7 @@ class Prune:
         for name, group in groups.items():
             pruned, count = sum(map(_pruned, group)), sum(map(_count, group))
             if pruned > round(self.sparsity * count):
-                raise InputError(
+                raise InputValueError(
                     f"Prune: sparsity={self.sparsity} is below the {pruned / count:.4g} that "
                     f"{name} has already; give at least that, or start from an unpruned model."
                 )

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from lightning_adls.errors import InputError, MissingFileError
+from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.layers import (
     COMPUTING,
@@ -44,7 +44,7 @@ def layer_formats(choice: LayerChoice, who: str = "LayerFormats") -> LayerFormat
     if not isinstance(choice, Mapping):
         choice = dict.fromkeys(ROLES, choice)
     if unknown := [name for name in choice if name not in ROLES]:
-        raise InputError(f"{who}: {unknown[0]!r} is no tensor of a layer; there are {ROLES}.")
+        raise InputValueError(f"{who}: {unknown[0]!r} is no tensor of a layer; there are {ROLES}.")
     return LayerFormats(**{name: _format(value, who) for name, value in choice.items()})
 
 
@@ -52,7 +52,7 @@ def _format(value: FormatText, who: str) -> NumberFormat | None:
     if value is None or isinstance(value, NumberFormat):
         return value
     if not isinstance(value, str):
-        raise InputError(
+        raise InputValueError(
             f"{who}: {value!r} is not the text of a number format, such as 'MXInt(width=8)'."
         )
     return parse(value)
@@ -90,7 +90,7 @@ class Quantize:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Mapping) or not self.layers:
-            raise InputError(
+            raise InputValueError(
                 f"Quantize: layers={self.layers!r} is not a mapping from patterns to formats; "
                 "'*' is the pattern of every linear layer."
             )
@@ -100,7 +100,7 @@ class Quantize:
         }
         object.__setattr__(self, "layers", chosen)
         if isinstance(self.kinds, str) or not set(self.kinds) <= set(KINDS):
-            raise InputError(
+            raise InputValueError(
                 f"Quantize: kinds={self.kinds!r} is not a list of some of {', '.join(KINDS)}."
             )
         object.__setattr__(self, "kinds", tuple(self.kinds))
@@ -168,13 +168,13 @@ class Quantize:
         except FileNotFoundError as error:
             raise MissingFileError(f"Quantize: there is no file {str(path)!r}.") from error
         except OSError as error:
-            raise InputError(
+            raise InputValueError(
                 f"Quantize: {str(path)!r} cannot be read: {error.strerror}."
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"Quantize: {path} is not YAML: {error}") from error
+            raise InputValueError(f"Quantize: {path} is not YAML: {error}") from error
         if not isinstance(content, dict) or set(content) - {"kinds", "backend"} != {"quantize"}:
-            raise InputError(
+            raise InputValueError(
                 f"Quantize: {path} does not hold the key 'quantize' and at most 'kinds' and "
                 "'backend' beside it."
             )
@@ -216,7 +216,7 @@ def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
             del fitted[key]
         elif entry == "input_sparsity" and layer in plain:
             if state[key]:
-                raise InputError(
+                raise InputValueError(
                     f"state_for: {key}={float(state[key])} is nothing that a plain layer can do; "
                     "prune or quantise the model before the weights are loaded."
                 )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import KINDS, QuantizedLayer
 
 # A name, because importing Transformers takes seconds, and who has such a layer has done it.
@@ -55,9 +55,9 @@ class PruneStructured:
         for name in ("heads", "neurons"):
             value = getattr(self, name)
             if not 0 <= value < 1:
-                raise InputError(f"PruneStructured: {name}={value} is not in 0 <= {name} < 1.")
+                raise InputValueError(f"PruneStructured: {name}={value} is not in 0 <= {name} < 1.")
         if self.method not in ("l1", "random"):
-            raise InputError(
+            raise InputValueError(
                 f"PruneStructured: method={self.method!r} is neither 'l1' nor 'random'."
             )
 
@@ -96,7 +96,7 @@ def _encoder_layers(model: nn.Module) -> list[Any]:
         if any(f"{base.__module__}.{base.__name__}" == _LAYER for base in type(module).__mro__)
     ]
     if not layers:
-        raise InputError(
+        raise InputValueError(
             f"PruneStructured: model={type(model).__name__} has no encoder layers of a BERT; give "
             "a BertModel of Transformers or a model that holds one."
         )
@@ -104,7 +104,7 @@ def _encoder_layers(model: nn.Module) -> list[Any]:
         for into, out in (_projections(layer), _feed_forward(layer)):
             for linear in (*into, out):
                 if type(linear) not in KINDS["Linear"]:
-                    raise InputError(
+                    raise InputValueError(
                         f"PruneStructured: a BertLayer holds {type(linear).__name__} where a "
                         "linear layer belongs; merge adapters into the model before."
                     )

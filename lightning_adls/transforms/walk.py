@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING, KINDS, is_kind
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, n
         ValueError: If a kind is not one of ``lightning_adls.layers.KINDS``.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise InputError(
+        raise InputValueError(
             f"layers_of: kinds={list(kinds)} names {unknown[0]!r}; there are {', '.join(KINDS)}."
         )
     return {
@@ -61,7 +61,7 @@ def match(
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
             known = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputError(
+            raise InputValueError(
                 f"{who}: pattern {pattern!r} matches none of the {len(names)} {what}; "
                 f"there are {known or f'no such {what}'}."
             )

@@ -17,7 +17,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from lightning_adls.callbacks.calibration import Calibration, call_module
 from lightning_adls.callbacks.quantization import QuantizationAwareTraining
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Integer, MXInt
 from lightning_adls.layers import LayerFormats, QuantizedLayer
 from lightning_adls.transforms import Quantize
@@ -460,7 +460,7 @@ def test_the_data_of_an_earlier_call_is_not_calibrated_with() -> None:
     callback = Calibration({"*": "Integer"})
     run = trainer(callback, max_epochs=1)
     run.fit(Plain(), datamodule=Data())
-    with pytest.raises(InputError, match="no training data to calibrate with"):
+    with pytest.raises(InputValueError, match="no training data to calibrate with"):
         run.test(Plain(), loader(), verbose=False)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_adls.data.batching import Frame, LengthBatches, Rows, Truncation, balanced_order
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 row_counts = st.integers(1, 300)
 batch_sizes = st.integers(1, 40)
@@ -57,7 +57,7 @@ def test_the_ranks_together_have_every_row_and_none_twice(
 def test_an_evaluation_that_would_count_rows_twice_is_refused(ranks: int) -> None:
     for rows, batch_size in ((ranks - 1, 8), (2 * ranks + 1, 1)):
         message = f"TextData: {rows} rows in batches of {batch_size} .* once each on {ranks} dev"
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputValueError, match=message):
             share(torch.ones(rows), batch_size, ranks, 0, shuffle=False)
         assert share(torch.ones(rows), batch_size, ranks, 0, shuffle=True)
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from lightning_adls.data import TextData, reviews
 from lightning_adls.data.batching import Batch, LengthBatches
 from lightning_adls.data.tokens import Cached, Encoder, cached
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 Columns = dict[str, list[Any]]
 TEXTS = ["The plot was dull, but I loved the acting.", 'I "loved" it,\nthe music.', "A b c d e f g"]
@@ -529,7 +529,7 @@ def test_calibration_batches_need_rows_and_a_number(folder: Path, make: Make) ->
     with pytest.raises(RuntimeError, match="the train rows are not loaded; call prepare_data"):
         make().calibration_batches(1)
     for count in (0, -1):
-        with pytest.raises(InputError, match=f"TextData: count={count} is below 1"):
+        with pytest.raises(InputValueError, match=f"TextData: count={count} is below 1"):
             ready(make()).calibration_batches(count)
 
 

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
 from lightning_adls.models import NetworkFactory, bert, sequence_classifier
 
@@ -129,7 +129,7 @@ def test_what_the_user_gives_against_himself_is_refused(
     both = {"checkpoint": "some/where", "hidden_size": 32}
     config = WAYS["--config"](tmp_path, {first: both.pop(first)})
     network = lab(*config, *WAYS["single arguments"](tmp_path, both))["model"]
-    with pytest.raises(InputError, match="fixes the dimensions; do not give hidden_size"):
+    with pytest.raises(InputValueError, match="fixes the dimensions; do not give hidden_size"):
         network(num_classes=2)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lightning_adls.errors import InputError, MissingFileError, MissingPackageError
+from lightning_adls.errors import InputValueError, MissingFileError, MissingPackageError
 from lightning_adls.labs.ending import refusing
 
 HELD_UP = """
@@ -89,7 +89,7 @@ def test_a_fault_of_ours_comes_with_its_traceback(
 
 
 @pytest.mark.parametrize("how", [raised, instantiated])
-@pytest.mark.parametrize("kind", [InputError, MissingFileError, MissingPackageError])
+@pytest.mark.parametrize("kind", [InputValueError, MissingFileError, MissingPackageError])
 def test_what_a_check_refuses_is_one_line_and_status_2(
     how: Callable[[Exception], None], kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +109,7 @@ def test_what_a_caller_names_is_refused_too(capsys: pytest.CaptureFixture[str]) 
 
 def test_an_error_that_followed_a_refusal_is_no_refusal() -> None:
     fault = RuntimeError("a fault")
-    fault.__cause__ = InputError("wrong")
+    fault.__cause__ = InputValueError("wrong")
     with pytest.raises(RuntimeError), refusing():
         raise fault
 
@@ -120,7 +120,7 @@ def test_the_traceback_of_a_refusal_is_shown_on_request(
 ) -> None:
     monkeypatch.setenv("LIGHTNING_ADLS_TRACEBACK", value)
     with pytest.raises(SystemExit) as ended, refusing():
-        raised(InputError("wrong"))
+        raised(InputValueError("wrong"))
     assert ended.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert ("in raised" in "\n".join(lines)) == shown

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.search.samplers import SamplerFactory
@@ -154,7 +154,7 @@ def test_what_a_class_refuses_later_is_wrong_input_as_well(parse: Parse) -> None
         "--sampler=NSGAIISampler",
         "--sampler.population_size=1",
     )
-    with pytest.raises(InputError, match="NSGAIISampler: `population_size` must be"):
+    with pytest.raises(InputValueError, match="NSGAIISampler: `population_size` must be"):
         parsed["sampler"](seed=0)
-    with pytest.raises(InputError, match="EarlyStopping: `mode` can be"):
+    with pytest.raises(InputValueError, match="EarlyStopping: `mode` can be"):
         parsed["callbacks"][0]()

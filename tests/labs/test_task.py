@@ -14,10 +14,11 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.task import Task, digest_of, save_weights
+from lightning_adls.labs.task import Task, digest_of
 from lightning_adls.models import bert
 from lightning_adls.transforms import Prune, Quantize
 from lightning_adls.transforms.lora import LoRA
+from lightning_adls.weights import save_weights
 
 BUDGET = Budget(epochs=1, reports=1, accelerator="cpu")
 MODEL = partial(

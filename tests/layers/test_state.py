@@ -11,7 +11,7 @@ import torch
 from samples import BACKENDS, PAIRS
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Binary, MXInt, NumberFormat
 from lightning_adls.layers import LayerFormats, QuantizedLayer, builder
 from lightning_adls.layers.packed import PackedLinear
@@ -28,7 +28,7 @@ def layer_formats(backend: str, fmt: NumberFormat) -> LayerFormats | None:
     ):
         try:
             builder(backend)(nn.Linear(2, 2), choice)
-        except InputError:
+        except InputValueError:
             continue
         return choice
     return None

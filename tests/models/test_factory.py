@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.models import NetworkFactory, bert, sequence_classifier
 
 
@@ -50,11 +50,11 @@ def test_a_network_that_takes_no_classes_must_have_their_number() -> None:
     make = NetworkFactory(Bag, {"outputs": 3})
     network = make(num_classes=3, **known)
     assert all(module.training for module in network.modules())
-    with pytest.raises(InputError, match=r"Bag: gives logits of shape \(1, 3\).* 2 possible"):
+    with pytest.raises(InputValueError, match=r"Bag: gives logits of shape \(1, 3\).* 2 possible"):
         make(num_classes=2, **known)
 
 
 def test_what_is_to_be_chosen_must_be_taken() -> None:
     make = partial(NetworkFactory(Bag), num_classes=2)
-    with pytest.raises(InputError, match="Bag: takes no hidden_size, which is to be chosen"):
+    with pytest.raises(InputValueError, match="Bag: takes no hidden_size, which is to be chosen"):
         make(hidden_size=16)

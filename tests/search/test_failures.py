@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from studies import Plain, Recipes, run, study_of
 
 from lightning_adls import search
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.search import SearchFailed
 from lightning_adls.search.failures import TrialFailed, trial_failing
 from lightning_adls.transforms import Quantize
@@ -31,7 +31,7 @@ OF_OTHERS = [
     TypeError("build() takes 0 positional arguments"),
     KeyError("hidden"),
     ValueError("Prune: nothing matches"),
-    InputError("Quantize: layers match nothing"),
+    InputValueError("Quantize: layers match nothing"),
     AttributeError("no attribute"),
     IndexError("index out of range in self"),
     ImportError("no module"),

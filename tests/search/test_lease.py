@@ -17,9 +17,9 @@ from optuna.storages.journal import JournalFileBackend
 from studies import Plain, run, study_of
 
 from lightning_adls import search
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.search import Search, lease
-from lightning_adls.search.lease import Lease, StudyTaken, hold
+from lightning_adls.search.lease import Lease, hold
 
 ELSEWHERE = {"host": "elsewhere", "machine": "elsewhere", "pid": 7, "number": 3, "held": True}
 ANOTHER = rf"'study' is being run by process {os.getpid()} on .*; wait for it to end"
@@ -39,10 +39,10 @@ def test_a_study_that_runs_is_refused_to_others_and_is_free_afterwards(
 ) -> None:
     study = study_of(where)
     with hold(study):
-        with pytest.raises(InputError, match=ANOTHER), hold(study_of(where)):
+        with pytest.raises(InputValueError, match=ANOTHER), hold(study_of(where)):
             pytest.fail("both hold it")
         objective: Any = Plain(tmp_path)
-        with pytest.raises(InputError, match=ANOTHER):
+        with pytest.raises(InputValueError, match=ANOTHER):
             Search(study, objective).check_free()
         (claim,) = claims(study)
         assert claim["pid"] == os.getpid()
@@ -56,7 +56,7 @@ def test_a_study_that_runs_is_refused_to_others_and_is_free_afterwards(
 def test_a_refused_process_leaves_the_running_trial_alone(where: str, tmp_path: Path) -> None:
     def judge(_: int) -> float:
         objective: Any = Plain(tmp_path)
-        with pytest.raises(InputError, match="is being run by"):
+        with pytest.raises(InputValueError, match="is being run by"):
             run(study_of(where), objective, 3)
         return 1.0
 
@@ -89,7 +89,10 @@ def test_a_lease_is_stale_when_its_process_is_gone_or_silent_for_a_minute(
         with hold(study):
             assert len(claims(study)) == 1, "what is stale is struck out"
     else:
-        with pytest.raises(InputError, match=f"process {claim['pid']} on elsewhere"), hold(study):
+        with (
+            pytest.raises(InputValueError, match=f"process {claim['pid']} on elsewhere"),
+            hold(study),
+        ):
             pytest.fail("held by another")
         assert len(claims(study)) == 1, "only the other's"
 
@@ -130,7 +133,7 @@ def test_a_process_that_slept_while_another_took_over_stops(
 
     monkeypatch.setattr(Lease, "__init__", noted)
     objective: Any = Plain(tmp_path, sleep)
-    with pytest.raises(StudyTaken, match="was taken over by"):
+    with pytest.raises(InputValueError, match="was taken over by"):
         run(study, objective, 3)
     assert search.counted_trials(study) == []
 
@@ -146,7 +149,7 @@ def claim_at(where: str, start: Any, tried: Any, results: Any) -> None:
         with hold(study):
             results.put("held")
             tried.wait()
-    except InputError:
+    except InputValueError:
         results.put("refused")
         tried.wait()
 
@@ -175,7 +178,7 @@ def test_of_many_threads_that_claim_at_once_exactly_one_wins() -> None:
         start.wait()
         try:
             lease.acquire()
-        except InputError:
+        except InputValueError:
             return None
         return lease
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from lightning_adls import search
-from lightning_adls.errors import InputError, MissingPackageError
+from lightning_adls.errors import InputValueError, MissingPackageError
 
 
 @pytest.mark.parametrize("where", ["{}/a/b/journal", "sqlite:///{}/a/b/studies.db"])
@@ -23,7 +23,9 @@ def test_the_folder_of_a_storage_is_made(tmp_path: Path, where: str) -> None:
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(InputError, match=r"the folder of .*file.* cannot be made: File exists\."),
+        pytest.raises(
+            InputValueError, match=r"the folder of .*file.* cannot be made: File exists\."
+        ),
         search.open_storage(where.format(tmp_path)),
     ):
         pytest.fail("opened")
@@ -32,12 +34,12 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, where: str) -> 
 @pytest.mark.parametrize(
     ("url", "message", "kind"),
     [
-        ("nosuch://host/name", "nosuch://host/name cannot be opened: .*nosuch", InputError),
-        ("://", "is no URL of a database; it has the form postgresql://", InputError),
-        ("redis://host", "redis://host cannot be opened: ", InputError),
-        ("sqlite:////proc/nothing.db", "cannot be opened: .*unable to open", InputError),
-        ("postgresql+nosuch://host/name", "cannot be opened: ", InputError),
-        ("firebird://host/name", "firebird", InputError),
+        ("nosuch://host/name", "nosuch://host/name cannot be opened: .*nosuch", InputValueError),
+        ("://", "is no URL of a database; it has the form postgresql://", InputValueError),
+        ("redis://host", "redis://host cannot be opened: ", InputValueError),
+        ("sqlite:////proc/nothing.db", "cannot be opened: .*unable to open", InputValueError),
+        ("postgresql+nosuch://host/name", "cannot be opened: ", InputValueError),
+        ("firebird://host/name", "firebird", InputValueError),
     ],
 )
 def test_an_address_that_leads_nowhere_is_refused_in_one_sentence(

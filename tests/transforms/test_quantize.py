@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Integer, MXInt, NumberFormat
 from lightning_adls.layers import KINDS, LayerFormats, QuantizedEmbedding, QuantizedLinear
 from lightning_adls.transforms import Prune, Quantize, bits_per_weight, summarize
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_there_or_cannot_be_read_is_the_users_to_mend(tmp_pat
         (".", "cannot be read"),
         ("binary.yaml", "is not YAML"),
     ):
-        with pytest.raises(InputError, match=f"Quantize: .*{message}"):
+        with pytest.raises(InputValueError, match=f"Quantize: .*{message}"):
             Quantize.load(tmp_path / name)
 
 

@@ -21,7 +21,7 @@ from lightning_adls.bench.measure import measure
 from lightning_adls.bench.records import Record
 from lightning_adls.bench.results import Results, attempt
 from lightning_adls.bench.workloads.variants import Variant
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.kernels import quantize
 from lightning_adls.transforms import Pack, memory
 
@@ -105,7 +105,7 @@ class Packing:
         packed = copy.deepcopy(network)
         try:
             Pack()(packed)
-        except InputError as error:
+        except InputValueError as error:
             failed = {"error": one_line(error)}
             record = attempt("all", Variant(), "any", lambda: failed)
             results.add(self.name, "memory", [record])

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from lightning_adls.bench.records import Record
 from lightning_adls.bench.results import Results
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 Columns = Mapping[str, tuple[str, str]]
 """By key of the records, in order: the header and the format specification."""
@@ -69,8 +69,8 @@ def check_sizes(settings: object) -> None:
     who = type(settings).__name__
     for name, value in vars(settings).items():
         if value in ([], ()) and name != "formats":
-            raise InputError(f"{who}: {name}={value} is empty; give at least one.")
+            raise InputValueError(f"{who}: {name}={value} is empty; give at least one.")
         for entry in value if isinstance(value, list) else [value]:
             for size in entry if isinstance(entry, tuple) else [entry]:
                 if isinstance(size, int) and size < 1:
-                    raise InputError(f"{who}: {name}={value} has a number below 1.")
+                    raise InputValueError(f"{who}: {name}={value} has a number below 1.")

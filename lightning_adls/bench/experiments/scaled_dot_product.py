@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -50,7 +50,9 @@ def fused(
         return scaled_dot_product_attention(query, key, value, attn_mask=mask)
     known = [name.lower() for name in SDPBackend.__members__ if name != "ERROR"]
     if backend not in known:
-        raise InputError(f"fused: backend={backend!r} is unknown; torch has {', '.join(known)}.")
+        raise InputValueError(
+            f"fused: backend={backend!r} is unknown; torch has {', '.join(known)}."
+        )
     with sdpa_kernel(SDPBackend.__members__[backend.upper()]):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask)
 

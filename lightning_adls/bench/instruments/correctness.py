@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -44,7 +44,7 @@ def relative_error(found: Tensor, reference: Tensor) -> float:
         0.125
     """
     if found.shape != reference.shape:
-        raise InputError(
+        raise InputValueError(
             f"relative_error: found has shape {tuple(found.shape)}, "
             f"the reference {tuple(reference.shape)}."
         )

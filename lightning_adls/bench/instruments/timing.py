@@ -8,7 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Rounds:
 
     def __post_init__(self) -> None:
         if self.timed < 1:
-            raise InputError(f"Rounds: timed={self.timed} is below 1.")
+            raise InputValueError(f"Rounds: timed={self.timed} is below 1.")
         if self.warmup < 0:
-            raise InputError(f"Rounds: warmup={self.warmup} is below 0.")
+            raise InputValueError(f"Rounds: warmup={self.warmup} is below 0.")
 
 
 ROUNDS = Rounds()

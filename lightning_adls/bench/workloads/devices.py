@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 
 def usable(name: torch.device | str, who: str = "measure") -> torch.device:
@@ -15,11 +15,11 @@ def usable(name: torch.device | str, who: str = "measure") -> torch.device:
     """
     kind, _, index = str(name).partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise InputError(f"{who}: device={str(name)!r} is neither 'cpu' nor 'cuda'.")
+        raise InputValueError(f"{who}: device={str(name)!r} is neither 'cpu' nor 'cuda'.")
     if kind == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= found:
-            raise InputError(
+            raise InputValueError(
                 f"{who}: device={str(name)!r}, but the number of CUDA devices that torch "
                 f"{torch.__version__} finds is {found}."
             )

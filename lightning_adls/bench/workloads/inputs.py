@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """One tensor, positional arguments, or arguments by name; the first dimension is the batch."""
@@ -30,7 +30,7 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
     positional, named = arguments(inputs)
     tensors = [value for value in (*positional, *named.values()) if isinstance(value, Tensor)]
     if not tensors or not tensors[0].ndim:
-        raise InputError(
+        raise InputValueError(
             f"measure: inputs={type(inputs).__name__} must begin with a tensor, its first "
             "dimension the batch."
         )

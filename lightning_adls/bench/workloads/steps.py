@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_adls.bench.instruments.correctness import Result, first_tensor
 from lightning_adls.bench.workloads.inputs import Inputs, arguments, placed, tensors_of
 from lightning_adls.bench.workloads.variants import DTYPES, Variant
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 Target = nn.Module | Callable[..., Any]
 Loss = Callable[[Tensor], Tensor]
@@ -85,11 +85,11 @@ class TrainingStep(ForwardStep):
         self, target: Target, variant: Variant, inputs: Inputs, device: torch.device, loss: Loss
     ) -> None:
         if not isinstance(target, nn.Module):
-            raise InputError(
+            raise InputValueError(
                 "measure: training=True needs a module; a function has no parameters to train."
             )
         if not any(parameter.requires_grad for parameter in target.parameters()):
-            raise InputError("measure: training=True, but no parameter requires a gradient.")
+            raise InputValueError("measure: training=True, but no parameter requires a gradient.")
         super().__init__(target, variant, inputs, device)
         assert isinstance(self.target, nn.Module)
         _without_dropout(self.target.train())

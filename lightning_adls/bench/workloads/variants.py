@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 
 DTYPES = {
     "float32": torch.float32,
@@ -53,13 +53,13 @@ class Variant:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise InputError(f"Variant: dtype={self.dtype!r} is none of {', '.join(DTYPES)}.")
+            raise InputValueError(f"Variant: dtype={self.dtype!r} is none of {', '.join(DTYPES)}.")
         if self.mode is not None and self.backend != "inductor":
-            raise InputError(
+            raise InputValueError(
                 f"Variant: mode={self.mode!r} is for backend='inductor', not {self.backend!r}."
             )
         if self.dynamic is not None and self.backend is None:
-            raise InputError(f"Variant: dynamic={self.dynamic} needs a backend that compiles.")
+            raise InputValueError(f"Variant: dynamic={self.dynamic} needs a backend that compiles.")
 
     @classmethod
     def parse(cls, text: str, dtype: str = "float32", dynamic: bool | None = None) -> "Variant":
@@ -90,7 +90,7 @@ class Variant:
         """
         if self.backend is not None and self.backend not in torch._dynamo.list_backends(None):
             known = ", ".join(torch._dynamo.list_backends())
-            raise InputError(
+            raise InputValueError(
                 f"Variant: backend={self.backend!r} is unknown; torch has {known}, and for "
                 "debugging eager, aot_eager and the rest of torch._dynamo.list_backends(None)."
             )
@@ -98,7 +98,7 @@ class Variant:
             from torch._inductor import list_mode_options
 
             if self.mode not in list_mode_options():
-                raise InputError(
+                raise InputValueError(
                     f"Variant: mode={self.mode!r} is unknown; "
                     f"inductor has {', '.join(list_mode_options())}."
                 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_adls.errors import InputError, MissingPackageError
+from lightning_adls.errors import InputValueError, MissingPackageError
 from lightning_adls.formats import Binary, ResidualSign
 from lightning_adls.layers.kinds import is_kind, quantized
 from lightning_adls.layers.layer_formats import LayerFormats
@@ -80,12 +80,12 @@ class ChopLinear(QuantizedLinear):
     ) -> None:
         kind, config = config_of_formats(formats)
         if kind not in _LAYERS:
-            raise InputError(
+            raise InputValueError(
                 f"chop: weight={formats.weight} has no linear layer in MASE that can be called; "
                 "use backend='standard'."
             )
         if isinstance(formats.input, ResidualSign) and formats.input.levels not in (2, 3):
-            raise InputError(
+            raise InputValueError(
                 f"chop: input={formats.input} has levels={formats.input.levels}; MASE's layer "
                 "computes with 2 or 3 only. Use backend='mase'."
             )
@@ -112,7 +112,7 @@ class ChopLinear(QuantizedLinear):
         try:
             return cast(Tensor, self._mase(self._tensors(), (input,)))
         except AssertionError as error:  # a tensor does not divide into blocks
-            raise InputError(
+            raise InputValueError(
                 f"chop: MASE's layer for weight={self.formats.weight} refuses: {error} "
                 "Use backend='mase'."
             ) from error
@@ -123,19 +123,19 @@ class ChopLinear(QuantizedLinear):
 
     def _check_zeros(self) -> None:
         if self.weight_mask is not None and self.mase_kind not in _MASKABLE:
-            raise InputError(
+            raise InputValueError(
                 f"chop: weight={self.formats.weight} is rounded after masking in MASE, so that the "
                 "pruned weights are not zero, or others change; use backend='mase'."
             )
         if self.input_sparsity:
-            raise InputError(
+            raise InputValueError(
                 f"chop: input_sparsity={self.input_sparsity} is nothing that MASE's layers can do; "
                 "use backend='mase'."
             )
 
     def _check_training(self) -> None:
         if self.mase_kind in _UNTRAINABLE and self.training and torch.is_grad_enabled():
-            raise InputError(
+            raise InputValueError(
                 f"chop: weight={self.formats.weight} cannot be trained, because MASE's layer has "
                 "no backward; only evaluate it, or use backend='mase'."
             )
@@ -162,7 +162,7 @@ class ChopLinear(QuantizedLinear):
 
     def _round(self, role: str, x: Tensor) -> Tensor:
         if self.enabled and getattr(self.formats, role) is not None:
-            raise InputError(
+            raise InputValueError(
                 f"chop: {role}={getattr(self.formats, role)} is rounded within MASE's layer, which "
                 "does not show it; use backend='mase'."
             )
@@ -184,7 +184,7 @@ def chop_layer(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     if formats == LayerFormats():
         return quantized(layer, formats)
     if not is_kind(layer, "Linear"):
-        raise InputError(
+        raise InputValueError(
             f"chop: layer={type(layer).__name__} is not linear, and no other layers of MASE are "
             "used; leave it out of the recipe."
         )

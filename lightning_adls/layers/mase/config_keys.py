@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import (
     MXFP,
     BlockFP,
@@ -51,7 +51,7 @@ def canonical(kind: str) -> str:
     """
     name = _ALIASES.get(kind, kind)
     if name not in MASE_KINDS:
-        raise InputError(f"mase: kind={kind!r} is unknown; there are {', '.join(MASE_KINDS)}.")
+        raise InputValueError(f"mase: kind={kind!r} is unknown; there are {', '.join(MASE_KINDS)}.")
     return name
 
 
@@ -130,19 +130,19 @@ def check_keys(who: str, kind: str, config: Mapping[str, Any]) -> None:
         config: Its values are checked by the formats, but for those that are no parameters.
     """
     if not isinstance(config, Mapping):
-        raise InputError(f"{who}: config={config!r} is not a mapping of MASE's keys.")
+        raise InputValueError(f"{who}: config={config!r} is not a mapping of MASE's keys.")
     keys = _KEYS[kind]
     takes = f"it takes {', '.join(keys.required)}"
     if keys.optional:
         takes += f" and perhaps {', '.join(keys.optional)}"
     for key, value in config.items():
         if key not in (*keys.required, *keys.optional, *keys.unused):
-            raise InputError(f"{who}: {key}={value!r} is no key of kind {kind!r}; {takes}.")
+            raise InputValueError(f"{who}: {key}={value!r} is no key of kind {kind!r}; {takes}.")
         if key in _ONLY and key not in keys.unused and value is not _ONLY[key][0]:
             only, why = _ONLY[key]
-            raise InputError(f"{who}: {key}={value!r} has no meaning here; use {only}: {why}.")
+            raise InputValueError(f"{who}: {key}={value!r} has no meaning here; use {only}: {why}.")
     if missing := [key for key in keys.required if key not in config]:
-        raise InputError(f"{who}: config lacks {', '.join(missing)}; {takes}.")
+        raise InputValueError(f"{who}: config lacks {', '.join(missing)}; {takes}.")
 
 
 def unused_keys(kind: str, config: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.linear import QuantizedLinear
@@ -50,7 +50,7 @@ class ConfiguredLinear(QuantizedLinear):
         formats: LayerFormats | None = None,
     ) -> None:
         if config is not None and formats is not None:
-            raise InputError(f"{type(self).__name__}: config and formats are given; use one.")
+            raise InputValueError(f"{type(self).__name__}: config and formats are given; use one.")
         formats = self._formats_of(config) if formats is None else self._checked(formats)
         super().__init__(
             in_features, out_features, bias, formats=formats, device=device, dtype=dtype
@@ -60,11 +60,15 @@ class ConfiguredLinear(QuantizedLinear):
     @classmethod
     def _formats_of(cls, config: Mapping[str, Any] | None) -> LayerFormats:
         if not isinstance(config, Mapping):
-            raise InputError(f"{cls.__name__}: config={config!r} is not a mapping of MASE's keys.")
+            raise InputValueError(
+                f"{cls.__name__}: config={config!r} is not a mapping of MASE's keys."
+            )
         keys = dict(config)
         bypass = keys.pop("bypass", False)
         if not isinstance(bypass, bool):
-            raise InputError(f"{cls.__name__}: bypass={bypass!r} is no choice; use True or False.")
+            raise InputValueError(
+                f"{cls.__name__}: bypass={bypass!r} is no choice; use True or False."
+            )
         if bypass:  # MASE reads no other key then
             return LayerFormats()
         return formats_of_config(cls.mase_kind, keys, cls.__name__)
@@ -73,7 +77,7 @@ class ConfiguredLinear(QuantizedLinear):
     def _checked(cls, formats: LayerFormats) -> LayerFormats:
         kind, _ = config_of_formats(formats)
         if kind != cls.mase_kind:
-            raise InputError(
+            raise InputValueError(
                 f"{cls.__name__}: formats={formats} are those of kind {kind!r}; this layer is of "
                 f"kind {cls.mase_kind!r}."
             )

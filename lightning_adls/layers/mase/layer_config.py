@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Binary, Integer, NumberFormat, ResidualSign, Ternary
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
@@ -90,7 +90,7 @@ def config_of_formats(formats: LayerFormats) -> tuple[str, dict[str, Any]]:
     for role in ROLES:
         asked, there = _unscaled(formats, role), _unscaled(nearest, role)
         if asked != there and not (kind == "binary_scaling" and role == "bias" and asked is None):
-            raise InputError(
+            raise InputValueError(
                 f"mase: {role}={asked} is not what a layer of kind {kind!r} rounds to; "
                 f"the nearest is {there}."
             )
@@ -102,14 +102,16 @@ def _given(who: str, kind: str, config: Mapping[str, Any], role: str) -> bool:
     keys = [key_of(role, parameter) for parameter in FAMILIES[kind][1]]
     missing = [key for key in keys if config.get(key) is None]
     if missing and (role == "weight" or len(missing) < len(keys)):
-        raise InputError(f"{who}: config lacks {', '.join(missing)} beside other keys of {role}.")
+        raise InputValueError(
+            f"{who}: config lacks {', '.join(missing)} beside other keys of {role}."
+        )
     return not missing
 
 
 def _flag(who: str, config: Mapping[str, Any], key: str) -> bool:
     value = config[key]
     if not isinstance(value, bool):
-        raise InputError(f"{who}: {key}={value!r} is not a choice; use True or False.")
+        raise InputValueError(f"{who}: {key}={value!r} is not a choice; use True or False.")
     return value
 
 
@@ -131,7 +133,7 @@ def _build(who: str, role: str, cls: type[NumberFormat], values: Mapping[str, An
     except ValueError as error:
         # "Integer: width=0 is ..." becomes "data_in_width=0 is ...".
         parameter, _, wrong = str(error).removeprefix(f"{cls.__name__}: ").partition("=")
-        raise InputError(f"{who}: {key_of(role, parameter)}={wrong}") from error
+        raise InputValueError(f"{who}: {key_of(role, parameter)}={wrong}") from error
 
 
 def _block_size(who: str, kind: str, role: str, value: Any) -> int | tuple[int, int]:
@@ -144,7 +146,7 @@ def _block_size(who: str, kind: str, role: str, value: Any) -> int | tuple[int, 
     if not sizes or not all(type(s) is int and s >= smallest and s != 0 for s in sizes):
         right = "16" if kind in MX else "[16] or [1, 16], where -1 is a whole dimension"
         key = key_of(role, "block_size")
-        raise InputError(f"{who}: {key}={value!r} is not a block; use the likes of {right}.")
+        raise InputValueError(f"{who}: {key}={value!r} is not a block; use the likes of {right}.")
     if kind in MX:
         return int(sizes[0])
     rows, columns = (-1, *sizes)[-2:]
@@ -168,7 +170,7 @@ def _kind_of(formats: LayerFormats) -> str:
     for kind, (cls, _) in FAMILIES.items():
         if type(weight) is cls and all(type(o) is cls or _optional(kind, o) for o in others):
             return kind
-    raise InputError(
+    raise InputValueError(
         f"mase: no kind of layer rounds to {formats}; there are {', '.join(MASE_KINDS)}."
     )
 

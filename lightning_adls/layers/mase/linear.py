@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputError
+from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Binary, ResidualSign
 from lightning_adls.layers.kinds import is_kind, quantized
 from lightning_adls.layers.layer_formats import LayerFormats
@@ -211,7 +211,7 @@ def mase_layer(layer: nn.Module, formats: LayerFormats) -> QuantizedLayer:
     if formats == LayerFormats():
         return quantized(layer, formats)
     if not is_kind(layer, "Linear"):
-        raise InputError(
+        raise InputValueError(
             f"mase: layer={type(layer).__name__} is not linear, and only linear layers compute as "
             "MASE does; leave it out of the recipe."
         )
