@@ -77,7 +77,8 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
     """End with status 2 and one line where the user's input is wrong.
 
     Wrong input is what our own checks refuse with an :class:`InputValueError`, also where
-    jsonargparse says it in words of its own. Everything else is a fault and comes with its traceback.
+    jsonargparse says it in words of its own. Everything else is a fault and comes with its
+    traceback.
 
     Args:
         errors: What else means wrong input here.
