@@ -79,7 +79,12 @@ class Run:
             )
         if not self._path.exists():
             return {}
-        content = json.loads(self._path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputValueError(
+                f"Run: {self._path} is damaged ({error}); bring it back, or give another --run."
+            ) from error
         refuse_changes("Run", str(self.folder), content["settings"], self.settings)
         steps: dict[str, Row] = content["steps"]
         return steps

@@ -62,6 +62,17 @@ def test_settings_leave_out_what_may_change_and_know_weights_by_content() -> Non
     assert settings_of(text, passing={"data.limit", "finetune"}) == {"seed": 0, "data": {}}
 
 
+def test_a_damaged_file_is_refused_and_left_as_it_is() -> None:
+    with Run("lab", "x", YAML) as run:
+        run.step("a", lambda: {"x": 1})
+    path = run.folder / "run.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        Run("lab", "x", YAML)
+    assert path.read_bytes() == before
+
+
 def test_a_run_of_an_earlier_version_is_refused() -> None:
     folder = LOGS / "lab" / "x"
     folder.mkdir(parents=True)
