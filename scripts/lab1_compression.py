@@ -28,14 +28,8 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
 from lightning_adls.labs.choosing import Rows, best_quantised, choosable, sparsest_within
-from lightning_adls.labs.compression import (
-    Observer,
-    Schedule,
-    calibrated,
-    prune,
-    quantise,
-    remove,
-)
+from lightning_adls.labs.compression import Observer, Schedule, calibrated, prune, quantise, remove
+from lightning_adls.labs.curves import by_sparsity, by_width
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.tables import table
@@ -255,38 +249,25 @@ def write_rows(lab: ModelRun) -> None:
 
 def draw(rows: Rows, best: str, folder: Path) -> None:
     """The lab's two figures, as PNG files and as TensorBoard curves."""
-    widths: dict[str, dict[float, float]] = {}
-    for row in rows.values():
-        if "how" in row:
-            name = f"{row['how'].upper()}, {row['frac_width']}"
-            widths.setdefault(name, {})[row["width"]] = row["accuracy"]
-    sparsities: dict[str, dict[float, float]] = {}
-    for row in rows.values():
-        if row.get("pruned_from") == best:
-            name = f"{row['method']}, {row['schedule']}"
-            sparsities.setdefault(name, {})[row["target"]] = row["accuracy"]
-            if "accuracy_untrained" in row:
-                untrained = sparsities.setdefault(f"{row['method']}, not trained again", {})
-                untrained[row["target"]] = row["accuracy_untrained"]
     float32 = {
         "float32": rows[START]["accuracy"],
         "float32, trained as long": rows["float32/trained"]["accuracy"],
     }
     unpruned = {f"unpruned ({best})": rows[best]["accuracy"]}
-    for name, found, levels, label, scale in (
-        ("width", widths, float32, "width of the fixed-point numbers in bits", 1),
-        ("sparsity", sparsities, unpruned, "sparsity", 100),  # TensorBoard counts in whole steps
+    for file, name, curves, levels, label in (
+        ("widths", "width", by_width(rows), float32, "width of the fixed-point numbers in bits"),
+        ("sparsities", "sparsity", by_sparsity(rows, best), unpruned, "sparsity"),
     ):
-        curves = {curve: sorted(points.items()) for curve, points in found.items()}
         report.draw_lines(
-            folder / f"{'widths' if name == 'width' else 'sparsities'}.png",
+            folder / f"{file}.png",
             curves,
             levels=levels,
             title=f"Validation accuracy by {name}",
             x_label=label,
             y_label="validation accuracy",
         )
-        scaled = {c: [(scale * x, y) for x, y in points] for c, points in curves.items()}
+        scale = 1 if name == "width" else 100  # TensorBoard counts in whole steps
+        scaled = {key: [(scale * x, y) for x, y in curve] for key, curve in curves.items()}
         report.log_curves(folder / "curves", f"accuracy/by_{name}", scaled)
 
 

@@ -15,6 +15,7 @@ from lightning_adls.callbacks import Cubic, Pruning
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.report import Row
 from lightning_adls.transforms import Prune, PruneStructured, Quantize, calibrate
+from lightning_adls.transforms.flops import flops_per_sample
 
 Observer = Literal["minmax", "percentile", "mse"]
 Schedule = Literal["one_shot", "cubic"]
@@ -102,9 +103,12 @@ def remove(run: ModelRun, source: str, share: float, budget: Budget) -> None:
             for batch in islice(run.task.texts.val_dataloader(), 4)
         ]
         faster = bench.speedup(whole.model, module.model, batches).ratio
+        tokens = run.task.texts.max_length
         return {
             **row,
             "accuracy_untrained": untrained,
+            "flops_before": flops_per_sample(whole.model, tokens),
+            "flops": flops_per_sample(module.model, tokens),
             "speedup": round(faster.median, 3),
             "speedup_p10": round(faster.p10, 3),
             "speedup_p90": round(faster.p90, 3),
