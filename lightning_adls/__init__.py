@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_adls.callbacks import TrialPruning as TrialPruning
     from lightning_adls.classifier import TextClassifier as TextClassifier
     from lightning_adls.data import TextData as TextData
+    from lightning_adls.data import reviews as reviews
     from lightning_adls.errors import InputValueError as InputValueError
     from lightning_adls.formats import NumberFormat as NumberFormat
     from lightning_adls.layers import LayerFormats as LayerFormats
@@ -57,6 +58,7 @@ _MODULE_OF = {
     "TrialPruning": "callbacks",
     "bert": "models",
     "calibrate": "transforms",
+    "reviews": "data",
     "summarize": "transforms",
 }
 
