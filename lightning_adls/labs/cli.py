@@ -82,7 +82,7 @@ def parse(
         for network in networks.values():
             network.explain(arguments)
             read = network.read_files(read)
-        parsed = parser.parse_args(read)
+        parsed = _parsed(parser, read)
         for network in networks.values():
             network.drop_overruled_defaults(parser, parsed, arguments)
     config_yaml = parser.dump(parsed, skip_unset=False)
@@ -96,6 +96,17 @@ def parse(
             chosen = {k: v for k, v in vars(made[name]).items() if v is not None or k != "seed"}
             made[name] = partial(_make, factory, chosen)
     return {"config_yaml": config_yaml, **made}
+
+
+def _parsed(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        if "dot import path" not in str(error):
+            raise
+        # jsonargparse says what it tried, and not what would be right.
+        hint = "a class is named by its path, such as optuna.samplers.TPESampler"
+        raise InputValueError(f"{' '.join(str(error).split())}; {hint}.") from error
 
 
 def add_section(

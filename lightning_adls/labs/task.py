@@ -71,6 +71,8 @@ class Task:
         self.weights = weights
         self.callbacks = callbacks
         self.loggers = loggers
+        if not 0 <= seed < 2**32:
+            raise InputValueError(f"Task: seed={seed} is not in 0..{2**32 - 1}.")
         for budget in (*budgets, finetune):
             if budget is not None:
                 budget.check()

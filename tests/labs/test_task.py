@@ -70,6 +70,12 @@ def test_every_budget_is_checked_before_anything_is_made(make: Make) -> None:
             make(**budgets)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(make: Make, seed: int) -> None:
+    with pytest.raises(ValueError, match=f"Task: seed={seed} is not in"):
+        make(seed=seed)
+
+
 def test_training_reports_the_accuracy_of_the_weights_it_leaves(make: Make, tmp_path: Path) -> None:
     task = make()
     module = task.build()
