@@ -23,7 +23,8 @@ from lightning_adls.data.batching import (
     Truncation,
     balanced_order,
 )
-from lightning_adls.data.sources import Source, label_column, open_source, text_column
+from lightning_adls.data.columns import label_column, text_column
+from lightning_adls.data.sources import Source, open_source
 from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder
 from lightning_adls.errors import InputValueError
 
