@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lightning_adls.errors import InputValueError
 
+UNLABELLED = -1  # in place of the class of a text that has none, as data sets of the hub write it
+
 
 @dataclass(frozen=True)
 class Table:
@@ -27,40 +29,79 @@ class Table:
     class_names: dict[str, list[str]] = field(default_factory=dict)
 
 
+def plain(rows: Any) -> Any:
+    """A ``pyarrow.Table`` of the same values, all of whose strings are of one kind.
+
+    Arrow has ``string``, ``large_string`` and ``string_view``, and columns may be encoded as
+    dictionaries or runs of them. Few of its functions know all of that, and tables whose columns
+    differ in it cannot be put together.
+    """
+    columns = [
+        pa.chunked_array([_plain(chunk) for chunk in column.chunks], _plain_type(column.type))
+        for column in rows.columns
+    ]
+    return pa.table(columns, names=rows.column_names)
+
+
+def _plain_type(kind: Any) -> Any:
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind):
+        return pa.large_string()
+    return kind
+
+
+def _plain(values: Any) -> Any:
+    if pa.types.is_run_end_encoded(values.type):
+        values = pc.run_end_decode(values)
+    if pa.types.is_dictionary(values.type):
+        # The entries first: a dictionary of string views has no way to be decoded.
+        return _plain(values.dictionary).take(values.indices)
+    return values.cast(_plain_type(values.type))
+
+
 def _column(table: Table, argument: str, column: str) -> Any:
-    if column not in table.rows.column_names:
+    names = table.rows.column_names
+    if column not in names:
         raise InputValueError(
-            f"TextData: {argument}={column!r} is no column of {table.where}; "
-            f"its columns are {table.rows.column_names}."
+            f"TextData: {argument}={column!r} is no column of {table.where}; its columns are "
+            f"{names}."
+        )
+    if names.count(column) > 1:
+        raise InputValueError(
+            f"TextData: {argument}={column!r} is the name of {names.count(column)} columns of "
+            f"{table.where}; its columns are {names}, so rename all but one."
         )
     if not table.rows.num_rows:
         raise InputValueError(f"TextData: dataset={table.where} has no rows.")
-    values = table.rows[column].combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    missing = pc.is_null(values, nan_is_null=True)
-    if _is_text(values) and argument == "label":  # a csv file has no other way to leave it out
-        missing = pc.or_(missing, pc.equal(values, ""))
+    try:
+        values = plain(table.rows.select([column]))[column].combine_chunks()
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:  # not in UTF-8, which Arrow takes the writer's word for
+        raise InputValueError(
+            f"TextData: {argument}={column!r} of {table.where} is damaged or not in UTF-8 "
+            f"({error}); write the file anew."
+        ) from error
+    return values
+
+
+def _refuse_missing(missing: Any, table: Table, argument: str, column: str) -> None:
     if pc.any(missing).as_py():
         raise InputValueError(
             f"TextData: {argument}={column!r} is missing in row {missing.index(True).as_py()} of "
             f"{table.where}, counted from 0; fill it in or leave the row out."
         )
-    return values
-
-
-def _is_text(values: Any) -> bool:
-    return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
 
 
 def text_column(table: Table, column: str) -> Any:
-    """Get the texts of a split as an Arrow array, or say what is wrong with them.
+    """Get the texts of a split as an Arrow array of ``large_string``.
 
     Raises:
         ValueError: If the column or a text is missing, or the column does not hold strings.
     """
     values = _column(table, "text", column)
-    if not _is_text(values):
+    _refuse_missing(pc.is_null(values), table, "text", column)
+    if not pa.types.is_large_string(values.type):
         raise InputValueError(
             f"TextData: text={column!r} of {table.where} holds {values.type}, not strings; "
             f"the columns are {table.rows.column_names}."
@@ -69,28 +110,58 @@ def text_column(table: Table, column: str) -> Any:
 
 
 def label_column(
-    table: Table, column: str, trained: list[str] | None = None
+    table: Table, column: str, trained: list[str] | None = None, *, needed: bool = True
 ) -> tuple[Tensor, list[str]]:
     """Get the classes of a split, numbered from 0, and their names.
 
     Args:
         table: The split.
-        column: Integers 0 to classes - 1, or strings, which are numbered in sorted order.
-        trained: Names of the classes in the training split, if this is another one.
+        column: Integers 0 to classes - 1, or strings, which are numbered in sorted order; blanks
+            around them do not count.
+        trained: Names of the classes in the training split, if this is another one; none where
+            there is no such split, so that nobody knows the number of a class.
+        needed: Whether every row must have a label. Else the column may be missing, and so may
+            single labels.
 
     Returns:
-        Labels, int64, shape ``(rows,)``, and the class names.
+        Labels, int64, shape ``(rows,)``, with ``UNLABELLED`` where there is none, and the class
+        names.
 
     Raises:
-        ValueError: If the column or a label is missing, or a label is none of the classes.
+        ValueError: If a label is none of the classes, or one that is needed is missing.
     """
+    if not needed and (trained == [] or column not in table.rows.column_names):
+        return torch.full((table.rows.num_rows,), UNLABELLED), trained or []
     values = _column(table, "label", column)
+    if pa.types.is_large_string(values.type):
+        values = pc.utf8_trim_whitespace(values)
+        missing = pc.or_kleene(pc.is_null(values), pc.equal(values, ""))
+    else:
+        missing = pc.is_null(values, nan_is_null=True)
+    if needed:
+        _refuse_missing(missing, table, "label", column)
+    elif pa.types.is_signed_integer(values.type) or pa.types.is_floating(values.type):
+        missing = pc.or_(missing, pc.fill_null(pc.equal(values, UNLABELLED), False))
+    labels = torch.full((len(values),), UNLABELLED)
+    present = pc.invert(missing)
+    there = torch.tensor(present.to_numpy(zero_copy_only=False))
+    if not there.any():
+        return labels, trained or []
+    found, names = _classes(values.filter(present), table, column, trained)
+    labels[there] = torch.from_numpy(found)
+    return labels, names
+
+
+def _classes(
+    values: Any, table: Table, column: str, trained: list[str] | None
+) -> tuple[Any, list[str]]:
+    """Number labels none of which is missing, and name their classes."""
     where = f"TextData: label={column!r} of {table.where}"
-    if _is_text(values):
+    if pa.types.is_large_string(values.type):
         names = trained or sorted(set(values.to_pylist()))
         if unseen := sorted(set(values.to_pylist()) - set(names)):
             raise InputValueError(f"{where} has {unseen[:5]}, which train lacks; it has {names}.")
-        labels = pc.index_in(values, pa.array(names)).to_numpy()
+        labels = pc.index_in(values, pa.array(names, pa.large_string())).to_numpy()
     else:
         labels = values.to_numpy(zero_copy_only=False)
         names = _integer_classes(labels, table.class_names.get(column), trained, where)
@@ -98,7 +169,7 @@ def label_column(
         raise InputValueError(
             f"{where} is {names[0]!r} in every row; a classifier needs two classes."
         )
-    return torch.from_numpy(labels.astype(np.int64)), names
+    return labels.astype(np.int64), names
 
 
 def _integer_classes(
@@ -108,7 +179,7 @@ def _integer_classes(
     if labels.dtype.kind not in "iubf" or (labels != labels.astype(np.int64)).any():
         raise InputValueError(f"{where} holds {labels.dtype} values; use whole numbers or strings.")
     found = np.unique(labels.astype(np.int64)).tolist()
-    if found == [-1]:
+    if found == [UNLABELLED]:
         raise InputValueError(
             f"{where} is -1 in every row: the split seems to be unlabelled. Name another one, "
             "such as test_split='validation'."
