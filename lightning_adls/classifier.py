@@ -95,6 +95,22 @@ class TextClassifier(L.LightningModule):
             # few trials of a search it would compile no more.
             self.model.compile(isolate_recompiles=True)
 
+    def setup(self, stage: str) -> None:
+        """Refuse data of more classes than there are outputs, before any work.
+
+        Raises:
+            ValueError: With both numbers, if the data module has a ``num_classes``.
+        """
+        self._require(getattr(getattr(self.trainer, "datamodule", None), "num_classes", 0))
+
+    def _require(self, num_classes: int) -> None:
+        if num_classes > self.hparams["num_classes"]:
+            raise InputValueError(
+                f"TextClassifier: num_classes={self.hparams['num_classes']} is below the "
+                f"{num_classes} classes of the data; make the network and this module for "
+                f"{num_classes} classes."
+            )
+
     def forward(
         self,
         input_ids: Tensor,
@@ -125,7 +141,20 @@ class TextClassifier(L.LightningModule):
         return logits
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits, labels = self.logits(batch), batch["labels"]
+        labels = batch["labels"]
+        # Else a GPU ends in an assertion that names neither the label nor the number of classes.
+        lowest, highest = torch.stack(labels.aminmax()).tolist()
+        self._require(highest + 1)
+        if lowest < 0:
+            raise InputValueError(
+                f"TextClassifier: labels={lowest} is no class; number the classes from 0."
+            )
+        logits = self.logits(batch)
+        if logits.shape[-1] != self.hparams["num_classes"]:
+            raise InputValueError(
+                f"TextClassifier: num_classes={self.hparams['num_classes']} is not the number of "
+                f"outputs of the model, {logits.shape[-1]}; give it that number."
+            )
         loss = nn.functional.cross_entropy(logits.float(), labels)
         accuracy: Metric = getattr(self, f"{stage}_accuracy")
         accuracy(logits, labels)

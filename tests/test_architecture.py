@@ -20,7 +20,7 @@ LEVELS = (
     {"layers"},
     {"kernels"},
     {"formats"},
-    {"locks", "settings", "weights"},
+    {"hub", "locks", "settings", "weights"},
     {"errors"},
 )
 ONLY_IN = {

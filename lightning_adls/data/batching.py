@@ -1,4 +1,4 @@
-"""Tokenised rows, and how batches are made of them: stratified order, batches by length."""
+"""Tokenised rows, and how batches of rows of like length are made of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,33 +16,6 @@ Truncation = Literal["head", "tail", "head_tail"]
 
 _WINDOW_STEPS = 50  # sorted at a time: enough for 1.03 padded per real token on IMDB
 _PAD_MULTIPLE = 8  # few distinct widths: tensor cores like them, torch.compile recompiles less
-
-
-def balanced_order(labels: Tensor, seed: Sequence[int]) -> Tensor:
-    """Shuffle the rows such that every prefix, and every suffix, keeps the class balance.
-
-    Row ``k`` of the ``n`` rows of a class is placed at ``(k + 1/2) / n`` of the whole, so a
-    prefix holds each class in its share, to within one row.
-
-    Args:
-        labels: Class of each row, shape ``(rows,)``.
-        seed: Numbers that decide the order of the rows within a class and among classes.
-
-    Returns:
-        Row numbers, int64, shape ``(rows,)``.
-
-    Example:
-        >>> labels = torch.tensor([0] * 6 + [1] * 2)
-        >>> labels[balanced_order(labels, [0])[:4]].bincount().tolist()
-        [3, 1]
-    """
-    shuffled = np.random.default_rng(list(seed)).permutation(len(labels))
-    classes = labels.numpy()[shuffled]
-    place = np.empty(len(labels))
-    for value in np.unique(classes):
-        members = np.flatnonzero(classes == value)
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return torch.from_numpy(shuffled[np.argsort(place, kind="stable")])
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,34 @@
 """Where labelled texts come from: files, a folder, the hub, or the built-in reviews.
 
 A source names its splits, tells cheaply whether one has changed, and reads it as an Arrow table;
-``text_column`` and ``label_column`` check what was read.
+``columns`` checks what was read.
 """
 
+import codecs
 import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
-import torch
-from torch import Tensor
 
 from lightning_adls.data import reviews
+from lightning_adls.data.columns import UNLABELLED, Table, label_column, plain
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.hub import asking_hub, one_line
 
 _SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 _SHARD = re.compile(r"-\d+-of-\d+$")  # "train-00000-of-00002.parquet" is a part of "train"
-
-
-@dataclass(frozen=True)
-class Table:
-    """One split as it was read.
-
-    Args:
-        rows: A ``pyarrow.Table``.
-        where: Its name in messages.
-        class_names: Names of the classes of integer columns, where the source knows them.
-    """
-
-    rows: Any
-    where: str
-    class_names: dict[str, list[str]] = field(default_factory=dict)
+# What save_to_disk() leaves in the folder of one data set, and in that of one with splits.
+_SAVED, _SAVED_SPLITS = ("dataset_info.json", "state.json"), ("dataset_dict.json",)
+_HEAD = 64  # characters at the start of a file that show how it is written
 
 
 class Source(ABC):
@@ -49,6 +36,7 @@ class Source(ABC):
 
     name: str
     divided = True  # False where all rows lie in "train" and a test split must be carved off
+    without_test = ""  # what to do where there are splits, but none to test on
 
     @abstractmethod
     def splits(self) -> list[str]:
@@ -62,22 +50,29 @@ class Source(ABC):
     def read(self, split: str) -> Table:
         """Read a split that is there."""
 
-    def check(self, test_split: str) -> None:
-        """Refuse a source that lacks the training or the test split.
+    def can_train(self, label: str) -> bool:
+        """Whether there is a training split with labels; to predict, none is needed."""
+        if self.divided:
+            return "train" in self.splits()
+        labels, _ = label_column(self.read("train"), label, needed=False)
+        return bool((labels != UNLABELLED).any())
+
+    def check(self, test_split: str, *, training: bool = True) -> None:
+        """Refuse a source that lacks the test split or, where it is needed, the training split.
 
         Raises:
             ValueError: Naming the splits there are.
         """
         splits = self.splits()
-        if "train" not in splits:
+        if training and "train" not in splits:
             raise InputValueError(
                 f"TextData: dataset={self.name!r} has no split 'train'; it has {splits}. In a "
                 f"folder it is train{' or train'.join(_SUFFIXES)} or train/<class>/*.txt."
             )
         if self.divided and test_split not in splits:
             raise InputValueError(
-                f"TextData: test_split={test_split!r} is no split of {self.name!r}; "
-                f"it has {splits}."
+                f"TextData: test_split={test_split!r} is no split of {self.name!r}; it has "
+                f"{splits}.{self.without_test}"
             )
 
 
@@ -110,26 +105,74 @@ class Hub(Source):
     def _loaded(self) -> Any:
         import datasets
 
-        try:
-            return datasets.load_dataset(self.name, self.subset)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise MissingFileError(
-                f"TextData: dataset={self.name!r} subset={self.subset!r} is no file or folder "
-                f"here, and the hub did not give it; check the spelling and the network. {error}"
-            ) from error
+        with asking_hub() as unreachable:
+            try:
+                return datasets.load_dataset(self.name, self.subset)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise MissingFileError(
+                    f"TextData: dataset={self.name!r} subset={self.subset!r} is no file or folder "
+                    f"here, and the hub did not give it ({unreachable or one_line(error)}); check "
+                    "the spelling and the network, or give the path of a file or folder."
+                ) from error
 
     def splits(self) -> list[str]:
         return list(self._loaded)
+
+    def can_train(self, label: str) -> bool:
+        return True  # else it would be asked at every prediction
 
     def fingerprint(self, split: str) -> str:
         # What the hub keeps under a name hardly ever changes, and asking it takes seconds.
         return f"hub {self.name} {self.subset} {split}"
 
     def read(self, split: str) -> Table:
-        rows = self._loaded[split]
-        names = {key: getattr(value, "names", None) for key, value in rows.features.items()}
-        known = {key: value for key, value in names.items() if value}
-        return Table(rows.with_format("arrow")[:], f"{self.name!r} ({split})", known)
+        return _table(self._loaded[split], f"{self.name!r} ({split})")
+
+
+@dataclass
+class Saved(Source):
+    """A folder that ``save_to_disk`` of the datasets package wrote: splits, or a single one."""
+
+    path: Path
+    without_test = (
+        " It is a folder of save_to_disk(): name the folder of its 'train' alone to have rows to "
+        "test on carved off."
+    )
+
+    def __post_init__(self) -> None:
+        self.name = str(self.path)
+        self.divided = not all((self.path / name).is_file() for name in _SAVED)
+
+    @cached_property
+    def _loaded(self) -> Any:
+        import datasets
+
+        try:
+            return datasets.load_from_disk(self.path)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise InputValueError(
+                f"TextData: dataset={self.name!r} looks like a folder of save_to_disk() but cannot "
+                f"be read; {one_line(error)}"
+            ) from error
+
+    def splits(self) -> list[str]:
+        return list(self._loaded) if self.divided else ["train"]
+
+    def fingerprint(self, split: str) -> str:
+        folder = self.path / split if self.divided else self.path
+        stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+        return repr([str(folder.resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in stats]])
+
+    def read(self, split: str) -> Table:
+        rows = self._loaded[split] if self.divided else self._loaded
+        return _table(rows, f"{self.name!r} ({split})")
+
+
+def _table(rows: Any, where: str) -> Table:
+    """A ``datasets.Dataset``, with the names that it knows of its classes."""
+    names = {key: getattr(value, "names", None) for key, value in rows.features.items()}
+    known = {key: value for key, value in names.items() if value}
+    return Table(rows.with_format("arrow")[:], where, known)
 
 
 @dataclass
@@ -137,6 +180,7 @@ class Files(Source):
     """A file, a folder of files named after their splits, or a tree ``split/class/*.txt``."""
 
     path: Path
+    encoding: str
 
     def __post_init__(self) -> None:
         self.name = str(self.path)
@@ -163,39 +207,78 @@ class Files(Source):
     def fingerprint(self, split: str) -> str:
         root = len(str(self.path))
         stats = [(entry.path[root:], entry.stat()) for entry in self._entries(split)]
-        return repr([str(self.path.resolve()), [(n, s.st_size, s.st_mtime_ns) for n, s in stats]])
+        files = [(n, s.st_size, s.st_mtime_ns) for n, s in stats]
+        return repr([str(self.path.resolve()), self.encoding, files])
 
     def read(self, split: str) -> Table:
         paths = [Path(entry) for entry in self._entries(split)]
         try:
             if paths[0].suffix == ".txt":
-                texts = [path.read_text(encoding="utf-8") for path in paths]
+                texts = [self._utf8(path).decode() for path in paths]
                 rows = pa.table({"text": texts, "label": [path.parent.name for path in paths]})
             else:
-                rows = pa.concat_tables([_read_file(path) for path in paths])
-        except (pa.ArrowException, UnicodeError) as error:
+                parts = [plain(self._rows(path)) for path in paths]
+                # A single part may have columns of one name, which cannot be put together.
+                rows = (
+                    pa.concat_tables(parts, promote_options="permissive")
+                    if len(parts) > 1
+                    else parts[0]
+                )
+        except pa.ArrowException as error:
             raise InputValueError(
-                f"TextData: dataset={self.name!r} ({split}) cannot be read; {error}"
+                f"TextData: dataset={self.name!r} ({split}) cannot be read; {one_line(error)}"
             ) from error
         return Table(rows, f"{self.name!r} ({split})")
 
-
-def _read_file(path: Path) -> Any:
-    # One block: types are inferred from all rows, and no row is longer than a block.
-    block_size = min(path.stat().st_size + 1, 2**31 - 1)
-    match path.suffix:
-        case ".parquet":
-            return pa.parquet.read_table(path)
-        case ".jsonl":
-            return pa.json.read_json(path, pa.json.ReadOptions(block_size=block_size))
-        case suffix:
-            return pa.csv.read_csv(
-                path,
-                pa.csv.ReadOptions(block_size=block_size),
-                pa.csv.ParseOptions(
-                    delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
-                ),
+    def _rows(self, path: Path) -> Any:
+        if path.suffix == ".parquet":
+            # Not read_table(), which reads no file with two columns of one name.
+            with pa.parquet.ParquetFile(path) as file:
+                return file.read()
+        content = self._utf8(path)
+        # One block: types are inferred from all rows, and no row is longer than a block.
+        block_size = min(len(content) + 1, 2**31 - 1)
+        if path.suffix == ".jsonl":
+            return pa.json.read_json(
+                pa.BufferReader(content), pa.json.ReadOptions(block_size=block_size)
             )
+        return pa.csv.read_csv(
+            pa.BufferReader(content),
+            pa.csv.ReadOptions(block_size=block_size),
+            pa.csv.ParseOptions(
+                delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
+            ),
+        )
+
+    def _utf8(self, path: Path) -> bytes:
+        """The content of a file of text in UTF-8, whatever it is in."""
+        content = path.read_bytes()
+        said = f"TextData: dataset={str(path)!r} is not in encoding={self.encoding!r}"
+        try:
+            text = content.decode(self.encoding)
+        except UnicodeError as error:
+            raise InputValueError(
+                f"{said} ({one_line(error)}); save it in UTF-8 or give its own, such as "
+                f"{_likely_encoding(content)}."
+            ) from error
+        # Bytes of UTF-16 may well be bytes of UTF-8: every other one is 0 then.
+        if "\0" in text[:_HEAD]:
+            raise InputValueError(
+                f"{said} (its first characters are {text[:8]!r}); save it in UTF-8 or give its "
+                f"own, such as {_likely_encoding(content)}."
+            )
+        return text.removeprefix("\ufeff").encode()
+
+
+def _likely_encoding(content: bytes) -> str:
+    """What to try, in words."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "'utf-16'"
+    if content[1:_HEAD:2].count(0) > content[:_HEAD:2].count(0):
+        return "'utf-16-le'"
+    if 0 in content[:_HEAD]:
+        return "'utf-16-be'"
+    return "'latin-1' or 'cp1252'"
 
 
 def looks_like_a_path(name: str) -> bool:
@@ -205,8 +288,8 @@ def looks_like_a_path(name: str) -> bool:
     return written_so or len(path.parts) > 2
 
 
-def open_source(dataset: str, subset: str | None) -> Source:
-    """Find what ``TextData`` means by its ``dataset`` and ``subset``.
+def open_source(dataset: str, subset: str | None, encoding: str = "utf-8") -> Source:
+    """Find what ``TextData`` means by its ``dataset``, ``subset`` and ``encoding``.
 
     Raises:
         FileNotFoundError: If ``dataset`` is written like a path and is not there.
@@ -219,107 +302,12 @@ def open_source(dataset: str, subset: str | None) -> Source:
         raise InputValueError(
             f"TextData: dataset={dataset!r} is not of a kind that is read: {', '.join(_SUFFIXES)}."
         )
+    if any(all((path / name).is_file() for name in marks) for marks in (_SAVED, _SAVED_SPLITS)):
+        return Saved(path)
     if path.exists():
-        return Files(path)
+        return Files(path, encoding)
     if looks_like_a_path(dataset):
         raise MissingFileError(
             f"TextData: dataset={dataset!r} is no file or folder (looked in {Path.cwd()})."
         )
     return Hub(dataset, subset)
-
-
-def _column(table: Table, argument: str, column: str) -> Any:
-    if column not in table.rows.column_names:
-        raise InputValueError(
-            f"TextData: {argument}={column!r} is no column of {table.where}; "
-            f"its columns are {table.rows.column_names}."
-        )
-    if not table.rows.num_rows:
-        raise InputValueError(f"TextData: dataset={table.where} has no rows.")
-    values = table.rows[column].combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    missing = pc.is_null(values, nan_is_null=True)
-    if _is_text(values) and argument == "label":  # a csv file has no other way to leave it out
-        missing = pc.or_(missing, pc.equal(values, ""))
-    if pc.any(missing).as_py():
-        raise InputValueError(
-            f"TextData: {argument}={column!r} is missing in row {missing.index(True).as_py()} of "
-            f"{table.where}, counted from 0; fill it in or leave the row out."
-        )
-    return values
-
-
-def _is_text(values: Any) -> bool:
-    return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
-
-
-def text_column(table: Table, column: str) -> Any:
-    """Get the texts of a split as an Arrow array, or say what is wrong with them.
-
-    Raises:
-        ValueError: If the column or a text is missing, or the column does not hold strings.
-    """
-    values = _column(table, "text", column)
-    if not _is_text(values):
-        raise InputValueError(
-            f"TextData: text={column!r} of {table.where} holds {values.type}, not strings; "
-            f"the columns are {table.rows.column_names}."
-        )
-    return values
-
-
-def label_column(
-    table: Table, column: str, trained: list[str] | None = None
-) -> tuple[Tensor, list[str]]:
-    """Get the classes of a split, numbered from 0, and their names.
-
-    Args:
-        table: The split.
-        column: Integers 0 to classes - 1, or strings, which are numbered in sorted order.
-        trained: Names of the classes in the training split, if this is another one.
-
-    Returns:
-        Labels, int64, shape ``(rows,)``, and the class names.
-
-    Raises:
-        ValueError: If the column or a label is missing, or a label is none of the classes.
-    """
-    values = _column(table, "label", column)
-    where = f"TextData: label={column!r} of {table.where}"
-    if _is_text(values):
-        names = trained or sorted(set(values.to_pylist()))
-        if unseen := sorted(set(values.to_pylist()) - set(names)):
-            raise InputValueError(f"{where} has {unseen[:5]}, which train lacks; it has {names}.")
-        labels = pc.index_in(values, pa.array(names)).to_numpy()
-    else:
-        labels = values.to_numpy(zero_copy_only=False)
-        names = _integer_classes(labels, table.class_names.get(column), trained, where)
-    if len(names) < 2:
-        raise InputValueError(
-            f"{where} is {names[0]!r} in every row; a classifier needs two classes."
-        )
-    return torch.from_numpy(labels.astype(np.int64)), names
-
-
-def _integer_classes(
-    labels: Any, declared: list[str] | None, trained: list[str] | None, where: str
-) -> list[str]:
-    """Check labels that are numbers, and name their classes."""
-    if labels.dtype.kind not in "iubf" or (labels != labels.astype(np.int64)).any():
-        raise InputValueError(f"{where} holds {labels.dtype} values; use whole numbers or strings.")
-    found = np.unique(labels.astype(np.int64)).tolist()
-    if found == [-1]:
-        raise InputValueError(
-            f"{where} is -1 in every row: the split seems to be unlabelled. Name another one, "
-            "such as test_split='validation'."
-        )
-    names = declared or trained or [str(value) for value in range(len(found))]
-    if trained and not declared and trained != [str(value) for value in range(len(trained))]:
-        raise InputValueError(f"{where} holds numbers, but train holds the strings {trained}.")
-    if outside := [value for value in found if not 0 <= value < len(names)]:
-        raise InputValueError(
-            f"{where} has {outside[:5]}, outside 0..{len(names) - 1}; number the "
-            f"{len(names)} classes from 0 without gaps, or use strings."
-        )
-    return names

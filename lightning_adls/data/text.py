@@ -1,6 +1,7 @@
 """TextData: labelled texts from the hub, files or the built-in reviews, tokenised and batched."""
 
 import hashlib
+import logging
 import os
 import re
 from copy import copy
@@ -21,14 +22,15 @@ from lightning_adls.data.batching import (
     LengthBatches,
     Rows,
     Truncation,
-    balanced_order,
 )
-from lightning_adls.data.sources import Source, label_column, open_source, text_column
+from lightning_adls.data.columns import label_column, text_column
+from lightning_adls.data.division import TEST_SEED, balanced_order, divide
+from lightning_adls.data.sources import Source, open_source
 from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder
 from lightning_adls.errors import InputValueError
 
+_logger = logging.getLogger(__name__)
 _LINE_BREAK = re.compile(r"<br\s*/?>")
-_TEST_SEED = 0  # runs that differ in their `seed` are tested on the same rows
 
 
 @dataclass(eq=False)  # eq would make it unhashable
@@ -37,14 +39,16 @@ class TextData(L.LightningDataModule):
 
     Batches are ``input_ids`` and ``attention_mask``, int64, ``(batch, tokens)``, and ``labels``,
     int64, ``(batch,)``; those of ``predict_dataloader`` also have ``index``, the row of the test
-    split that each prediction belongs to. Rows of like length share a batch.
+    split that each prediction belongs to. Rows of like length share a batch. To predict, texts need
+    no labels: those without have -1 in ``labels``.
 
     Args:
         dataset: ``"reviews"`` (built in), a file, a folder, or a name on the hub.
         subset: Configuration of a data set on the hub, such as ``"sst2"`` of ``"nyu-mll/glue"``.
         tokenizer: A tokenizer's name on the hub, or its folder. Reviews bring their own.
         text: Column of the texts.
-        label: Column of the labels: integers 0 to classes - 1, or strings.
+        label: Column of the labels: integers 0 to classes - 1, or strings, around which blanks do
+            not count.
         test_split: Split to test on. A single file has none: rows are carved off.
         max_length: Most tokens of a row, special ones included, 8 or more.
         truncation: What a longer text keeps: ``"head"``, ``"tail"`` or ``"head_tail"``.
@@ -60,6 +64,12 @@ class TextData(L.LightningDataModule):
             order, are the same for every seed.
         cache_dir: Where tokenised texts are kept; None is ``lightning_adls`` in
             ``$XDG_CACHE_HOME``, or else in ``~/.cache``.
+        encoding: Of files of text, such as ``"latin-1"`` or ``"utf-16"``.
+        special_tokens: Whether the name of a special token within a text, such as ``[SEP]``, is
+            that token; by default it is text.
+        keep_repeats_together: Whether rows of the same text all go to train or all to validation,
+            and in a single file all to test. Else they fall as they fall; ``repeated_rows`` counts
+            them.
 
     Raises:
         ValueError: If an argument is out of range, or (in ``prepare_data``) does not fit the data.
@@ -83,6 +93,9 @@ class TextData(L.LightningDataModule):
     num_workers: int = 0
     seed: int = 0
     cache_dir: str | None = None
+    encoding: str = "utf-8"
+    special_tokens: bool = False
+    keep_repeats_together: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -91,6 +104,7 @@ class TextData(L.LightningDataModule):
         self._parts: dict[str, Rows] = {}
         self._class_names: list[str] = []
         self._encoder: Encoder | None = None
+        self._repeated_rows = 0
 
     def _check(self) -> None:
         lowest = {"max_length": 8, "num_workers": 0, "seed": 0} | dict.fromkeys(
@@ -110,6 +124,13 @@ class TextData(L.LightningDataModule):
             raise InputValueError(
                 f"TextData: truncation={self.truncation!r} is none of {get_args(Truncation)}."
             )
+        try:
+            "a".encode(self.encoding)
+        except LookupError as error:
+            raise InputValueError(
+                f"TextData: encoding={self.encoding!r} is none that Python knows; files of text "
+                "are mostly in 'utf-8', 'utf-16', 'latin-1' or 'cp1252'."
+            ) from error
         if self.test_split == "train":
             raise InputValueError("TextData: test_split='train' is trained on; name another split.")
         if (self.tokenizer is None) != (self.dataset == "reviews"):
@@ -126,22 +147,32 @@ class TextData(L.LightningDataModule):
     def setup(self, stage: str = "fit") -> None:
         """Load the rows to train and validate on, or for "test" and "predict" those to test on."""
         self._parts |= self._load(stage)
+        if self._repeated_rows:
+            _logger.info(
+                "TextData: %d rows to validate on repeat a text that is trained on; "
+                "keep_repeats_together=True keeps them apart.",
+                self._repeated_rows,
+            )
 
     def _load(self, stage: str) -> dict[str, Rows]:
-        source, encoder = open_source(self.dataset, self.subset), load_encoder(self.tokenizer)
+        source = open_source(self.dataset, self.subset, self.encoding)
+        encoder = load_encoder(self.tokenizer, self.special_tokens)
         if len(encoder.prefix) + len(encoder.suffix) >= self.max_length:
             raise InputValueError(
                 f"TextData: max_length={self.max_length} leaves no room for the text."
             )
-        labels, self._class_names = self._labels(source, "train")
+        split, parts, self._class_names = "train", {}, []
+        needed = stage != "predict"
+        if needed or source.can_train(self.label):
+            labels, numbers, self._class_names = self._labels(source, "train")
+            parts = self._divide(labels, numbers, source.divided)
         self._encoder = encoder
-        split, parts = "train", self._divide(labels, source.divided)
         if stage not in ("test", "predict"):
             parts = {name: parts[name] for name in ("train", "val")}
-        elif source.divided:
-            split = self.test_split
-            labels, _ = self._labels(source, split, self._class_names)
-            parts = {"test": balanced_order(labels, [_TEST_SEED])[: self.limit_test]}
+        elif source.divided or not parts:
+            split = self.test_split if source.divided else "train"
+            labels, _, _ = self._labels(source, split, self._class_names, needed)
+            parts = {"test": balanced_order(labels, [TEST_SEED])[: self.limit_test]}
         else:
             parts = {"test": parts["test"]}
         # Only the rows that limits leave are tokenised; without limits that is all of them.
@@ -154,47 +185,45 @@ class TextData(L.LightningDataModule):
             for name, rows in parts.items()
         }
 
-    def _divide(self, labels: Tensor, has_test: bool) -> dict[str, Tensor]:
+    def _divide(self, labels: Tensor, texts: Tensor, has_test: bool) -> dict[str, Tensor]:
         """Choose the rows of the training file to train, validate and (if need be) test on."""
-        rest, test = torch.arange(len(labels)), torch.arange(0)
+        same = texts if self.keep_repeats_together else None
+        parts = divide(labels, self.val_fraction, self.seed, with_test=not has_test, same=same)
+        purposes = {"train": "to train on", "val": "to validate on"}
         if not has_test:
-            order = balanced_order(labels, [_TEST_SEED])
-            count = max(1, round(len(order) * self.val_fraction))
-            test, rest = order[:count], order[count:]
-        rest = rest[balanced_order(labels[rest], [self.seed])]
-        count = max(1, round(len(rest) * self.val_fraction))
-        val, train = rest[:count], rest[count:]
-        if not len(train):
-            raise InputValueError(
-                f"TextData: val_fraction={self.val_fraction} leaves none of the {len(labels)} rows "
-                "to train on; lower it."
-            )
-        return {
-            "train": train[: self.limit_train],
-            "val": val[: self.limit_val],
-            "test": test[: self.limit_test],
-        }
+            purposes["test"] = "to test on"
+        for name, purpose in purposes.items():
+            if not len(parts[name]):
+                raise InputValueError(
+                    f"TextData: val_fraction={self.val_fraction} leaves none of the {len(labels)} "
+                    f"rows {purpose}; change it."
+                )
+        limits = {"train": self.limit_train, "val": self.limit_val, "test": self.limit_test}
+        parts = {name: rows[: limits[name]] for name, rows in parts.items()}
+        self._repeated_rows = int(torch.isin(texts[parts["val"]], texts[parts["train"]]).sum())
+        return parts
 
     def _labels(
-        self, source: Source, split: str, trained: list[str] | None = None
-    ) -> tuple[Tensor, list[str]]:
-        """Check a split, its texts included, and get its labels and class names."""
+        self, source: Source, split: str, trained: list[str] | None = None, needed: bool = True
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """Check a split; get its labels, a number for each text that differs, and class names."""
 
         def make() -> Cached:
-            source.check(self.test_split)
+            source.check(self.test_split, training=trained != [])
             table = source.read(split)
-            text_column(table, self.text)
-            labels, names = label_column(table, self.label, trained)
-            return Cached({"labels": labels}, names)
+            numbers = text_column(table, self.text).dictionary_encode().indices.to_numpy()
+            labels, names = label_column(table, self.label, trained, needed=needed)
+            return Cached({"labels": labels, "texts": torch.tensor(numbers).long()}, names)
 
         key = {
             "source": source.fingerprint(split),
             "columns": [self.text, self.label],
             "test_split": self.test_split,
             "trained": trained,
+            "needed": needed,
         }
         made = cached(self._folder, key, make)
-        return made.tensors["labels"], made.words
+        return made.tensors["labels"], made.tensors["texts"], made.words
 
     def _tokens(
         self, source: Source, split: str, rows: Tensor, encoder: Encoder
@@ -235,6 +264,11 @@ class TextData(L.LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def repeated_rows(self) -> int:
+        """Number of rows to validate on whose text is also trained on."""
+        return self._repeated_rows if self._ready_encoder else 0
 
     @property
     def vocab_size(self) -> int:
@@ -300,7 +334,7 @@ class TextData(L.LightningDataModule):
         rows = copy(self._rows(part))
         rows.with_index = with_index
         ranks = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
-        seed = _TEST_SEED if part == "test" else self.seed
+        seed = TEST_SEED if part == "test" else self.seed
         batches = LengthBatches(rows.lengths, batch_size, shuffle=shuffle, seed=seed, **ranks)
         if getattr(self.trainer, "overfit_batches", 0):
             # Lightning would put a sampler of single rows in place of ours.

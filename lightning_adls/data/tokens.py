@@ -5,6 +5,7 @@ import json
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +22,10 @@ from torch import Tensor
 from lightning_adls.data import reviews
 from lightning_adls.data.sources import looks_like_a_path
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.hub import asking_hub, one_line
 
 _CHUNK = 500  # texts per step of the progress bar, about 0.3 s of IMDB reviews
-_VERSION = 1  # part of every key: raise it when the code below, or in sources, changes a result
+_VERSION = 2  # part of every key: raise it when the code below, or in sources, changes a result
 
 
 class Encoder:
@@ -31,6 +33,9 @@ class Encoder:
 
     Args:
         tokenizer: A tokenizer of Transformers that has a padding token.
+        special_tokens: Whether the name of a special token within a text is that token. Else it is
+            text like any other, so that nobody who writes ``[PAD]`` or ``</s>`` decides what a
+            model takes for padding or an end.
 
     Attributes:
         prefix: Special tokens before a text.
@@ -40,14 +45,20 @@ class Encoder:
         digest: Changes whenever the tokenizer does.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, special_tokens: bool = False) -> None:
         tokenizer.model_max_length = sys.maxsize  # else it warns of texts that are cut only later
         self._tokenizer = tokenizer
+        self._special_tokens = special_tokens
+        unknown = tokenizer.unk_token_id
+        self._blank = tokenizer.pad_token_id if unknown is None else unknown
+        # An unknown word is text, too.
+        self._control = {*tokenizer.all_special_ids} - {unknown}
+        self._names = {name for name in tokenizer.all_special_tokens if len(name) > 1}
         self.pad: int = tokenizer.pad_token_id
         self.vocab_size = len(tokenizer)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
-        self.digest = digest([type(tokenizer).__name__, content])
+        self.digest = digest([type(tokenizer).__name__, content, special_tokens])
         (probe,), full = self._ids(["a"]), tokenizer("a")["input_ids"]
         places = range(len(full) - len(probe) + 1)
         start = next(i for i in places if full[i : i + len(probe)] == probe)
@@ -55,6 +66,23 @@ class Encoder:
         self.suffix = tuple(full[start + len(probe) :])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
+        found = self._encoded(texts)
+        if self._special_tokens:
+            return found
+        for row, ids in enumerate(found):
+            # The tokens of special names are also words of some vocabularies, where no option
+            # of the tokenizer keeps them from being found.
+            if not self._control.isdisjoint(ids):
+                (found[row],) = self._encoded([self._broken_up(texts[row])])
+        return found
+
+    def _broken_up(self, text: str) -> str:
+        """The text with a blank within each name of a special token."""
+        for name in self._names:
+            text = text.replace(name, f"{name[0]} {name[1:]}")
+        return text
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
         encoded = self._tokenizer(
             texts,
             add_special_tokens=False,
@@ -62,6 +90,7 @@ class Encoder:
             truncation=False,
             return_attention_mask=False,
             return_token_type_ids=False,
+            split_special_tokens=not self._special_tokens,
         )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
@@ -69,11 +98,15 @@ class Encoder:
     def encode(self, texts: Sequence[str], title: str) -> dict[str, Tensor]:
         """Tokenise without special tokens, under a progress bar where it takes a while.
 
+        A text that no token is left of, such as an empty one, is one unknown token where the
+        tokenizer puts nothing around it: no network can be run on a row of width 0.
+
         Returns:
             ``ids``, int32, the tokens of all texts one after the other, and ``starts``, int64,
             where each text begins, with the end of the last: ``(texts + 1,)``.
         """
         pieces, lengths = [np.empty(0, np.int32)], [0]
+        nothing = [] if self.prefix or self.suffix else [self._blank]
         for start in track(
             range(0, len(texts), _CHUNK),
             f"Tokenising {title}",
@@ -82,17 +115,18 @@ class Encoder:
             disable=len(texts) < 4 * _CHUNK,
         ):
             for ids in self._ids(list(texts[start : start + _CHUNK])):
-                pieces.append(np.asarray(ids, np.int32))
-                lengths.append(len(ids))
+                pieces.append(np.asarray(ids or nothing, np.int32))
+                lengths.append(len(pieces[-1]))
         starts = torch.from_numpy(np.cumsum(lengths))
         return {"ids": torch.from_numpy(np.concatenate(pieces)), "starts": starts}
 
 
-def load_encoder(tokenizer: str | None) -> Encoder:
+def load_encoder(tokenizer: str | None, special_tokens: bool = False) -> Encoder:
     """Load a tokenizer, or the one of the built-in reviews; the second time is free.
 
     Args:
         tokenizer: Name on the hub, or folder, or None for that of the reviews.
+        special_tokens: Whether the name of a special token within a text is that token.
 
     Raises:
         FileNotFoundError: If it is neither here nor on the hub.
@@ -104,13 +138,15 @@ def load_encoder(tokenizer: str | None) -> Encoder:
             f"TextData: tokenizer={tokenizer!r} is no folder (looked in {Path.cwd()})."
         )
     if folder is None or not folder.is_dir():
-        return _load_encoder(tokenizer, ())
+        return _load_encoder(tokenizer, (), special_tokens)
     files = sorted((file.name, file.stat().st_mtime_ns) for file in folder.iterdir())
-    return _load_encoder(str(folder), tuple(files))
+    return _load_encoder(str(folder), tuple(files), special_tokens)
 
 
 @lru_cache(maxsize=4)
-def _load_encoder(tokenizer: str | None, _files: tuple[tuple[str, int], ...]) -> Encoder:
+def _load_encoder(
+    tokenizer: str | None, _files: tuple[tuple[str, int], ...], special_tokens: bool
+) -> Encoder:
     """Load a tokenizer; ``_files`` is there to load it again once they have changed."""
     # Only here: importing it takes over a second, and --help should not wait for that.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -120,15 +156,7 @@ def _load_encoder(tokenizer: str | None, _files: tuple[tuple[str, int], ...]) ->
         special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
         loaded = PreTrainedTokenizerFast(tokenizer_object=reviews.tokenizer(), **special)
     else:
-        try:
-            loaded = AutoTokenizer.from_pretrained(tokenizer)
-        except (OSError, ValueError) as error:
-            raise MissingFileError(
-                f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
-                f"not give it; check the spelling and the network. {error}"
-            ) from error
-        except TypeError:  # what Transformers 4 makes of a folder without the files
-            loaded = None
+        loaded = _from_transformers(AutoTokenizer, tokenizer)
     # Transformers 5 makes of it a tokenizer that knows no word.
     if loaded is None or len(loaded) <= len(set(loaded.all_special_ids)):
         raise InputValueError(
@@ -140,7 +168,21 @@ def _load_encoder(tokenizer: str | None, _files: tuple[tuple[str, int], ...]) ->
             f"TextData: tokenizer={tokenizer!r} has no padding token; use an encoder's, such as "
             "'google-bert/bert-base-uncased'."
         )
-    return Encoder(loaded)
+    return Encoder(loaded, special_tokens)
+
+
+def _from_transformers(auto_tokenizer: Any, tokenizer: str) -> Any:
+    with nullcontext("") if Path(tokenizer).is_dir() else asking_hub() as unreachable:
+        try:
+            return auto_tokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise MissingFileError(
+                f"TextData: tokenizer={tokenizer!r} is no folder with a tokenizer, and the hub did "
+                f"not give it ({unreachable or one_line(error)}); check the spelling and the "
+                "network, or give the path of a folder."
+            ) from error
+        except TypeError:  # what Transformers 4 makes of a folder without the files
+            return None
 
 
 def digest(content: Any) -> str:

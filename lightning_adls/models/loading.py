@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.hub import asking_hub, one_line
 
 
 def read_config(who: str, checkpoint: str, vocab_size: int | None = None) -> Any:
@@ -75,17 +76,24 @@ def load(who: str, checkpoint: str, **options: Any) -> Any:
 
 @contextmanager
 def _refusing_unreadable(who: str, checkpoint: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if Path(checkpoint).exists():
+    if Path(checkpoint).exists():
+        try:
+            yield
+        except OSError as error:
             raise MissingFileError(
-                f"{who}: checkpoint={checkpoint!r} lacks its weights or cannot be read: {error}"
+                f"{who}: checkpoint={checkpoint!r} lacks its weights or cannot be read: "
+                f"{one_line(error)}"
             ) from error
-        raise MissingFileError(
-            f"{who}: checkpoint={checkpoint!r} is no folder and could not be had from the hub; "
-            "check the name, the network, or give the path of a folder."
-        ) from error
+        return
+    with asking_hub() as unreachable:
+        try:
+            yield
+        except OSError as error:
+            raise MissingFileError(
+                f"{who}: checkpoint={checkpoint!r} is no folder and could not be had from the hub "
+                f"({unreachable or one_line(error)}); check the name, the network, or give the "
+                "path of a folder."
+            ) from error
 
 
 def reuse_weights(model: nn.Module, checkpoint: str) -> int:

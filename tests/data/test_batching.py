@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_adls.data.batching import Frame, LengthBatches, Rows, Truncation, balanced_order
+from lightning_adls.data.batching import Frame, LengthBatches, Rows, Truncation
+from lightning_adls.data.division import balanced_order
 from lightning_adls.errors import InputValueError
 
 row_counts = st.integers(1, 300)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from lightning_adls import hub
 from lightning_adls.data import TextData
 
 Columns = dict[str, list[Any]]
@@ -159,11 +160,12 @@ def test_what_the_hub_says_is_passed_on(
     tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*_: object) -> None:
-        raise ConnectionError("Could not reach the hub")
+        raise ConnectionError("Could not\nreach the hub")
 
+    monkeypatch.setattr(hub, "_answers", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", offline)
     data = TextData("stanfordnlp/imbd", tokenizer=tokenizer, cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError, match=r"dataset='stanfordnlp/imbd'.*Could not reach"):
+    with pytest.raises(FileNotFoundError, match=r"'stanfordnlp/imbd'.*Could not reach .*folder"):
         data.prepare_data()
 
 
