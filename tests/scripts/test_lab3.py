@@ -193,6 +193,10 @@ def test_lab3_stopped_in_the_middle_loses_no_finished_trial(tmp_path: Path, how:
     assert len(rows(folder)) == len(finished) + 1
 
 
+def test_lab3_says_how_a_sampler_is_named(refused: Callable[..., str]) -> None:
+    assert "such as optuna.samplers.TPESampler" in refused(LAB3, "--sampler=random")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -237,10 +241,6 @@ def test_lab3_stopped_in_the_middle_loses_no_finished_trial(tmp_path: Path, how:
         (["--budget.accelerator=abacus"], "abacus"),
     ],
 )
-def test_lab3_says_how_a_sampler_is_named(refused: Callable[..., str]) -> None:
-    assert "such as optuna.samplers.TPESampler" in refused(LAB3, "--sampler=random")
-
-
 def test_lab3_refuses_wrong_input_in_one_line_before_any_training(
     refused: Callable[..., str], arguments: list[str], message: str
 ) -> None:
