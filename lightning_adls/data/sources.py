@@ -72,7 +72,7 @@ class Source(ABC):
         if self.divided and test_split not in splits:
             raise InputValueError(
                 f"TextData: test_split={test_split!r} is no split of {self.name!r}; it has "
-                f"{splits}.{self.without_test}"
+                f"{splits}{self.without_test}."
             )
 
 
@@ -135,8 +135,8 @@ class Saved(Source):
 
     path: Path
     without_test = (
-        " It is a folder of save_to_disk(): name the folder of its 'train' alone to have rows to "
-        "test on carved off."
+        "; it is a folder of save_to_disk(), so name that of its 'train' alone to have rows to "
+        "test on carved off"
     )
 
     def __post_init__(self) -> None:

@@ -268,7 +268,7 @@ def test_a_folder_of_save_to_disk_that_cannot_be_used_says_what_it_is(
 ) -> None:
     one = datasets.Dataset.from_dict(ROWS)
     datasets.DatasetDict({"train": one}).save_to_disk(tmp_path / "train only")
-    with pytest.raises(InputValueError, match=r"it has \['train'\]. It is a folder of save_to_d"):
+    with pytest.raises(InputValueError, match=r"it has \['train'\]; it is a folder of save_to_d"):
         make("train only")
     assert make("train only/train").num_classes == 2
     (tmp_path / "train only" / "train" / "state.json").write_text("{")
