@@ -116,7 +116,7 @@ def merge_lora(model: nn.Module) -> None:
         # PEFT writes through weight.data; a layer that keeps its rounded weight has to be told.
         return base.train(base.training)
 
-    replace_layers(model, adapted, base_of)
+    replace_layers(model, adapted, base_of, carry=False)
     for module in model.modules():
         vars(module).pop("peft_config", None)
 
