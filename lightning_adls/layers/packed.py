@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import MXInt, NumberFormat
 from lightning_adls.kernels import dequantize, exponents_shape, quantize
+from lightning_adls.layers.carrying import check_replaceable
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.linear import QuantizedLinear
 from lightning_adls.layers.quantized_layer import QuantizedLayer
@@ -77,6 +78,11 @@ class PackedLinear(QuantizedLayer):
         self.register_parameter("bias", None if values is None else nn.Parameter(values))
         self._add_formats(formats)
 
+    @staticmethod
+    def arguments_of(layer: Any) -> dict[str, Any]:
+        """Constructor arguments of a linear layer."""
+        return QuantizedLinear.arguments_of(layer)
+
     @classmethod
     def from_linear(cls, linear: nn.Module) -> Self:
         """Pack the weight of ``linear``; the bias stays the SAME parameter.
@@ -111,6 +117,7 @@ class PackedLinear(QuantizedLayer):
         new.bias = linear.bias
         new._take_over(linear)
         new.weight_mask = None
+        check_replaceable(layer, new)
         return new.train(linear.training)
 
     def rounded_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
+from lightning_adls.layers.carrying import check_parameters, check_replaceable
 from lightning_adls.layers.kept import KeptWeight
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 
@@ -79,8 +80,15 @@ class QuantizedLayer(nn.Module):
         """A layer on the SAME parameters as ``layer``, in the same mode.
 
         If ``layer`` is quantised already, its mask, its switches and the scales of formats that
-        stay are kept.
+        stay are kept. Its hooks and what the user put on it are carried when the new layer takes
+        its place, by :func:`lightning_adls.transforms.walk.replace_layers`.
+
+        Raises:
+            ValueError: If a weight or bias is no parameter but made anew before each call, or
+                ``layer`` has something else that cannot be carried; see
+                :func:`lightning_adls.layers.carrying.check_replaceable`.
         """
+        check_parameters(layer, cls.__name__)
         weight = cast(Tensor, layer.weight)
         new = cls(
             **cls.arguments_of(layer),
@@ -96,7 +104,23 @@ class QuantizedLayer(nn.Module):
                 setattr(new, f"{role}_scales", nn.Parameter(scales.detach().to(weight.device)))
         if isinstance(layer, QuantizedLayer):
             new._take_over(layer)
+        check_replaceable(layer, new)
         return new.train(layer.training)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add a parameter, but not that of torch's pruning, whose mask is not a layer's here.
+
+        Raises:
+            ValueError: If torch's pruning is applied to the weight.
+        """
+        # Asked before torch takes the weight away. It would overwrite `weight_mask` afterwards.
+        if name == "weight_orig" and "weight" in self._parameters:
+            raise InputValueError(
+                f"{type(self).__name__}: torch.nn.utils.prune cannot mask the weight of a "
+                "quantised layer; use lightning_adls.Prune, or prune before quantising and call "
+                "torch.nn.utils.prune.remove(layer, 'weight')."
+            )
+        super().register_parameter(name, param)
 
     def _take_over(self, layer: "QuantizedLayer") -> None:
         self.weight_mask = layer.weight_mask
@@ -170,7 +194,8 @@ class QuantizedLayer(nn.Module):
 
     def rounded_bias(self) -> Tensor | None:
         """The bias as it is added."""
-        bias = self._parameters.get("bias")
+        # Not from `_parameters`: a parametrised bias is none, and an embedding has no attribute.
+        bias = getattr(self, "bias", None)
         return None if bias is None else self._round("bias", bias)
 
     def _round_weight(self) -> Tensor:

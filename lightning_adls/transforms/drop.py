@@ -45,4 +45,6 @@ class Drop:
                     f"Drop: layer {name!r} maps {layer.in_features} to {layer.out_features} "
                     "features, so the identity cannot stand for it; name square layers only."
                 )
-        replace_layers(model, names, lambda _name, layer: nn.Identity().train(layer.training))
+        replace_layers(
+            model, names, lambda _name, layer: nn.Identity().train(layer.training), carry=False
+        )

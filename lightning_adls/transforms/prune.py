@@ -162,5 +162,6 @@ def _count(layer: nn.Module) -> int:
 
 
 def _pruned(layer: nn.Module) -> int:
-    mask: Tensor | None = getattr(layer, "weight_mask", None)
+    # A plain layer's is torch's or the user's, and such a layer is refused when it is replaced.
+    mask = layer.weight_mask if isinstance(layer, QuantizedLayer) else None
     return 0 if mask is None else int((~mask).sum())

@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING, KINDS, is_kind
+from lightning_adls.layers.carrying import carry_over
 
 T = TypeVar("T")
 
@@ -70,17 +71,27 @@ def match(
 
 
 def replace_layers(
-    model: nn.Module, names: Iterable[str], make: Callable[[str, nn.Module], nn.Module]
+    model: nn.Module,
+    names: Iterable[str],
+    make: Callable[[str, nn.Module], nn.Module],
+    carry: bool = True,
 ) -> None:
     """Put ``make(name, layer)`` in the place of each named layer, wherever the model holds it.
+
+    All are made before the first is replaced: an error in ``make`` leaves the model as it is.
 
     Args:
         model: Changed in place.
         names: As in ``model.named_modules()``.
         make: Builds the new layer from the old one; called once for a layer used twice.
+        carry: Whether hooks and what the user put on a layer go on to the new one, which has to be
+            the quantised, packed or plain form of the old one.
     """
-    modules = dict(model.named_modules())
+    modules, names = dict(model.named_modules()), list(names)
     made = {id(modules[name]): make(name, modules[name]) for name in names}
+    if carry:
+        for name in {id(modules[name]): name for name in names}.values():
+            carry_over(modules[name], made[id(modules[name])])
     # A layer that several parents share has several places but, in named_modules, one name.
     for parent in list(modules.values()):
         for key, child in list(parent._modules.items()):

@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -14,9 +15,10 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.layers import QuantizedLinear
 from lightning_adls.models import bert
-from lightning_adls.transforms import Quantize
+from lightning_adls.transforms import Prune, Quantize
 from lightning_adls.transforms.flops import flops_per_sample
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
+from lightning_adls.transforms.pack import Pack
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 VALUE = "bert.encoder.layer.0.attention.self.value"
@@ -215,11 +217,134 @@ def test_a_quantised_bert_with_adapters_trains_the_adapters(
         assert torch.equal(value, before[name]) != trained, name
 
 
-def test_merging_a_sum_that_is_not_finite_is_refused() -> None:
-    model, _, b = adapted(LoRA(layers=("0",), trainable=()), nn.Linear(4, 4))
-    b.data.fill_(float("inf"))
-    with pytest.raises(ValueError, match="NaNs detected"):
+def test_merging_a_sum_that_is_not_finite_is_refused_and_changes_nothing() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    LoRA(layers=("*",), trainable=())(model)
+    fill_b(model.eval())
+    model.get_parameter("1.lora_B.default.weight").data.fill_(float("nan"))
+    first, x = model[0], torch.randn(3, 4)
+    expected, keys = first(x), list(model.state_dict())
+    with pytest.raises(ValueError, match="merge_lora: layer '1' plus its adapter is not finite"):
         merge_lora(model)
+    assert model[0] is first
+    assert torch.equal(first(x), expected)
+    assert list(model.state_dict()) == keys
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(50, 16), nn.Linear(16, 50, bias=False)
+        self.out = nn.Linear(50, 16, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.as_tensor(self.out(self.head(self.words(ids))))
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_adapters_on_a_weight_that_another_layer_uses_are_refused(quantised: bool) -> None:
+    model = Tied()
+    if quantised:
+        Quantize({"*": "MXInt(width=8)"})(model)
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match="LoRA: layer 'head' shares its weight with another"):
+        LoRA(layers=("*",), trainable=())(model)
+    assert list(model.state_dict()) == keys
+    LoRA(layers=("out",), trainable=())(model)
+    fill_b(model)
+    before = model.eval()(torch.arange(50))
+    assert merge_lora(model) < (1 if quantised else 1e-5)
+    torch.testing.assert_close(model(torch.arange(50)), before, atol=1e-4, rtol=10 * quantised)
+
+
+def test_a_weight_that_is_shared_after_inserting_is_refused_by_merging() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+    LoRA(layers=("a",), trainable=())(model)
+    fill_b(model)
+    model.get_submodule("b").weight = model.get_submodule("a.base_layer").weight
+    before = model.get_parameter("b.weight").detach().clone()
+    with pytest.raises(ValueError, match="merge_lora: layer 'a' shares its weight with another"):
+        merge_lora(model)
+    assert torch.equal(model.get_parameter("b.weight"), before)
+    with pytest.raises(ValueError, match=r"LoRA: layer=Linear.* makes its weight anew"):
+        LoRA(layers=("0",), trainable=())(nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Prune(0.5),
+        Prune(0.5, scope="global"),
+        Quantize({"*": None, "*lora_*": {"weight": "MXInt(width=4)"}}),
+        Quantize({"*lora_A*": {"weight": "LearnedInteger(width=4)"}}),
+        Quantize({"*base_layer": "Integer(width=8, frac_width=5)", "*.lora_*": None}),
+    ],
+    ids=str,
+)
+def test_adapters_that_were_rounded_or_masked_are_merged_as_they_were(
+    change: Callable[[nn.Module], None],
+) -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    LoRA(layers=("*",), rank=4, trainable=())(model)
+    fill_b(model)
+    change(model)
+    model.eval()
+    x = torch.randn(500, 32)
+    before = [model[0](x), model[2](x)]
+    change_of = merge_lora(model)
+    after = [model[0](x), model[2](x)]
+    off = max(((a - b).norm() / b.norm()).item() for a, b in zip(after, before, strict=True))
+    # The base drops what the adapter had added to pruned weights, and rounds the sum.
+    assert off == pytest.approx(change_of, rel=0.2, abs=1e-6)
+    if "base_layer" not in str(change) and not isinstance(change, Prune):
+        assert change_of < 1e-6
+    assert all("lora" not in name for name, _ in model.named_modules())
+
+
+@pytest.mark.parametrize(
+    "change", [Quantize({"*": "MXInt(width=8)"}), Prune(0.0, activation_sparsity=0.5)]
+)
+def test_adapters_whose_input_is_rounded_or_dropped_are_not_merged(
+    change: Callable[[nn.Module], None],
+) -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 4)).eval()
+    LoRA(layers=("*",), rank=4, trainable=())(model)
+    change(model)
+    x = torch.randn(3, 32)
+    expected = model(x)
+    with pytest.raises(ValueError, match=r"layer '0\.lora_A\.default' rounds or drops the input"):
+        merge_lora(model)
+    assert torch.equal(model(x), expected)
+
+
+def test_merging_into_a_packed_weight_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(32, 4))
+    LoRA(layers=("*",), rank=4, trainable=())(model)
+    Pack(["0.base_layer"])(model)
+    with pytest.raises(ValueError, match="layer '0' is a PackedLinear without a weight of its own"):
+        merge_lora(model)
+
+
+def test_merging_says_how_much_the_outputs_change() -> None:
+    model: Any = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).eval()
+    Quantize({"0": "MXInt(width=2)"})(model)
+    LoRA(layers=("*",), rank=4, trainable=())(model)
+    fill_b(model)
+    quantised, plain, calls = copy.deepcopy(model[:1]), copy.deepcopy(model[1:]), []
+    x = torch.randn(4000, 64)
+    with torch.no_grad():
+        before = quantised(x)
+        quantised[0].base_layer.register_forward_hook(lambda *_: calls.append(1))
+        state = torch.get_rng_state()
+        change = merge_lora(quantised)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not calls  # a hook does not see the numbers that are measured with
+        off = ((quantised(x) - before).norm() / before.norm()).item()
+    assert change > 0.1
+    assert off == pytest.approx(change, rel=0.1)
+    assert 0 < merge_lora(plain) < 1e-6
+    assert merge_lora(model) == pytest.approx(change)
 
 
 def test_names_are_matched_exactly() -> None:

@@ -32,7 +32,7 @@ def test_a_layer_in_two_places_is_replaced_by_one_layer_in_both() -> None:
     shared = nn.Linear(4, 4)
     inner = nn.Sequential(shared)
     model = nn.ModuleDict({"a": shared, "b": inner, "c": nn.Linear(4, 4)})
-    replace_layers(model, ["a"], lambda name, layer: nn.Identity())
+    replace_layers(model, ["a"], lambda name, layer: nn.Identity(), carry=False)
     assert isinstance(model["a"], nn.Identity)
     assert inner[0] is model["a"]
     assert isinstance(model["c"], nn.Linear)
