@@ -69,7 +69,9 @@ class TrainCLI(LightningCLI):
 
     model: TextClassifier
     datamodule: TextData
-    steps_done: int | None = None  # by the checkpoint that a fit goes on from
+    # Of the checkpoint.
+    steps_done: int | None = None
+    num_classes: int | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what the classes do not have."""
@@ -112,6 +114,7 @@ class TrainCLI(LightningCLI):
             content = read_checkpoint(path, LAB, fitting=fitting, weights_only=weights_only)
             print(f"Checkpoint: {path}")
             self.steps_done = content.get("global_step")
+            self.num_classes = content.get("hyper_parameters", {}).get("num_classes")
             options.ckpt_path = str(path)
             given = self.given.get(f"{command}.model", Namespace())
             held = settings_of_checkpoint(content, vars(options.model), vars(given))
@@ -152,11 +155,16 @@ class TrainCLI(LightningCLI):
         with cli.refusing():
             if given_seed is None:
                 options.data.seed = int(options.seed_everything)
-            data = prepared(options.data)
-            passed = fit_to_data(options, data)
+            data = prepared(options.data, "predict" if self.subcommand == "predict" else "fit")
+            options.model.num_classes = data.num_classes or self.num_classes
+            if options.model.num_classes is None:
+                raise InputValueError(
+                    f"{LAB}: the data have no labels; give the --ckpt_path of a model."
+                )
+            passed = fit_to_data(options.model, data)
             super().instantiate_classes()
             if "num_classes" not in passed:
-                check_outputs(self.model.model, data.num_classes)
+                check_outputs(self.model.model, options.model.num_classes)
             check_length(self.model.model, self.datamodule.max_length)
             if options.recipe is not None:
                 Quantize.load(options.recipe)(self.model.model)
@@ -190,21 +198,19 @@ def placeholders(parser: LightningArgumentParser, arguments: Sequence[str]) -> l
     return [f"--{NETWORK.name}.{name}=1" for name in FROM_DATA if name in required]
 
 
-def prepared(options: Namespace) -> TextData:
+def prepared(options: Namespace, stage: str) -> TextData:
     """The data set, to ask it for what the network depends on."""
     data = TextData(**options.clone(with_meta=False))
-    data.prepare_data()
-    data.setup("fit")
+    data.setup(stage)
     return data
 
 
 def fit_to_data(options: Namespace, data: TextData) -> list[str]:
     """Give the network what it takes of the data set's classes and word vectors; says what."""
-    options.model.num_classes = data.num_classes
-    network = options.model.model
+    network = options.model
     passed = accepted(imported(network.class_path), FROM_DATA)
     for name in passed:
-        network.init_args[name] = getattr(data, name)
+        network.init_args[name] = getattr(options if name == "num_classes" else data, name)
     return passed
 
 

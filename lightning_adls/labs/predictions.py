@@ -23,6 +23,7 @@ class PredictionWriter(BasePredictionWriter):
     the number of the text in its split; ``text``, as the data have it; ``label``, unless none of
     the texts has one; ``predicted``, the name of the likeliest class; and for each class
     ``probability_<name>``, 0 to 1. Its rows are in the order of the data, of all devices together.
+    Where the data name no classes, their numbers stand for them.
 
     Args:
         filename: Name of the file.
@@ -49,11 +50,11 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Keep what the file needs, not on the accelerator."""
         rows = prediction["index"].tolist()
-        labels = batch.get("labels")
+        labels = batch["labels"].tolist() if "labels" in batch else [-1] * len(rows)
         self._found |= zip(
             rows,
             zip(
-                [None] * len(rows) if labels is None else labels.tolist(),
+                [label if label >= 0 else None for label in labels],
                 prediction["class"].tolist(),
                 prediction["probabilities"].cpu().numpy(),
                 strict=True,
@@ -81,8 +82,10 @@ class PredictionWriter(BasePredictionWriter):
 
 def table(found: Predicted, data: TextData) -> list[dict[str, Any]]:
     """The rows of the file."""
-    names = data.class_names
     numbers = sorted(found)
+    names = data.class_names
+    if not names:
+        names = [str(number) for number in range(len(found[numbers[0]][2]))]
     labelled = any(found[number][0] is not None for number in numbers)
     rows = []
     for number, text in zip(numbers, data.predicted_texts(numbers), strict=True):
