@@ -2,13 +2,22 @@
 
 Run:
     python scripts/train.py fit
+    python scripts/train.py fit --run long --trainer.max_epochs 20       # lightning_logs/train/long
+    python scripts/train.py fit --run long --ckpt_path last              # goes on where it stopped
+    python scripts/train.py predict --run long --ckpt_path best          # writes predictions.csv
     python scripts/train.py test --ckpt_path lightning_logs/train/version_0/checkpoints/best.ckpt
     python scripts/train.py fit --config configs/train_imdb.yaml
     python scripts/train.py fit --weights best.ckpt --recipe recipe.yaml   # quantised, from weights
+
+What the command line and the files of ``--config`` say wins over a checkpoint of ``--ckpt_path``.
+Arguments of the model that neither of them gives are those of the checkpoint, and those that it
+does not hold have the defaults of configs/train.yaml. Data, Trainer and callbacks are always those
+of this call, the network (``--model.model``) and ``--recipe`` included.
 """
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -21,12 +30,24 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
+from lightning_adls.labs.continuing import (
+    SettingsOfThisCall,
+    read_checkpoint,
+    settings_of_checkpoint,
+)
 from lightning_adls.labs.network import NetworkSection, imported
+from lightning_adls.labs.predictions import PredictionWriter
+from lightning_adls.labs.run_folder import CHECKPOINTS, find_checkpoint, name_run
+from lightning_adls.locks import exclusive
 from lightning_adls.models import FROM_DATA, accepted, check_length, check_outputs
 from lightning_adls.transforms import Quantize, summarize
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "train.yaml"
+LAB = "train"
+# What a Trainer says of arguments that are wrong, or cannot be on this machine.
+REFUSALS = (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException)
 NETWORK = NetworkSection.of(DEFAULTS, "model.model")
 
 
@@ -48,6 +69,9 @@ class TrainCLI(LightningCLI):
 
     model: TextClassifier
     datamodule: TextData
+    # Of the checkpoint.
+    steps_done: int | None = None
+    num_classes: int | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what the classes do not have."""
@@ -55,6 +79,9 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--recipe", type=str | None, help="A YAML recipe to quantise by.")
         parser.add_argument(
             "--weights", type=str | None, help="A checkpoint to start from, quantised or not."
+        )
+        parser.add_argument(
+            "--run", type=str | None, help="Name of the folder, by default the next version_N."
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -66,6 +93,32 @@ class TrainCLI(LightningCLI):
             self.config = parser.parse_args([*read, *placeholders(parser, read)])
             network = replace(NETWORK, command=self.config.subcommand)
             network.drop_overruled_defaults(parser, self.config, arguments)
+            # Not validated: what is required may stand in the script's own YAML.
+            self.given = parser.parse_args(read, defaults=False, _skip_validation=True)
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the folder and the checkpoint, and take from it what the user did not give."""
+        command = self.config.subcommand
+        options, fitting = self.config[command], command == "fit"
+        with cli.refusing(ArgumentError):
+            self.folder = folder_of_run(options, fitting)
+            if self.folder is not None and not fitting:
+                # In the folder of a fit, whose arguments stay.
+                self.save_config_kwargs["config_filename"] = f"{command}.yaml"
+            if options.ckpt_path is None:
+                return
+            path = Path(options.ckpt_path)
+            if options.ckpt_path in ("last", "best"):
+                path = find_checkpoint(options.trainer, LAB, options.ckpt_path)
+            weights_only = options.get("weights_only") is not False
+            content = read_checkpoint(path, LAB, fitting=fitting, weights_only=weights_only)
+            print(f"Checkpoint: {path}")
+            self.steps_done = content.get("global_step")
+            self.num_classes = content.get("hyper_parameters", {}).get("num_classes")
+            options.ckpt_path = str(path)
+            given = self.given.get(f"{command}.model", Namespace())
+            held = settings_of_checkpoint(content, vars(options.model), vars(given))
+            self.config = self.parser.parse_object({command: {"model": held}}, self.config)
 
     def _add_instantiators(self) -> None:
         super()._add_instantiators()
@@ -73,8 +126,27 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, or end with one line."""
-        with cli.refusing(ValueError, MisconfigurationException):  # as it refuses its arguments
+        with cli.refusing(*REFUSALS):
             return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it, as the only process that fits into this folder, or end with one line."""
+        with cli.refusing(MisconfigurationException), ExitStack() as stack:
+            if self.folder is not None and subcommand == "fit" and self.trainer.is_global_zero:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.folder / "run.lock"))
+            try:
+                super()._run_subcommand(subcommand)
+            except RuntimeError as error:
+                if not str(error).startswith("Error(s) in loading state_dict"):
+                    raise
+                first, *_ = str(error).splitlines()[1:]
+                raise InputValueError(
+                    f"{LAB}: ckpt_path={self.config[subcommand].ckpt_path!r} is of another model; "
+                    f"repeat the arguments that it was made with: {first.strip()}"
+                ) from error
+        if subcommand == "fit" and self.trainer.global_step == self.steps_done:
+            print("Nothing is left to train; raise --trainer.max_epochs or --trainer.max_steps.")
 
     def instantiate_classes(self) -> None:
         """Build everything, the data included, before any training starts."""
@@ -83,11 +155,16 @@ class TrainCLI(LightningCLI):
         with cli.refusing():
             if given_seed is None:
                 options.data.seed = int(options.seed_everything)
-            data = prepared(options.data)
-            passed = fit_to_data(options, data)
+            data = prepared(options.data, "predict" if self.subcommand == "predict" else "fit")
+            options.model.num_classes = data.num_classes or self.num_classes
+            if options.model.num_classes is None:
+                raise InputValueError(
+                    f"{LAB}: the data have no labels; give the --ckpt_path of a model."
+                )
+            passed = fit_to_data(options.model, data)
             super().instantiate_classes()
             if "num_classes" not in passed:
-                check_outputs(self.model.model, data.num_classes)
+                check_outputs(self.model.model, options.model.num_classes)
             check_length(self.model.model, self.datamodule.max_length)
             if options.recipe is not None:
                 Quantize.load(options.recipe)(self.model.model)
@@ -95,6 +172,19 @@ class TrainCLI(LightningCLI):
                 self.model.load_weights(options.weights)
         options.data.seed = given_seed  # config.yaml repeats what was asked for
         print(summarize(self.model.model))
+
+
+def folder_of_run(options: Namespace, fitting: bool) -> Path | None:
+    """The folder that the user named; a fit that was begun there is not begun again."""
+    if options.run is None:
+        return None
+    folder = name_run(options.trainer, LAB, options.run)
+    if fitting and options.ckpt_path is None and any((folder / CHECKPOINTS).glob("*.ckpt")):
+        raise InputValueError(
+            f"{LAB}: run={options.run!r} has checkpoints in {folder}; continue it by --ckpt_path "
+            "last, or give another --run."
+        )
+    return folder
 
 
 def placeholders(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:
@@ -108,21 +198,19 @@ def placeholders(parser: LightningArgumentParser, arguments: Sequence[str]) -> l
     return [f"--{NETWORK.name}.{name}=1" for name in FROM_DATA if name in required]
 
 
-def prepared(options: Namespace) -> TextData:
+def prepared(options: Namespace, stage: str) -> TextData:
     """The data set, to ask it for what the network depends on."""
     data = TextData(**options.clone(with_meta=False))
-    data.prepare_data()
-    data.setup("fit")
+    data.setup(stage)
     return data
 
 
 def fit_to_data(options: Namespace, data: TextData) -> list[str]:
     """Give the network what it takes of the data set's classes and word vectors; says what."""
-    options.model.num_classes = data.num_classes
-    network = options.model.model
+    network = options.model
     passed = accepted(imported(network.class_path), FROM_DATA)
     for name in passed:
-        network.init_args[name] = getattr(data, name)
+        network.init_args[name] = getattr(options if name == "num_classes" else data, name)
     return passed
 
 
@@ -141,10 +229,11 @@ def main() -> None:
                 for command in ("fit", "validate", "test", "predict")
             },
         },
+        trainer_defaults={"callbacks": [SettingsOfThisCall(), PredictionWriter()]},
         save_config_kwargs={"overwrite": True},
     )
 
 
 if __name__ == "__main__":
-    with cli.ending():
+    with cli.ending("--ckpt_path last continues from the last checkpoint"):
         main()

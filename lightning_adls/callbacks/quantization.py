@@ -10,16 +10,30 @@ from torch import nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
+from lightning_adls.layers.layer_formats import ROLES
 from lightning_adls.transforms.quantize import Quantize
 
 Recipe = Quantize | Mapping[str, Any] | str
 
 
 def read_recipe(recipe: Recipe) -> Quantize:
-    """A recipe from itself, from its patterns and formats, or from the path of its YAML file."""
+    """A recipe from itself, its patterns and formats, or its YAML file: the path or the content."""
     if isinstance(recipe, Quantize):
         return recipe
-    return Quantize.load(recipe) if isinstance(recipe, str) else Quantize(recipe)
+    if isinstance(recipe, str):
+        return Quantize.load(recipe)
+    if _is_content(recipe):
+        # Of a file that a command line names, jsonargparse hands over the content.
+        return Quantize(recipe["quantize"], **{k: v for k, v in recipe.items() if k != "quantize"})
+    return Quantize(recipe)
+
+
+def _is_content(recipe: Mapping[str, Any]) -> bool:
+    """Whether it is what a recipe file holds, and not a pattern that happens to be ``quantize``."""
+    inner = recipe.get("quantize")
+    if not isinstance(inner, Mapping) or set(recipe) - {"quantize", "kinds", "backend"}:
+        return False
+    return not set(inner) <= set(ROLES)
 
 
 class QuantizationAwareTraining(L.Callback):

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -299,6 +300,13 @@ class TextData(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test rows, with ``index``."""
         return self._loader("test", self.eval_batch_size, with_index=True)
+
+    def predicted_texts(self, rows: Sequence[int]) -> list[str]:
+        """The texts that predictions name by their ``index``, as the data have them."""
+        source = open_source(self.dataset, self.subset)
+        table = source.read(self.test_split if source.divided else "train")
+        texts: list[str] = text_column(table, self.text).take(list(rows)).to_pylist()
+        return texts
 
     def calibration_batches(self, count: int) -> list[Batch]:
         """The first training batches of the first epoch, such as to choose ranges of formats on.

@@ -53,9 +53,7 @@ class Run:
         passing: Collection[str] = (),
         weights: str | None = None,
     ) -> None:
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InputValueError(f"{lab}: run={name!r} is no name of a folder in {LOGS / lab}.")
-        self.folder = LOGS / lab / name
+        self.folder = folder_of(lab, name)
         self.settings = settings_of(config_yaml, passing=passing, weights=weights)
         self._path = self.folder / "run.json"
         with ExitStack() as stack:
@@ -140,6 +138,17 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def folder_of(lab: str, name: str) -> Path:
+    """Where the run of this name lies.
+
+    Raises:
+        ValueError: If that is outside of the lab's own folder.
+    """
+    if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputValueError(f"{lab}: run={name!r} is no name of a folder in {LOGS / lab}.")
+    return LOGS / lab / name
 
 
 def settings_of(

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -270,6 +271,10 @@ def test_a_recipe_comes_as_patterns_or_as_a_file(tmp_path: Path) -> None:
     assert QuantizationAwareTraining(LEARNED).recipe == Quantize(LEARNED)
     assert QuantizationAwareTraining(recipe).recipe is recipe
     assert Calibration(LEARNED).template == Quantize(LEARNED)
+    content = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert QuantizationAwareTraining(content).recipe == recipe  # as command lines hand it over
+    layer = {"quantize": {"weight": "MXInt(width=4)"}}
+    assert QuantizationAwareTraining(layer).recipe == Quantize(layer)  # a layer of that name
 
 
 class Endless(IterableDataset[Tensor]):
