@@ -303,7 +303,7 @@ class TextData(L.LightningDataModule):
 
     def predicted_texts(self, rows: Sequence[int]) -> list[str]:
         """The texts that predictions name by their ``index``, as the data have them."""
-        source = open_source(self.dataset, self.subset)
+        source = open_source(self.dataset, self.subset, self.encoding)
         table = source.read(self.test_split if source.divided else "train")
         texts: list[str] = text_column(table, self.text).take(list(rows)).to_pylist()
         return texts
