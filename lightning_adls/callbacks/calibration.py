@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
 from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
@@ -94,7 +95,8 @@ class Calibration(L.Callback):
         if self._module is not None and self._module is not pl_module:
             self.recipe = None  # another module has other ranges
         self._module = pl_module
-        (self.recipe or self.template)(pl_module)
+        with refuse_earlier_copies(self, trainer, pl_module):
+            (self.recipe or self.template)(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The recipe as text."""

@@ -202,8 +202,8 @@ def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain_types = {plain for plain, _ in KINDS.values()}
     plain = {name for name, m in model.named_modules() if type(m) in plain_types}
-    own = dict(model.named_parameters())  # scales that are yet to be fitted are in no state dict
-    scales = [f"{role}_scales" for role in ROLES]
+    own = model.state_dict()
+    scales = [f"{role}_{entry}" for role in ROLES for entry in ("scales", "fitted")]
     fitted = dict(state)
     for key in state:
         layer, _, entry = key.rpartition(".")
