@@ -11,6 +11,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers.kept import KeptWeight
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
+from lightning_adls.layers.record import RECORD_KEY, LayerRecord
 
 
 class QuantizedLayer(nn.Module):
@@ -26,9 +27,10 @@ class QuantizedLayer(nn.Module):
     step of a fused optimiser, which is seen if the layer computed with gradients before it: call
     ``train()`` or ``eval()`` after such a write.
 
-    All that changes an output in eval mode, besides the formats, is in the state dict: ``enabled``
-    where it is false, ``input_sparsity`` where it was ever set. A state dict without them, such as
-    that of a plain layer, leaves both as they are, and so it leaves mask and scales.
+    All that changes an output in eval mode is in the state dict: ``enabled`` where it is false,
+    ``input_sparsity`` where it was ever set, and backend and formats as ``_extra_state`` where
+    there are formats. A state dict without them, such as that of a plain layer, leaves them as they
+    are, and so it leaves mask and scales. One with other formats or another backend is refused.
 
     Scales that a format learns are parameters ``input_scales``, ``weight_scales`` and
     ``bias_scales``. The first training batch fits them to the data. Whether that was done is a
@@ -46,6 +48,8 @@ class QuantizedLayer(nn.Module):
 
     # Where the features of the input lie, counted from the end.
     feature_dim: ClassVar[int] = -1
+    # Of `lightning_adls.layers.KINDS`.
+    kind: ClassVar[str] = "Linear"
     # Of `lightning_adls.layers.BACKENDS`.
     backend: ClassVar[str] = "standard"
 
@@ -274,6 +278,8 @@ class QuantizedLayer(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.formats == LayerFormats():
+            del destination[prefix + RECORD_KEY]
         if not self._enabled:
             destination[f"{prefix}enabled"] = torch.tensor(False)
         if self._input_sparsity is not None:
@@ -289,6 +295,8 @@ class QuantizedLayer(nn.Module):
             self.enabled = bool(enabled)
         if (share := state_dict.pop(f"{prefix}input_sparsity", None)) is not None:
             self.input_sparsity = float(share)
+        record = state_dict.setdefault(prefix + RECORD_KEY, self.get_extra_state())
+        self._check_record(record, prefix.removesuffix(".") or "the layer")
         mask = state_dict.get(prefix + "weight_mask")
         if mask is not None and self.weight_mask is None:
             self.weight_mask = torch.ones_like(self.weight, dtype=torch.bool)
@@ -311,6 +319,30 @@ class QuantizedLayer(nn.Module):
             state_dict[f"{name}_scales"] = scales.detach()
         if fitted is not None and f"{name}_fitted" not in state_dict:
             state_dict[f"{name}_fitted"] = torch.tensor(1.0) if has_scales else fitted
+
+    def get_extra_state(self) -> Tensor:
+        """Kind, backend and formats in text; see :class:`LayerRecord`."""
+        return LayerRecord.of(self.kind, self.backend, self.formats).to_tensor()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse what :meth:`get_extra_state` of a layer of another recipe gave.
+
+        Raises:
+            ValueError: If backend or formats are others.
+        """
+        self._check_record(state, "the layer")
+
+    def _check_record(self, state: Tensor, name: str) -> None:
+        if state.is_meta:  # without any values, of weights either
+            return
+        theirs = LayerRecord.from_tensor(state)
+        ours = LayerRecord.of(self.kind, self.backend, self.formats)
+        if theirs != ours:
+            raise InputValueError(
+                f"{type(self).__name__}: the recipe of {name} is {theirs} in the state dict and "
+                f"{ours} in the module; quantise the module by the same recipe, or take the "
+                "weights alone by state_for(module, state, other_recipe=True)."
+            )
 
     def extra_repr(self) -> str:
         """The arguments of the plain layer, then the formats."""

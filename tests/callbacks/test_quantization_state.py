@@ -184,3 +184,32 @@ def test_what_a_finder_trained_is_forgotten_with_its_scales(
         fits.append(first.scales)
     assert len(fits[0]) == 2
     assert all(torch.equal(a, b) for a, b in zip(*fits, strict=True))
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_a_calibrated_checkpoint_keeps_its_ranges_also_one_of_weights_alone(
+    tmp_path: Path, weights_only: bool
+) -> None:
+    path, fitted = tmp_path / "calibrated.ckpt", Module()
+    fitting = trainer(Calibration(RECIPE))
+    fitting.fit(fitted, data(), data())
+    fitting.save_checkpoint(path, weights_only=weights_only)
+    fresh, again = Module(), Calibration(RECIPE)
+    logged = trainer(again).validate(fresh, data(), ckpt_path=path, verbose=False)
+    assert fitting.validate(fitted, data(), verbose=False) == logged
+    assert again.recipe is not None
+    assert not fresh._load_state_dict_pre_hooks
+
+
+@pytest.mark.parametrize("then", ["Integer(width=3)", "LearnedInteger(width=4)"])
+def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, then: str) -> None:
+    path = tmp_path / "first.ckpt"
+    fitting = trainer(QuantizationAwareTraining(RECIPE))
+    fitting.fit(Module(), data())
+    fitting.save_checkpoint(path)
+    for run in ("fit", "validate"):
+        callback = QuantizationAwareTraining({"layer": then})
+        with pytest.raises(
+            ValueError, match=r"the recipe of layer is .*width=4.* in the state dict"
+        ):
+            getattr(trainer(callback), run)(Module(), data(), ckpt_path=path)

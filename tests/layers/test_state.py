@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_a
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Binary, LearnedInteger, MXInt, NumberFormat
-from lightning_adls.layers import LayerFormats, QuantizedLayer, builder
+from lightning_adls.layers import LayerFormats, LayerRecord, QuantizedLayer, builder
 from lightning_adls.layers.packed import PackedLinear
 
 FORMATS = [cls() for cls in NumberFormat.classes.values()]
@@ -128,13 +128,15 @@ def test_a_switch_that_was_set_back_is_not_left_to_the_recipe(
 
 
 @pytest.mark.parametrize(("backend", "kind"), BACKENDS)
-def test_what_is_as_by_default_adds_nothing_to_the_state(backend: str, kind: str) -> None:
+def test_what_is_as_by_default_adds_the_recipe_alone_to_the_state(backend: str, kind: str) -> None:
     plain, _ = PAIRS[kind]()
     layer = builder(backend)(plain, LayerFormats(weight=MXInt()))
-    assert list(layer.state_dict()) == list(plain.state_dict())
+    assert list(layer.state_dict()) == [*plain.state_dict(), "_extra_state"]
     layer.enabled = False
     layer.enabled = True
-    assert list(layer.state_dict()) == list(plain.state_dict())
+    assert list(layer.state_dict()) == [*plain.state_dict(), "_extra_state"]
+    unrounded = builder("standard")(plain, LayerFormats())
+    assert list(unrounded.state_dict()) == list(plain.state_dict())
 
 
 @pytest.mark.parametrize(("backend", "kind"), BACKENDS)
@@ -266,3 +268,37 @@ def test_evaluating_before_anything_was_fitted_is_said_and_afterwards_not(
     recwarn.clear()
     layer.eval()(x)
     assert not recwarn.list
+
+
+@every_case
+def test_a_layer_of_another_recipe_refuses_the_state_in_one_sentence_with_both(
+    backend: str, kind: str, formats: LayerFormats
+) -> None:
+    first = builder(backend)(PAIRS[kind]()[0], formats)
+    state = nn.ModuleDict({"net": first}).state_dict()
+    record = LayerRecord.from_tensor(state["net._extra_state"])
+    assert (record.kind, record.backend) == (kind, first.backend)
+    other = builder("standard")(PAIRS[kind]()[0], LayerFormats(weight=MXInt(width=3)))
+    for layer in (other, builder("standard")(PAIRS[kind]()[0], LayerFormats())):
+        theirs = LayerRecord.of(kind, "standard", layer.formats)
+        with pytest.raises(InputValueError) as refused:
+            nn.ModuleDict({"net": layer}).load_state_dict(state)
+        sentence = str(refused.value)
+        assert f"the recipe of net is {record} in the state dict and {theirs} in" in sentence
+        assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_a_record_is_read_back_also_from_another_dtype(
+    fmt: NumberFormat, dtype: torch.dtype
+) -> None:
+    record = LayerRecord.of("Conv2d", "standard", LayerFormats(fmt, None, fmt))
+    assert LayerRecord.from_tensor(record.to_tensor().to(dtype)) == record
+    assert record.formats == LayerFormats(fmt, None, fmt)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), "MXInt(width=4)", torch.tensor([123, 125])])
+def test_what_is_no_record_is_refused(value: Any) -> None:
+    with pytest.raises(InputValueError, match="is not the recipe of a quantised layer"):
+        LayerRecord.from_tensor(value)
