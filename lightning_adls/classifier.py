@@ -1,6 +1,7 @@
 """The LightningModule: fine-tune a sequence classifier, quantised or not."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,10 +14,13 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.layers import LayerFormats, formats_of
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms import Transform
-from lightning_adls.transforms.quantize import state_for
+from lightning_adls.transforms.configs import TRANSFORMS, describe, read
+from lightning_adls.transforms.quantize import records_of, state_for
 
+_logger = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 _NO_INPUTS = ("labels", "index")  # Transformers would compute a loss of its own from labels
@@ -34,7 +38,9 @@ class TextClassifier(L.LightningModule):
             for and batches have an entry for (``attention_mask``, ``token_type_ids``), to an object
             whose ``logits`` are ``(batch, classes)``. It never gets ``labels`` and ``index``.
             Changed in place by ``transforms``.
-        transforms: Applied to ``model`` once, in order.
+        transforms: Applied to ``model`` once, in order. Checkpoints hold a description of those of
+            this package, which is taken here as well: ``load_from_checkpoint(path, model=...)``
+            makes them again.
         num_classes: Number of classes, for the accuracy.
         learning_rate: Peak of the schedule, above 0.
         weight_decay: Of AdamW, for matrices only: not for biases, norms and learned scales.
@@ -53,7 +59,7 @@ class TextClassifier(L.LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        transforms: Sequence[Transform] = (),
+        transforms: Sequence[Transform | Mapping[str, Any]] = (),
         num_classes: int = 2,
         learning_rate: float = 2e-4,
         weight_decay: float = 0.01,
@@ -67,10 +73,11 @@ class TextClassifier(L.LightningModule):
             raise InputValueError(f"TextClassifier: weight_decay={weight_decay} is below 0.")
         if not 0 <= warmup <= 1:
             raise InputValueError(f"TextClassifier: warmup={warmup} is not in 0..1.")
+        changes = [_transform(transform) for transform in transforms]
         # Text and numbers only: a checkpoint with live objects does not load with weights_only.
         self.save_hyperparameters(
             {
-                "transforms": [str(transform) for transform in transforms],
+                "transforms": [_description(change) for change in changes],
                 "num_classes": num_classes,
                 "learning_rate": learning_rate,
                 "weight_decay": weight_decay,
@@ -78,8 +85,8 @@ class TextClassifier(L.LightningModule):
                 "compile": compile,
             }
         )
-        for transform in transforms:
-            transform(model)
+        for change in changes:
+            change(model)
         self.model = model
         self._input_names = input_names(model.forward)
         self.learning_rate = learning_rate
@@ -216,16 +223,21 @@ class TextClassifier(L.LightningModule):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
         }
 
-    def load_weights(self, path: str | Path) -> None:
+    def load_weights(self, path: str | Path, other_recipe: bool = False) -> None:
         """Take the weights of a checkpoint of the same network, quantised or not.
+
+        Args:
+            path: Of the checkpoint.
+            other_recipe: Whether it may be rounded in another way than this module. A module that
+                rounds nothing takes all weights, and a checkpoint that does not goes into any.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no checkpoint, or of another network.
+            ValueError: If it is no checkpoint, or of another network or recipe.
         """
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            self.load_state_dict(state_for(self, checkpoint["state_dict"]))
+            self.load_state_dict(state_for(self, checkpoint["state_dict"], other_recipe))
         except FileNotFoundError as error:
             raise MissingFileError(f"TextClassifier: there is no file {str(path)!r}.") from error
         except OSError as error:
@@ -238,8 +250,43 @@ class TextClassifier(L.LightningModule):
             ) from error
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the weights of a quantised model into an unquantised one and back."""
+        """Take the weights of a quantised model into an unquantised one, which is logged, and back.
+
+        Raises:
+            ValueError: In ``load_from_checkpoint``, which nobody asks for weights alone, if the
+                checkpoint's model rounds where this one does not.
+        """
+        modules = dict(self.named_modules())
+        for name, record in records_of(checkpoint["state_dict"]).items():
+            if name in modules and formats_of(modules[name]) == LayerFormats():
+                sentence = (
+                    f"TextClassifier: the checkpoint rounds {name} ({record}) and this module"
+                )
+                if self._trainer is None:
+                    raise InputValueError(
+                        f"{sentence} does not; leave out transforms, which it brings along, or "
+                        "take its weights alone by load_weights."
+                    )
+                _logger.warning("%s does not; only its weights are taken.", sentence)
+                break
         checkpoint["state_dict"] = state_for(self, checkpoint["state_dict"])
+
+
+def _transform(transform: Transform | Mapping[str, Any]) -> Transform:
+    """A transform from itself or from what a checkpoint holds of it."""
+    if isinstance(transform, Mapping):
+        return read(transform)
+    if isinstance(transform, str):
+        raise InputValueError(
+            f"TextClassifier: transforms has {transform!r}, which is of an older checkpoint or a "
+            "transform that cannot be read back; pass transforms that make the same model."
+        )
+    return transform
+
+
+def _description(transform: Transform) -> dict[str, Any] | str:
+    known = type(transform) in TRANSFORMS.values()
+    return describe(transform) if known else str(transform)
 
 
 def warmup_and_decay(steps: int, warmup: float) -> Callable[[int], float]:

@@ -1,6 +1,7 @@
 """TextClassifier: training, logging, checkpoints."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from lightning_adls.classifier import TextClassifier, warmup_and_decay
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
-from lightning_adls.transforms import Quantize, Transform
+from lightning_adls.transforms import LoRA, Prune, Quantize, Transform
 
 Build = Callable[[list[Transform]], TextClassifier]
 FOUR_BITS = Quantize({"*": {"input": "ResidualSign", "weight": "MXInt(width=4)"}})
@@ -84,6 +85,65 @@ def test_checkpoints_load_weights_only_into_quantised_and_plain_models(
         trainer.validate(other, datamodule=texts, ckpt_path=str(path), verbose=False)
         for name, value in other.state_dict().items():
             assert torch.equal(value, module.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("change", [FOUR_BITS, Prune(0.5), LoRA()], ids=str)
+def test_a_checkpoint_brings_its_transforms_along(
+    build: Build, trainer: L.Trainer, texts: TextData, tmp_path: Path, change: Transform
+) -> None:
+    plain = build([])
+    network, fresh = deepcopy(plain.model), deepcopy(plain.model)
+    module, path = TextClassifier(network, [change], texts.num_classes), tmp_path / "last.ckpt"
+    trainer.fit(module, datamodule=texts)
+    trainer.save_checkpoint(path)
+    loaded = TextClassifier.load_from_checkpoint(path, model=fresh, weights_only=True)
+    batch = next(iter(texts.val_dataloader()))
+    with torch.no_grad():
+        assert torch.equal(loaded.eval().logits(batch), module.eval().logits(batch))
+    assert loaded.hparams == module.hparams
+
+
+def test_a_quantised_checkpoint_is_not_loaded_as_a_plain_model_unless_for_its_weights(
+    build: Build,
+    trainer: L.Trainer,
+    texts: TextData,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module, path = trained(build, trainer, texts), tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    with pytest.raises(InputValueError, match=r"the checkpoint rounds .* leave out transforms"):
+        TextClassifier.load_from_checkpoint(path, model=build([]).model, transforms=())
+    plain = build([])
+    plain.load_weights(path)
+    assert "rounds" not in caplog.text
+    trainer.validate(plain, datamodule=texts, ckpt_path=str(path), verbose=False)
+    assert "TextClassifier: the checkpoint rounds" in caplog.text
+    other = build([Quantize({"*": "MXInt(width=5)"})])
+    with pytest.raises(InputValueError, match=r"width=4.* in the state dict and .*width=5"):
+        other.load_weights(path)
+    other.load_weights(path, other_recipe=True)
+    name = "model.classifier.weight"
+    assert torch.equal(other.state_dict()[name], module.state_dict()[name])
+
+
+def test_a_transform_that_cannot_be_read_back_is_named(build: Build, tmp_path: Path) -> None:
+    module = build([freeze_nothing])
+    path = tmp_path / "own.ckpt"
+    torch.save(
+        {
+            "state_dict": module.state_dict(),
+            "hyper_parameters": dict(module.hparams),
+            "pytorch-lightning_version": L.__version__,
+        },
+        path,
+    )
+    with pytest.raises(InputValueError, match="transforms has '<function freeze_nothing"):
+        TextClassifier.load_from_checkpoint(path, model=build([]).model)
+
+
+def freeze_nothing(model: nn.Module) -> None:
+    """A transform of a user's own."""
 
 
 def test_a_plain_checkpoint_loads_into_a_quantised_model(

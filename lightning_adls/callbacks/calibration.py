@@ -9,12 +9,15 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
 from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
-from lightning_adls.transforms.quantize import Quantize
+from lightning_adls.transforms.quantize import Quantize, recipe_of
 
 
 def call_module(module: L.LightningModule, batch: Any) -> Any:
@@ -88,13 +91,42 @@ class Calibration(L.Callback):
         self.forward = forward
         self.recipe: Quantize | None = None
         self._module: L.LightningModule | None = None
+        self._hook: RemovableHandle | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Quantise with ranges that are yet to be chosen, so that learned scales exist."""
         if self._module is not None and self._module is not pl_module:
             self.recipe = None  # another module has other ranges
         self._module = pl_module
-        (self.recipe or self.template)(pl_module)
+        with refuse_earlier_copies(self, trainer, pl_module):
+            (self.recipe or self.template)(pl_module)
+        # Also a checkpoint of weights alone, which has no state of callbacks, says its ranges.
+        self._forget_hook()
+        self._hook = pl_module.register_load_state_dict_pre_hook(self._take_recipe)
+
+    def _take_recipe(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
+    ) -> None:
+        recipe = None if prefix else recipe_of(state_dict)
+        if recipe is None or recipe == recipe_of(module.state_dict()):
+            return  # nothing that was not so before: perhaps it was never calibrated
+        self.recipe = recipe
+        recipe(module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the module as any other."""
+        self._forget_hook()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the module as any other, of a fit that gets to no teardown."""
+        self._forget_hook()
+
+    def _forget_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def state_dict(self) -> dict[str, Any]:
         """The recipe as text."""

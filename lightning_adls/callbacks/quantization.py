@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.layer_formats import ROLES
@@ -53,7 +54,8 @@ class QuantizationAwareTraining(L.Callback):
             that was switched off before (``enabled``) stays so.
 
     Raises:
-        ValueError: If ``start`` is out of range, or above 0 in a fit that has no end.
+        ValueError: If ``start`` is out of range, or above 0 in a fit that has no end; in ``fit``,
+            if a callback before this one averages the weights.
 
     Example:
         >>> callback = QuantizationAwareTraining({"*": "MXInt(width=4)"}, start=0.2)
@@ -68,14 +70,16 @@ class QuantizationAwareTraining(L.Callback):
             )
         self.recipe = read_recipe(recipe)
         self.start = start
-        self._off: set[str] | None = None  # switched off by others; None if not set up
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Quantise the module."""
-        self.recipe(pl_module)
-        # By name, because other callbacks swap layers.
-        self._off = {name for name, layer in _layers(pl_module) if not layer.enabled}
-        self._enable(pl_module, stage != TrainerFn.FITTING or self.start == 0)
+        """Quantise the module.
+
+        Raises:
+            ValueError: If another callback made a copy of it before, to average its weights.
+        """
+        with refuse_earlier_copies(self, trainer, pl_module):
+            self.recipe(pl_module)
+        _wait(pl_module, stage == TrainerFn.FITTING and self.start > 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a start that would never come."""
@@ -85,26 +89,17 @@ class QuantizationAwareTraining(L.Callback):
                 "end; set the Trainer's max_steps, or start=0."
             )
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Leave out that rounding has not begun: steps decide in a resumed fit, and no one else."""
-        for name, _ in _layers(pl_module):
-            if self.start and name not in (self._off or ()):
-                checkpoint["state_dict"].pop(f"{name}.enabled", None)
-
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin to round when it is time."""
         if self.start:
             first = self.start * trainer.estimated_stepping_batches
-            self._enable(pl_module, trainer.global_step >= first)
+            _wait(pl_module, trainer.global_step < first)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave a module that rounds."""
-        self._enable(pl_module, True)
-        self._off = None
+        _wait(pl_module, False)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -112,12 +107,8 @@ class QuantizationAwareTraining(L.Callback):
         """Leave a module that rounds, of a fit that gets to no teardown."""
         self.teardown(trainer, pl_module, "fit")
 
-    def _enable(self, module: nn.Module, enabled: bool) -> None:
-        if self._off is not None:
-            for name, layer in _layers(module):
-                if name not in self._off:
-                    layer.enabled = enabled
 
-
-def _layers(module: nn.Module) -> list[tuple[str, QuantizedLayer]]:
-    return [(name, m) for name, m in module.named_modules() if isinstance(m, QuantizedLayer)]
+def _wait(module: nn.Module, waiting: bool) -> None:
+    for layer in module.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.waiting = waiting

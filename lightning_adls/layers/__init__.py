@@ -7,14 +7,17 @@ from lightning_adls.layers.kinds import COMPUTING, KINDS, formats_of, is_kind, q
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 from lightning_adls.layers.linear import QuantizedLinear
 from lightning_adls.layers.quantized_layer import QuantizedLayer
+from lightning_adls.layers.record import RECORD_KEY, LayerRecord
 
 __all__ = [
     "BACKENDS",
     "COMPUTING",
     "KINDS",
+    "RECORD_KEY",
     "ROLES",
     "Build",
     "LayerFormats",
+    "LayerRecord",
     "QuantizedConv1d",
     "QuantizedConv2d",
     "QuantizedEmbedding",

@@ -48,6 +48,7 @@ class QuantizedConv1d(_QuantizedConv, nn.Conv1d):
         torch.Size([2, 4, 8])
     """
 
+    kind: ClassVar[str] = "Conv1d"
     feature_dim: ClassVar[int] = -2
 
 
@@ -65,4 +66,5 @@ class QuantizedConv2d(_QuantizedConv, nn.Conv2d):
         torch.Size([2, 4, 8, 8])
     """
 
+    kind: ClassVar[str] = "Conv2d"
     feature_dim: ClassVar[int] = -3

@@ -1,6 +1,6 @@
 """The quantised embedding."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
         >>> layer(torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 32])
     """
+
+    kind: ClassVar[str] = "Embedding"
 
     def __init__(
         self,

@@ -42,8 +42,8 @@ class PackedLinear(QuantizedLayer):
 
     Example:
         >>> layer = PackedLinear.from_linear(nn.Linear(64, 2))
-        >>> {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
-        {'bias': (2,), 'codes': (2, 64), 'exponents': (2, 2)}
+        >>> {name: tuple(tensor.shape) for name, tensor in layer.named_buffers()}
+        {'codes': (2, 64), 'exponents': (2, 2)}
         >>> layer(torch.ones(3, 64)).shape
         torch.Size([3, 2])
     """

@@ -1,5 +1,6 @@
 """What all quantised layers share: formats, mask, learned scales, the kept rounded weight."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, cast
 
@@ -11,6 +12,7 @@ from lightning_adls.formats import NumberFormat
 from lightning_adls.layers.carrying import check_parameters, check_replaceable
 from lightning_adls.layers.kept import KeptWeight
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
+from lightning_adls.layers.record import RECORD_KEY, LayerRecord
 
 
 class QuantizedLayer(nn.Module):
@@ -26,22 +28,29 @@ class QuantizedLayer(nn.Module):
     step of a fused optimiser, which is seen if the layer computed with gradients before it: call
     ``train()`` or ``eval()`` after such a write.
 
-    All that changes an output in eval mode, besides the formats, is in the state dict: ``enabled``
-    where it is false, ``input_sparsity`` where it was ever set. A state dict without them, such as
-    that of a plain layer, leaves both as they are, and so it leaves mask and scales.
+    All that changes an output in eval mode is in the state dict: ``enabled`` where it is false,
+    ``input_sparsity`` where it was ever set, and backend and formats as ``_extra_state`` where
+    there are formats. A state dict without them, such as that of a plain layer, leaves them as they
+    are, and so it leaves mask and scales. One with other formats or another backend is refused.
 
     Scales that a format learns are parameters ``input_scales``, ``weight_scales`` and
-    ``bias_scales``. The first training batch fits them to the data; until then (and not in a
-    checkpoint) they follow whatever is rounded.
+    ``bias_scales``. The first training batch fits them to the data. Whether that was done is a
+    buffer beside each, ``input_fitted`` and so on, above 0 if so: copies, averages and whatever
+    returns to an earlier state take it along. Until then they follow whatever is rounded, and
+    evaluating warns of it.
 
     Attributes:
         formats: What each tensor is rounded to.
-        enabled: If false, nothing is rounded; the mask is still applied.
+        enabled: If false, nothing is rounded; the mask is still applied. So it is while the layer
+            is ``waiting``; what is set is kept.
+        waiting: Whether a fit has yet to begin to round. In no state dict: its steps decide.
         weight_mask: Bool, in the shape of the weight, true where a weight is kept; or None.
     """
 
     # Where the features of the input lie, counted from the end.
     feature_dim: ClassVar[int] = -1
+    # Of `lightning_adls.layers.KINDS`.
+    kind: ClassVar[str] = "Linear"
     # Of `lightning_adls.layers.BACKENDS`.
     backend: ClassVar[str] = "standard"
 
@@ -50,6 +59,9 @@ class QuantizedLayer(nn.Module):
     input_scales: nn.Parameter | None
     weight_scales: nn.Parameter | None
     bias_scales: nn.Parameter | None
+    input_fitted: Tensor | None
+    weight_fitted: Tensor | None
+    bias_fitted: Tensor | None
 
     @staticmethod
     def arguments_of(layer: Any) -> dict[str, Any]:
@@ -60,6 +72,7 @@ class QuantizedLayer(nn.Module):
         """Call at the end of a constructor."""
         self.formats = formats
         self.enabled = True
+        self.waiting = False
         self._input_sparsity: float | None = None
         # A buffer, so that checkpoints carry it.
         self.register_buffer("weight_mask", None)
@@ -71,9 +84,10 @@ class QuantizedLayer(nn.Module):
             if scales is not None:
                 scales = nn.Parameter(scales)
             self.register_parameter(f"{role}_scales", scales)
-        self._unfitted = frozenset(
-            role for role in ROLES if self.scales_of(role) is not None and _fits(formats, role)
-        )
+            # A float, because averages over models do with buffers what they do with weights.
+            fitted = None if scales is None or not _fits(formats, role) else torch.tensor(0.0)
+            self.register_buffer(f"{role}_fitted", fitted)
+        self._look_what_is_fitted()
 
     @classmethod
     def from_layer(cls, layer: nn.Module, formats: LayerFormats) -> Self:
@@ -102,6 +116,8 @@ class QuantizedLayer(nn.Module):
         for role in ROLES:
             if (scales := new.scales_of(role)) is not None:
                 setattr(new, f"{role}_scales", nn.Parameter(scales.detach().to(weight.device)))
+            if (fitted := new.fitted_of(role)) is not None:
+                setattr(new, f"{role}_fitted", fitted.to(weight.device))
         if isinstance(layer, QuantizedLayer):
             new._take_over(layer)
         check_replaceable(layer, new)
@@ -124,7 +140,8 @@ class QuantizedLayer(nn.Module):
 
     def _take_over(self, layer: "QuantizedLayer") -> None:
         self.weight_mask = layer.weight_mask
-        self.enabled = layer.enabled
+        self.enabled = layer._enabled
+        self.waiting = layer.waiting
         self._input_sparsity = layer._input_sparsity
         for role in ROLES:
             scales = layer.scales_of(role)
@@ -133,7 +150,16 @@ class QuantizedLayer(nn.Module):
                 continue
             if getattr(self.formats, role) == getattr(layer.formats, role):
                 setattr(self, f"{role}_scales", scales)
-                self._unfitted -= {role} - layer._unfitted
+                setattr(self, f"{role}_fitted", layer.fitted_of(role))
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is rounded."""
+        return self._enabled and not self.waiting
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
 
     @property
     def input_sparsity(self) -> float:
@@ -158,6 +184,10 @@ class QuantizedLayer(nn.Module):
         """Learned scales of the input, the weight or the bias."""
         return cast(nn.Parameter | None, getattr(self, f"{role}_scales"))
 
+    def fitted_of(self, role: str) -> Tensor | None:
+        """Whether those scales were fitted, above 0 if so; None if there is nothing to fit."""
+        return cast(Tensor | None, getattr(self, f"{role}_fitted"))
+
     def rounded_input(self, input: Tensor) -> Tensor:
         """The input as it is multiplied: rounded, its smallest features set to zero."""
         if self.formats.input is None and not self.input_sparsity:
@@ -174,7 +204,7 @@ class QuantizedLayer(nn.Module):
         """The weight as it is multiplied: rounded, then masked."""
         if torch.compiler.is_compiling():
             return self._round_weight()
-        tensors = (self.weight, self.weight_mask, self.scales_of("weight"))
+        tensors = (self.weight, self.weight_mask, self.scales_of("weight"), self.weight_fitted)
         parts = [part for part in tensors if part is not None]
         if (
             self.training
@@ -186,7 +216,7 @@ class QuantizedLayer(nn.Module):
             return self._round_weight()
         # An inference tensor cannot serve a later forward with gradients: keep the two apart.
         inference = torch.is_inference_mode_enabled()
-        settings = (self.formats, self.enabled, "weight" in self._unfitted, inference)
+        settings = (self.formats, self.enabled, inference)
         kept = self._kept
         if kept is None or not kept.is_made_of(parts, settings):
             kept = self._kept = KeptWeight(self._round_weight(), parts, settings)
@@ -215,25 +245,48 @@ class QuantizedLayer(nn.Module):
         return fmt(x, scales, training=self.training, batched=role == "input")
 
     def _fitted_scales(self, role: str, fmt: NumberFormat, x: Tensor) -> Tensor | None:
-        scales = self.scales_of(role)
-        if scales is None or role not in self._unfitted:
+        scales, fitted = self.scales_of(role), self.fitted_of(role)
+        if scales is None or fitted is None or role not in self._to_fit:
             return scales
-        fitted = fmt.fit_scales(x.detach())
-        assert fitted is not None  # only formats that fit are unfitted
-        if not self.training:
-            return fitted.to(scales)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if not self.training and not torch.compiler.is_compiling():
+            self._look_what_is_fitted()
+            if role in self._to_fit:
+                warnings.warn(
+                    f"{type(self).__name__}: learned scales are not fitted yet and follow each "
+                    "batch; train, or load a checkpoint, before you evaluate.",
+                    stacklevel=2,
+                )
+        data = fmt.fit_scales(x.detach())
+        assert data is not None  # only formats that fit are here
+        if self.training and _is_distributed():
             # Every process sees other data, but must start from the same scales.
-            torch.distributed.all_reduce(fitted)
-            fitted = fitted / torch.distributed.get_world_size()
+            torch.distributed.all_reduce(data)
+            data = data / torch.distributed.get_world_size()
+        # What was written into the buffer since is respected without waiting for the device.
+        data = torch.where(fitted > 0, scales.detach(), data.to(scales))
+        if not self.training:
+            return data
         with torch.no_grad():
-            scales.copy_(fitted)
-        self._unfitted -= {role}
+            scales.copy_(data)
+            fitted.fill_(1.0)
+        self._to_fit -= {role}
         return scales
 
+    def _look_what_is_fitted(self) -> None:
+        """Read the buffers, which waits for the device: training forwards do without.
+
+        What is not in ``_to_fit`` was fitted when they were last read.
+        """
+        self._to_fit = frozenset(
+            role
+            for role in ROLES
+            if (fitted := self.fitted_of(role)) is not None and (fitted.is_meta or not fitted > 0)
+        )
+
     def train(self, mode: bool = True) -> Self:
-        """Switch the mode and forget the rounded weight."""
+        """Switch the mode, forget the rounded weight and look which scales are fitted."""
         self._kept = None
+        self._look_what_is_fitted()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -250,10 +303,9 @@ class QuantizedLayer(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        # Scales that are loaded count as fitted: those that are not yet must not be there.
-        for role in self._unfitted:
-            del destination[f"{prefix}{role}_scales"]
-        if not self.enabled:
+        if self.formats == LayerFormats():
+            del destination[prefix + RECORD_KEY]
+        if not self._enabled:
             destination[f"{prefix}enabled"] = torch.tensor(False)
         if self._input_sparsity is not None:
             share = torch.tensor(self._input_sparsity, dtype=torch.float64)
@@ -268,22 +320,62 @@ class QuantizedLayer(nn.Module):
             self.enabled = bool(enabled)
         if (share := state_dict.pop(f"{prefix}input_sparsity", None)) is not None:
             self.input_sparsity = float(share)
+        record = state_dict.setdefault(prefix + RECORD_KEY, self.get_extra_state())
+        self._check_record(record, prefix.removesuffix(".") or "the layer")
         mask = state_dict.get(prefix + "weight_mask")
         if mask is not None and self.weight_mask is None:
             self.weight_mask = torch.ones_like(self.weight, dtype=torch.bool)
         elif mask is None and self.weight_mask is not None:
             state_dict[prefix + "weight_mask"] = self.weight_mask
         for role in ROLES:
-            scales, key = self.scales_of(role), f"{prefix}{role}_scales"
-            if scales is not None and key in state_dict:
-                self._unfitted -= {role}
-            elif scales is not None:
-                state_dict[key] = scales.detach()
+            self._complete(
+                state_dict, f"{prefix}{role}", self.scales_of(role), self.fitted_of(role)
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._look_what_is_fitted()
+
+    @staticmethod
+    def _complete(
+        state_dict: dict[str, Any], name: str, scales: Tensor | None, fitted: Tensor | None
+    ) -> None:
+        """Add what plain layers' states lack, and older ones, which hold fitted scales alone."""
+        has_scales = f"{name}_scales" in state_dict
+        if scales is not None and not has_scales:
+            state_dict[f"{name}_scales"] = scales.detach()
+        if fitted is not None and f"{name}_fitted" not in state_dict:
+            state_dict[f"{name}_fitted"] = torch.tensor(1.0) if has_scales else fitted
+
+    def get_extra_state(self) -> Tensor:
+        """Kind, backend and formats in text; see :class:`LayerRecord`."""
+        return LayerRecord.of(self.kind, self.backend, self.formats).to_tensor()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse what :meth:`get_extra_state` of a layer of another recipe gave.
+
+        Raises:
+            ValueError: If backend or formats are others.
+        """
+        self._check_record(state, "the layer")
+
+    def _check_record(self, state: Tensor, name: str) -> None:
+        if state.is_meta:  # without any values, of weights either
+            return
+        theirs = LayerRecord.from_tensor(state)
+        ours = LayerRecord.of(self.kind, self.backend, self.formats)
+        if theirs != ours:
+            raise InputValueError(
+                f"{type(self).__name__}: the recipe of {name} is {theirs} in the state dict and "
+                f"{ours} in the module; quantise the module by the same recipe, or take the "
+                "weights alone by state_for(module, state, other_recipe=True)."
+            )
 
     def extra_repr(self) -> str:
         """The arguments of the plain layer, then the formats."""
         return f"{super().extra_repr()}, {self.formats}"
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _fits(formats: LayerFormats, role: str) -> bool:

@@ -87,15 +87,15 @@ def check_observer(observer: str, who: str) -> None:
 def _plain_evaluation(model: nn.Module) -> Iterator[None]:
     """Eval mode with formats switched off; on exit all modules are as they were."""
     modes = [(module, module.training) for module in model.modules()]
-    switches = [(m, m.enabled) for m in model.modules() if isinstance(m, QuantizedLayer)]
+    switches = [(m, m.waiting) for m in model.modules() if isinstance(m, QuantizedLayer)]
     try:
         model.eval()
         for layer, _ in switches:
-            layer.enabled = False
+            layer.waiting = True
         yield
     finally:
-        for layer, enabled in switches:
-            layer.enabled = enabled
+        for layer, waiting in switches:
+            layer.waiting = waiting
         for module, training in modes:  # parents first, so that children have the last word
             module.train(training)
 

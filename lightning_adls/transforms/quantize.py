@@ -2,19 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.layers import (
     COMPUTING,
     KINDS,
+    RECORD_KEY,
     ROLES,
     LayerFormats,
+    LayerRecord,
+    QuantizedLayer,
     builder,
     formats_of,
 )
@@ -190,24 +195,90 @@ def _texts(formats: LayerFormats) -> dict[str, str | None]:
     return {role: None if value is None else str(value) for role, value in values.items()}
 
 
-def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+def records_of(state: Mapping[str, Any]) -> dict[str, LayerRecord]:
+    """The recipe of each quantised layer, by its name, that a state dict was saved with.
+
+    Those of plain models and older state dicts have none.
+
+    Raises:
+        ValueError: If a record is not what a quantised layer writes.
+    """
+    records = {}
+    for key, value in state.items():
+        layer, _, entry = key.rpartition(".")
+        if entry == RECORD_KEY and isinstance(value, Tensor) and value.dtype == torch.uint8:
+            records[layer] = LayerRecord.from_tensor(value)
+    return records
+
+
+def recipe_of(state: Mapping[str, Any]) -> Quantize | None:
+    """The recipe that a state dict was saved with, one entry for each layer; None without one.
+
+    Raises:
+        ValueError: If its layers compute with several backends, which no one recipe does, or a
+            record is not what a quantised layer writes.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(32, 2))
+        >>> Quantize({"*": {"weight": "MXInt(width=4)"}})(model)
+        >>> recipe_of(model.state_dict()).to_dict()
+        {'0': {'input': None, 'weight': 'MXInt(width=4, block_size=32)', 'bias': None}}
+    """
+    records = records_of(state)
+    if not records:
+        return None
+    backends = sorted({record.backend for record in records.values()})
+    if len(backends) > 1:
+        raise InputValueError(
+            f"recipe_of: state is of layers with the backends {', '.join(backends)}; quantise the "
+            "model by a recipe for each."
+        )
+    used = {record.kind for record in records.values()}
+    return Quantize(
+        {escape(name): record.formats for name, record in records.items()},
+        [kind for kind in KINDS if kind in used],
+        backends[0],
+    )
+
+
+def state_for(
+    model: nn.Module, state: Mapping[str, Any], other_recipe: bool = False
+) -> dict[str, Any]:
     """Fit a quantised model's state dict to ``model``, quantised or not.
 
-    Scales learned by formats that ``model`` does not use are left out, and so is whether a layer
-    rounds where ``model`` has a plain one; a sparsity mask whose layer has no place for one is
-    applied to the weight, so that nothing pruned comes back.
+    Scales learned by formats that ``model`` does not use are left out, and so are the recipe of a
+    layer and whether it rounds where ``model`` has a plain one, or one without formats; a sparsity
+    mask whose layer has no place for one is applied to the weight, so that nothing pruned comes
+    back.
+
+    Args:
+        model: What the state dict is for; not changed.
+        state: Of a model of the same network; not changed.
+        other_recipe: Whether the recipe of ``model`` may be another than that of ``state``. Scales
+            of formats that differ are then left out, and fitted anew by the first training batch.
+            If false, loading the state dict refuses another recipe.
 
     Raises:
         ValueError: If a plain layer would have to set a share of its input to zero.
     """
+    modules = dict(model.named_modules())
     plain_types = {plain for plain, _ in KINDS.values()}
-    plain = {name for name, m in model.named_modules() if type(m) in plain_types}
-    own = dict(model.named_parameters())  # scales that are yet to be fitted are in no state dict
-    scales = [f"{role}_scales" for role in ROLES]
+    plain = {name for name, m in modules.items() if type(m) in plain_types}
+    unrounded = plain | {
+        name
+        for name, m in modules.items()
+        if isinstance(m, QuantizedLayer) and m.formats == LayerFormats()
+    }
+    left_out = _of_another_recipe(modules, state) if other_recipe else set()
+    own = model.state_dict()
+    scales = [f"{role}_{entry}" for role in ROLES for entry in ("scales", "fitted")]
     fitted = dict(state)
     for key in state:
         layer, _, entry = key.rpartition(".")
-        if entry in scales and key not in own:
+        unused = (entry in scales and key not in own) or (
+            entry == RECORD_KEY and layer in unrounded
+        )
+        if unused or key in left_out:
             del fitted[key]
         elif entry == "weight_mask" and layer in plain:
             fitted[f"{layer}.weight"] = state[f"{layer}.weight"].masked_fill(~state[key], 0.0)
@@ -222,3 +293,19 @@ def state_for(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
                 )
             del fitted[key]
     return fitted
+
+
+def _of_another_recipe(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) -> set[str]:
+    """Keys of the recipes that differ, and of the scales of formats that do."""
+    keys = set()
+    for name, theirs in records_of(state).items():
+        layer = modules.get(name)
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        ours = LayerRecord.of(layer.kind, layer.backend, layer.formats)
+        if ours != theirs:
+            keys.add(f"{name}.{RECORD_KEY}")
+        for role in ROLES:
+            if ours.backend != theirs.backend or getattr(ours, role) != getattr(theirs, role):
+                keys |= {f"{name}.{role}_scales", f"{name}.{role}_fitted"}
+    return keys

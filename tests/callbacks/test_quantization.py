@@ -23,6 +23,7 @@ from lightning_adls.formats import Integer, MXInt
 from lightning_adls.layers import LayerFormats, QuantizedLayer
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.calibrate import calibrate
+from lightning_adls.transforms.quantize import state_for
 
 LEARNED = {"*": "LearnedInteger(width=4)"}
 STEPS_PER_EPOCH = 5
@@ -457,7 +458,7 @@ def test_a_classifier_of_texts_is_calibrated_by_its_inputs(
     trainer(callback).validate(module, datamodule=texts, verbose=False)
     batches = texts.calibration_batches(2)
     fresh: Any = build([])
-    fresh.load_state_dict(module.state_dict())
+    fresh.load_state_dict(state_for(fresh, module.state_dict()))
     assert callback.recipe == calibrate(fresh, Quantize({"*": "Integer"}), batches, fresh.logits)
 
 

@@ -59,7 +59,7 @@ def test_a_layer_shares_the_parameters_mode_and_keys_of_the_plain_one(
     layer = quantized(plain.eval(), same(MXInt()))
     assert not layer.training
     assert dict(layer.named_parameters()) == dict(plain.named_parameters())
-    assert set(layer.state_dict()) == set(plain.state_dict())
+    assert set(layer.state_dict()) == {*plain.state_dict(), "_extra_state"}
     assert isinstance(layer, type(plain))
 
 
@@ -222,16 +222,17 @@ class TestLearnedScales:
         assert again.input_scales is layer.input_scales
 
 
-def test_state_of_a_quantised_embedding_loads_into_a_plain_one() -> None:
+def test_state_of_a_quantised_embedding_does_not_load_into_a_plain_one_as_it_is() -> None:
     layer = QuantizedEmbedding(6, 4, formats=LayerFormats(weight=MXInt()))
-    nn.Embedding(6, 4).load_state_dict(layer.state_dict())
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        nn.Embedding(6, 4).load_state_dict(layer.state_dict())
 
 
-def test_scales_that_are_not_fitted_yet_are_not_in_a_checkpoint() -> None:
+def test_scales_that_are_not_fitted_yet_are_fitted_after_a_checkpoint_too() -> None:
     formats = LayerFormats(weight=NumberFormat.parse("LearnedInteger(width=4)"))
     early, late = quantized(nn.Linear(6, 5), formats), quantized(nn.Linear(6, 5), formats)
-    assert "weight_scales" not in early.state_dict()
+    assert not early.state_dict()["weight_fitted"]
     late.load_state_dict(early.state_dict())
     late(torch.randn(2, 6))
-    assert "weight_scales" in late.state_dict()
+    assert late.state_dict()["weight_fitted"]
     assert torch.equal(late.state_dict()["weight_scales"], formats.weight.fit_scales(late.weight))  # type: ignore[union-attr,arg-type]

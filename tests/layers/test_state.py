@@ -5,15 +5,17 @@ import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from samples import BACKENDS, PAIRS
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats import Binary, MXInt, NumberFormat
-from lightning_adls.layers import LayerFormats, QuantizedLayer, builder
+from lightning_adls.formats import Binary, LearnedInteger, MXInt, NumberFormat
+from lightning_adls.layers import LayerFormats, LayerRecord, QuantizedLayer, builder
 from lightning_adls.layers.packed import PackedLinear
 
 FORMATS = [cls() for cls in NumberFormat.classes.values()]
@@ -126,13 +128,15 @@ def test_a_switch_that_was_set_back_is_not_left_to_the_recipe(
 
 
 @pytest.mark.parametrize(("backend", "kind"), BACKENDS)
-def test_what_is_as_by_default_adds_nothing_to_the_state(backend: str, kind: str) -> None:
+def test_what_is_as_by_default_adds_the_recipe_alone_to_the_state(backend: str, kind: str) -> None:
     plain, _ = PAIRS[kind]()
     layer = builder(backend)(plain, LayerFormats(weight=MXInt()))
-    assert list(layer.state_dict()) == list(plain.state_dict())
+    assert list(layer.state_dict()) == [*plain.state_dict(), "_extra_state"]
     layer.enabled = False
     layer.enabled = True
-    assert list(layer.state_dict()) == list(plain.state_dict())
+    assert list(layer.state_dict()) == [*plain.state_dict(), "_extra_state"]
+    unrounded = builder("standard")(plain, LayerFormats())
+    assert list(unrounded.state_dict()) == list(plain.state_dict())
 
 
 @pytest.mark.parametrize(("backend", "kind"), BACKENDS)
@@ -181,3 +185,120 @@ def test_a_packed_layer_has_what_was_set_before_packing_in_its_state(
     fresh = PackedLinear(16, 5, formats=formats).eval()
     fresh.load_state_dict(saved(packed))
     assert torch.equal(fresh(x), packed(x))
+
+
+LEARNING = {case: values for case, values in CASES.items() if "LearnedInteger" in case}
+learning = pytest.mark.parametrize(("backend", "kind", "formats"), LEARNING.values(), ids=LEARNING)
+
+
+def made(backend: str, kind: str, formats: LayerFormats) -> tuple[QuantizedLayer, Tensor]:
+    torch.manual_seed(0)
+    plain, x = PAIRS[kind]()
+    return builder(backend)(plain, formats), x
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+@learning
+@pytest.mark.parametrize("buffers", [False, True], ids=["", "buffers"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"avg_fn": get_ema_avg_fn(0.5)}, {"multi_avg_fn": get_ema_multi_avg_fn(0.5)}],
+    ids=["equal", "exponential", "exponential-multi"],
+)
+def test_an_average_that_was_begun_before_the_first_batch_has_its_scales(
+    backend: str, kind: str, formats: LayerFormats, buffers: bool, options: dict[str, Any]
+) -> None:
+    layer, x = made(backend, kind, formats)
+    average = AveragedModel(layer, use_buffers=buffers, **options)
+    layer(x)
+    for _ in range(3):
+        average.update_parameters(layer)
+    assert equal(average.module.state_dict(), layer.state_dict())
+    again = deepcopy(average)
+    with torch.no_grad():
+        expected = deepcopy(layer).eval()(x)
+        assert torch.equal(average.eval()(x), expected)
+        again.train()(x)  # fits nothing that is fitted already
+    assert equal(again.module.state_dict(), layer.state_dict())
+
+
+@learning
+def test_a_return_to_the_start_fits_the_scales_again(
+    backend: str, kind: str, formats: LayerFormats
+) -> None:
+    layer, x = made(backend, kind, formats)
+    start = deepcopy(layer.state_dict())
+    other = 50 * x if x.is_floating_point() else x.flip(0)
+    layer(other)
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    layer.load_state_dict(start)
+    layer(x)
+    expected, _ = made(backend, kind, formats)
+    expected(x)
+    assert equal(layer.state_dict(), expected.state_dict())
+
+
+@learning
+def test_scales_of_an_older_state_dict_count_as_fitted_and_missing_ones_stay(
+    backend: str, kind: str, formats: LayerFormats
+) -> None:
+    layer, x = made(backend, kind, formats)
+    layer(x)
+    state = layer.state_dict()
+    older = {key: value for key, value in state.items() if not key.endswith("_fitted")}
+    fresh, _ = made(backend, kind, formats)
+    fresh.load_state_dict(older)
+    assert equal(fresh.state_dict(), state)
+    unfitted = {key: value for key, value in older.items() if not key.endswith("_scales")}
+    layer.load_state_dict(unfitted)
+    assert equal(layer.state_dict(), state)
+
+
+def test_evaluating_before_anything_was_fitted_is_said_and_afterwards_not(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    layer, x = made("standard", "Linear", LayerFormats(LearnedInteger(width=3)))
+    with pytest.warns(UserWarning, match="QuantizedLinear: learned scales are not fitted yet"):
+        layer.eval()(x)
+    layer.train()(x)
+    recwarn.clear()
+    layer.eval()(x)
+    assert not recwarn.list
+
+
+@every_case
+def test_a_layer_of_another_recipe_refuses_the_state_in_one_sentence_with_both(
+    backend: str, kind: str, formats: LayerFormats
+) -> None:
+    first = builder(backend)(PAIRS[kind]()[0], formats)
+    state = nn.ModuleDict({"net": first}).state_dict()
+    record = LayerRecord.from_tensor(state["net._extra_state"])
+    assert (record.kind, record.backend) == (kind, first.backend)
+    other = builder("standard")(PAIRS[kind]()[0], LayerFormats(weight=MXInt(width=3)))
+    for layer in (other, builder("standard")(PAIRS[kind]()[0], LayerFormats())):
+        theirs = LayerRecord.of(kind, "standard", layer.formats)
+        with pytest.raises(InputValueError) as refused:
+            nn.ModuleDict({"net": layer}).load_state_dict(state)
+        sentence = str(refused.value)
+        assert f"the recipe of net is {record} in the state dict and {theirs} in" in sentence
+        assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_a_record_is_read_back_also_from_another_dtype(
+    fmt: NumberFormat, dtype: torch.dtype
+) -> None:
+    record = LayerRecord.of("Conv2d", "standard", LayerFormats(fmt, None, fmt))
+    assert LayerRecord.from_tensor(record.to_tensor().to(dtype)) == record
+    assert record.formats == LayerFormats(fmt, None, fmt)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), "MXInt(width=4)", torch.tensor([123, 125])])
+def test_what_is_no_record_is_refused(value: Any) -> None:
+    with pytest.raises(InputValueError, match="is not the recipe of a quantised layer"):
+        LayerRecord.from_tensor(value)

@@ -213,6 +213,8 @@ def test_a_quantised_bert_with_adapters_trains_the_adapters(
     before = {name: value.clone() for name, value in module.state_dict().items()}
     trainer.fit(module, datamodule=texts)
     for name, value in module.state_dict().items():
+        if name.endswith("_extra_state"):  # the recipe
+            continue
         trained = "lora_" in name or "classifier." in name
         assert torch.equal(value, before[name]) != trained, name
 

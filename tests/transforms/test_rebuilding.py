@@ -23,7 +23,7 @@ from lightning_adls.transforms import (
     calibrate,
 )
 from lightning_adls.transforms.configs import describe, read
-from lightning_adls.transforms.quantize import state_for
+from lightning_adls.transforms.quantize import recipe_of, state_for
 
 ALL = tuple(KINDS)
 IDS = torch.arange(30).view(3, 10)
@@ -202,3 +202,45 @@ def test_the_weights_of_a_plain_model_leave_what_a_recipe_set() -> None:
     assert [getattr(model, name).input_sparsity for name in ("pairs", "patches", "head")] == [
         *(0.5, 0.5, 0.5)
     ]
+
+
+ROUNDING = {name: values for name, values in RECIPES.items() if name.startswith("Quantize-")}
+
+
+@pytest.mark.parametrize(("make", "transforms"), ROUNDING.values(), ids=ROUNDING)
+def test_the_recipe_that_is_read_from_a_state_makes_the_same_layers(
+    make: type[nn.Module], transforms: Sequence[Transform]
+) -> None:
+    model = built(make, transforms[:1])
+    recipe, fresh = recipe_of(saved(model)), make()
+    assert recipe is not None
+    recipe(fresh)
+    fresh.load_state_dict(saved(model))
+    assert recipe_of(fresh.state_dict()) == recipe
+    with torch.no_grad():
+        assert torch.equal(fresh.eval()(IDS), model.eval()(IDS))
+    assert recipe_of(make().state_dict()) is None
+
+
+@pytest.mark.parametrize("first", ["LearnedInteger(width=4)", "MXInt(width=4)"])
+def test_weights_of_another_recipe_are_taken_where_that_is_asked_for(first: str) -> None:
+    model = built(Net, [Quantize({"*": first}, ALL), SPARSE])
+    train_a_little(model)
+    fresh = built(Net, [Quantize({"*": "LearnedInteger(width=2)"}, ALL)])
+    for state in (saved(model), state_for(fresh, saved(model))):
+        with pytest.raises(ValueError, match=r"the recipe of words is .*width=4.*width=2"):
+            fresh.load_state_dict(state)
+    fresh.load_state_dict(state_for(fresh, saved(model), other_recipe=True))
+    state = fresh.state_dict()
+    assert torch.equal(state["head.weight"], model.state_dict()["head.weight"])
+    assert torch.equal(state["head.weight_mask"], model.state_dict()["head.weight_mask"])
+    assert not state["head.weight_fitted"]  # a step of four bits is none of two
+
+
+def test_a_plain_model_takes_the_weights_by_state_for_and_not_as_they_are() -> None:
+    model, plain = built(Net, [INTEGER]), Net()
+    with pytest.raises(RuntimeError, match=r"head\._extra_state"):
+        plain.load_state_dict(saved(model))
+    plain.load_state_dict(state_for(plain, saved(model)))
+    assert torch.equal(plain.head.weight, model.state_dict()["head.weight"])
+    model.load_state_dict(plain.state_dict())  # and back, as it is

@@ -1,0 +1,79 @@
+"""What a state dict says of the recipe of a layer: its text, as a tensor of bytes."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_adls.errors import InputValueError
+from lightning_adls.formats import parse
+from lightning_adls.layers.layer_formats import ROLES, LayerFormats
+
+# Where torch puts the extra state of a module.
+RECORD_KEY = "_extra_state"
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The recipe of one layer, in text.
+
+    Args:
+        kind: Of the ``KINDS``.
+        backend: Of the ``BACKENDS``.
+        input: What the input is rounded to, in text, or None; ``weight`` and ``bias`` likewise.
+
+    Example:
+        >>> record = LayerRecord("Linear", "standard", weight="MXInt(width=4)")
+        >>> LayerRecord.from_tensor(record.to_tensor()) == record
+        True
+        >>> str(record)
+        'backend=standard, input=None, weight=MXInt(width=4), bias=None'
+    """
+
+    kind: str
+    backend: str
+    input: str | None = None
+    weight: str | None = None
+    bias: str | None = None
+
+    @classmethod
+    def of(cls, kind: str, backend: str, formats: LayerFormats) -> "LayerRecord":
+        """The record of a layer with these formats."""
+        texts = {role: getattr(formats, role) for role in ROLES}
+        return cls(
+            kind, backend, **{role: None if f is None else str(f) for role, f in texts.items()}
+        )
+
+    @property
+    def formats(self) -> LayerFormats:
+        """What the texts say."""
+        texts = {role: getattr(self, role) for role in ROLES}
+        return LayerFormats(**{role: text and parse(text) for role, text in texts.items()})
+
+    def to_tensor(self) -> Tensor:
+        """The text as JSON in UTF-8, uint8, in main memory.
+
+        A tensor, because what averages, compares or stores state dicts often knows nothing else.
+        """
+        text = json.dumps(asdict(self))
+        return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+    @classmethod
+    def from_tensor(cls, tensor: Tensor) -> "LayerRecord":
+        """Read what :meth:`to_tensor` wrote, on any device and in any dtype.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        try:
+            return cls(**json.loads(bytes(tensor.to("cpu", torch.uint8).tolist())))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputValueError(
+                f"LayerRecord: {RECORD_KEY}={tensor!r} is not the recipe of a quantised layer; "
+                "load the state dict as it was saved."
+            ) from error
+
+    def __str__(self) -> str:
+        formats = ", ".join(f"{role}={getattr(self, role)}" for role in ROLES)
+        return f"backend={self.backend}, {formats}"
