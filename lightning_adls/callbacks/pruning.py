@@ -159,8 +159,13 @@ class Pruning(L.Callback):
         """Swap the layers and give them masks, before optimisers are made and weights loaded."""
         self._final.prepare(pl_module)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask how many steps there will be."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prune as the schedule says of what is done already: nothing, or a part in a resumed run.
+
+        Raises:
+            ValueError: If the Trainer has no end, or the model is sparser than the schedule's.
+        """
+        # Not earlier: it makes the dataloader, which then misses the place to resume from.
         self._steps = trainer.estimated_stepping_batches
         # -1 is what the Trainer says of data without a length.
         if self._steps == math.inf or self._steps < 0:
@@ -168,13 +173,6 @@ class Pruning(L.Callback):
                 "Pruning: the Trainer has no end; set max_steps, or max_epochs if the data has a "
                 "length."
             )
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prune as the schedule says of what is done already: nothing, or a part in a resumed run.
-
-        Raises:
-            ValueError: If the model is sparser than the schedule's end.
-        """
         self._final.check(pl_module)
         self._target = self._scheduled(trainer)
         self._prune(trainer, pl_module)

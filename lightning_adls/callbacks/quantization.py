@@ -82,20 +82,20 @@ class QuantizationAwareTraining(L.Callback):
         _wait(pl_module, stage == TrainerFn.FITTING and self.start > 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a start that would never come."""
+        """Refuse a start that would never come; a resumed fit may be past it."""
         if self.start and not 0 < trainer.estimated_stepping_batches < inf:
             raise InputValueError(
                 f"QuantizationAwareTraining: start={self.start} is a share of a fit that has no "
                 "end; set the Trainer's max_steps, or start=0."
             )
+        # A resumed fit may validate before its next batch, as its last batch would have had it.
+        self._begin(trainer, pl_module, trainer.global_step - 1)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin to round when it is time."""
-        if self.start:
-            first = self.start * trainer.estimated_stepping_batches
-            _wait(pl_module, trainer.global_step < first)
+        self._begin(trainer, pl_module, trainer.global_step)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave a module that rounds."""
@@ -106,6 +106,10 @@ class QuantizationAwareTraining(L.Callback):
     ) -> None:
         """Leave a module that rounds, of a fit that gets to no teardown."""
         self.teardown(trainer, pl_module, "fit")
+
+    def _begin(self, trainer: L.Trainer, module: nn.Module, steps: int) -> None:
+        if self.start:
+            _wait(module, steps < self.start * trainer.estimated_stepping_batches)
 
 
 def _wait(module: nn.Module, waiting: bool) -> None:

@@ -125,6 +125,8 @@ class LengthBatches(DistributedSampler[list[int]]):
     With a single row per batch, or fewer rows than ranks, that cannot be. Training repeats some
     rows of the last step then; evaluation would count them twice and is refused.
 
+    A resumed epoch begins at a later batch: see ``resume``.
+
     It is a ``DistributedSampler`` so that Lightning leaves it in place and calls ``set_epoch``.
 
     Args:
@@ -165,6 +167,12 @@ class LengthBatches(DistributedSampler[list[int]]):
         # Where each step begins in the order of the rows, and where the last one ends.
         self._bounds = [*range(0, len(lengths), step_rows), len(lengths)]
         self._bounds[-2] -= lacking
+        self._start = (0, 0)
+
+    def resume(self, epoch: int, batch: int) -> None:
+        """Set the epoch, and leave out its first batches, here and whenever it is iterated."""
+        self._start = (epoch, batch)
+        self.set_epoch(epoch)
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // (self.batch_size * self.num_replicas))
@@ -179,7 +187,8 @@ class LengthBatches(DistributedSampler[list[int]]):
         for start in range(0, len(order), window):
             part = order[start : start + window]
             part[:] = part[np.argsort(self.lengths[part], kind="stable")]
-        for step in rng.permutation(len(self)):
+        epoch, done = self._start
+        for step in rng.permutation(len(self))[done if self.epoch == epoch else 0 :]:
             rows = order[self._bounds[step] : self._bounds[step + 1]]
             rows = np.resize(rows, max(len(rows), self.num_replicas))
             yield rows[self.rank :: self.num_replicas].tolist()

@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_adls.data.batching import (
     Batch,
@@ -26,6 +26,7 @@ from lightning_adls.data.batching import (
 )
 from lightning_adls.data.columns import label_column, text_column
 from lightning_adls.data.division import TEST_SEED, balanced_order, divide
+from lightning_adls.data.resuming import Settling, place_of
 from lightning_adls.data.sources import Source, open_source
 from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder
 from lightning_adls.errors import InputValueError
@@ -106,6 +107,7 @@ class TextData(L.LightningDataModule):
         self._class_names: list[str] = []
         self._encoder: Encoder | None = None
         self._repeated_rows = 0
+        self._resumed: tuple[int, int] | None = None
 
     def _check(self) -> None:
         lowest = {"max_length": 8, "num_workers": 0, "seed": 0} | dict.fromkeys(
@@ -154,6 +156,22 @@ class TextData(L.LightningDataModule):
                 "keep_repeats_together=True keeps them apart.",
                 self._repeated_rows,
             )
+        self._resumed = None
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        if not any(isinstance(callback, Settling) for callback in callbacks):
+            callbacks.append(Settling())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch and the batch within it that training takes next."""
+        if self.trainer is None:
+            return {}
+        epoch, batch = place_of(self.trainer.fit_loop)
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Train from there, if this is a fit; Lightning calls this before it asks for batches."""
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            self._resumed = state_dict["epoch"], state_dict["batch"]
 
     def _load(self, stage: str) -> dict[str, Rows]:
         source = open_source(self.dataset, self.subset, self.encoding)
@@ -350,12 +368,11 @@ class TextData(L.LightningDataModule):
             return DataLoader(fixed, batch_size=None)
         if self.trainer and shuffle:
             # In a resumed run, workers fetch batches before Lightning tells the epoch.
-            batches.set_epoch(self.trainer.current_epoch)
+            batches.resume(*self._resumed or (self.trainer.current_epoch, 0))
         if self.num_workers:
             # Else the tokenizers library warns in every worker that is forked after tokenising.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        # Its place is in Lightning's checkpoints, so that a run resumes in the middle of an epoch.
-        loader: DataLoader[Batch] = StatefulDataLoader(
+        return _Loader(
             rows,
             batch_size=None,  # the sampler yields batches, and rows[batch] makes one
             sampler=batches,
@@ -365,4 +382,17 @@ class TextData(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )
-        return loader
+
+
+class _Loader(DataLoader[Batch]):
+    """Has the methods by which Lightning knows that it keeps its place: in TextData's state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict:
+            raise InputValueError(
+                "TextData: the checkpoint is of an earlier version, which kept the place in the "
+                "data in another form; load its weights and fit without ckpt_path."
+            )
