@@ -158,5 +158,4 @@ def quiet() -> None:
     logging.getLogger("optuna").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers")  # its batches are made fast
     warnings.filterwarnings("ignore", ".*infer the batch indices")  # predictions name their rows
-    warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # of torchdata, on torch 2.13
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # of Lightning, on torch 2.13
