@@ -1,6 +1,5 @@
 """What a model costs to keep: numbers that a search weighs against its accuracy."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -8,12 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.layers import COMPUTING, KINDS, LayerFormats, QuantizedLayer, formats_of
+from lightning_adls.formats import NumberFormat
+from lightning_adls.layers import QuantizedLayer, formats_of
 from lightning_adls.layers.packed import PackedLinear
-from lightning_adls.transforms.walk import layers_of
+from lightning_adls.transforms.multiplied import (
+    Use,
+    multiplied_weights,
+    refuse_lazy,
+    shortened,
+    weights_of,
+)
 
-# A weight and the layers that compute with it.
-_Users = tuple[Tensor, list[nn.Module]]
 COSTS = ("parameters", "size_mb", "bits_per_weight", "sparsity")
 
 
@@ -23,11 +27,11 @@ def costs(model: nn.Module) -> dict[str, float]:
     Returns:
         ``parameters``: how many numbers its parameters hold, embeddings included.
         ``size_mb``: storage in 10^6 bytes, weights in their formats, the rest in its data type.
-        ``bits_per_weight``: storage of the linear layers' and convolutions' weights.
+        ``bits_per_weight``: storage of the weights that are multiplied with.
         ``sparsity``: share of weights that masks set to zero, 0 to 1; it saves no storage.
 
     Raises:
-        ValueError: If the model has no linear layer and no convolution.
+        ValueError: If nothing is multiplied with, or a parameter has no size yet.
 
     Example:
         >>> costs(nn.Sequential(nn.Linear(10, 10)))
@@ -42,7 +46,12 @@ def costs(model: nn.Module) -> dict[str, float]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers in all parameters and packed weights; one that is used twice counts once."""
+    """Numbers in all parameters and packed weights; one that is used twice counts once.
+
+    Raises:
+        ValueError: If a parameter has no size yet.
+    """
+    refuse_lazy(model, "count_parameters")
     packed = sum(layer.codes.numel() for layer in _packed_layers(model).values())
     return packed + sum(parameter.numel() for parameter in model.parameters())
 
@@ -50,55 +59,45 @@ def count_parameters(model: nn.Module) -> int:
 def sparsity_of(model: nn.Module) -> float:
     """Share of the weights that masks set to zero, 0 to 1.
 
-    Counts the weights of all linear and convolutional layers, those without a mask (and those that
-    are packed) as dense, and of the embeddings that have a mask. A weight that several of them
-    share counts once, and is zero where all of them mask it.
+    Counts all weights that are multiplied with, those without a mask (and those that are packed) as
+    dense, and of the embeddings those that have a mask. A weight that several layers share counts
+    once, and is zero where all of them mask it.
 
     Raises:
-        ValueError: If there are no such layers.
+        ValueError: If there are no such weights, or a parameter has no size yet.
     """
-    masked = [
-        m
-        for m in layers_of(model, ("Embedding",)).values()
-        if getattr(m, "weight_mask", None) is not None
+    refuse_lazy(model, "sparsity_of")
+    weights = [
+        counted
+        for uses in weights_of(model)
+        if (counted := [use for use in uses if use.multiplied or _mask(use) is not None])
     ]
-    weights = _by_weight([*_computing_layers(model).values(), *masked])
     if not weights:
         raise InputValueError(
             f"sparsity_of: model={type(model).__name__} has no layer with weights."
         )
-    return sum(_pruned(layers) for _, layers in weights) / _count(weights)
+    return sum(map(_pruned, weights)) / _count(weights)
 
 
 def _packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
     return {name: m for name, m in model.named_modules() if isinstance(m, PackedLinear)}
 
 
-def _computing_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """What multiplies with weights, packed ones included, by name."""
-    return {**layers_of(model), **_packed_layers(model)}
+def _count(weights: Iterable[Sequence[Use]]) -> int:
+    return sum(uses[0].elements for uses in weights)
 
 
-def _by_weight(layers: Iterable[nn.Module]) -> list[_Users]:
-    """Each weight once, with the layers that compute with it."""
-    users: dict[int, _Users] = {}
-    for layer in layers:
-        weight = _weight(layer)
-        users.setdefault(id(weight), (weight, []))[1].append(layer)
-    return list(users.values())
+def _mask(use: Use) -> Tensor | None:
+    key = "weight" if isinstance(use.module, QuantizedLayer) else use.key
+    return getattr(use.module, f"{key}_mask", None)
 
 
-def _count(weights: Iterable[_Users]) -> int:
-    return sum(weight.numel() for weight, _ in weights)
-
-
-def _pruned(layers: Sequence[nn.Module]) -> int:
+def _pruned(uses: Sequence[Use]) -> int:
     """How many numbers of a weight none of its layers computes with."""
-    masks: list[Tensor | None] = [getattr(layer, "weight_mask", None) for layer in layers]
-    present = [mask for mask in masks if mask is not None]
-    if len(present) < len(masks):
+    masks = [mask for use in uses if (mask := _mask(use)) is not None]
+    if len(masks) < len(uses):
         return 0
-    return int((~torch.stack(present).any(0)).sum())
+    return int((~torch.stack(masks).any(0)).sum())
 
 
 def weight_bits(layer: nn.Module) -> int:
@@ -114,19 +113,21 @@ def weight_bits(layer: nn.Module) -> int:
 def bits_per_weight(model: nn.Module) -> float:
     """Storage of the weights that are multiplied with, in bits per weight, shared scales included.
 
-    Layers that are not quantised count with the width of their data type; embeddings do not count.
-    Pruned weights count in full: a mask by itself saves no storage. A weight that layers share
-    counts once, as in :func:`size_mb`.
+    Which these are is told by :func:`lightning_adls.transforms.multiplied.weights_of`. Those that
+    nothing rounds count with the width of their data type; embeddings do not count. Pruned weights
+    count in full: a mask by itself saves no storage. A weight that layers share counts once, as in
+    :func:`size_mb`.
 
     Raises:
-        ValueError: If the model has no linear layer and no convolution.
+        ValueError: If nothing is multiplied with, or a parameter has no size yet.
     """
-    weights = _by_weight(_computing_layers(model).values())
+    refuse_lazy(model, "bits_per_weight")
+    weights = multiplied_weights(model)
     if not weights:
         raise InputValueError(
-            f"bits_per_weight: model={type(model).__name__} has no layer of {', '.join(COMPUTING)}."
+            f"bits_per_weight: model={type(model).__name__} has no weight that is multiplied with."
         )
-    return sum(_stored_bits(users) for users in weights) / _count(weights)
+    return sum(map(stored_bits, weights)) / _count(weights)
 
 
 def size_mb(model: nn.Module) -> float:
@@ -136,27 +137,41 @@ def size_mb(model: nn.Module) -> float:
     scales) in its data type. A parameter that is used twice counts once: in full if one of its
     users does not round it; otherwise in each of the formats that it is rounded to, and at most in
     full, from which all of them can be rounded.
+
+    Raises:
+        ValueError: If a parameter has no size yet.
     """
-    places = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    refuse_lazy(model, "size_mb")
     saved_bits = sum(
-        weight.nbytes * 8 - _stored_bits((weight, layers))
-        for weight, layers in _by_weight(layers_of(model, tuple(KINDS)).values())
-        if len(layers) == places[id(weight)]  # no other module holds it
+        uses[0].full_bits - stored_bits(uses, scales=False)
+        for uses in weights_of(model)
+        if not isinstance(uses[0].module, PackedLinear)  # which is as small as it gets
     )
     return (_full_bytes(model) - saved_bits / 8) / 1e6
 
 
-def _stored_bits(users: _Users) -> int:
-    """Bits of a weight in all the formats that its layers round it to."""
-    weight, layers = users
-    copies = {
-        (formats_of(layer).weight, _backend(layer), id(getattr(layer, "weight_scales", None))): (
-            weight_bits(layer)
-        )
-        for layer in layers
-    }
-    bits = sum(copies.values())
-    return bits if len(copies) == 1 else min(bits, weight.nbytes * 8)
+def stored_bits(uses: Sequence[Use], scales: bool = True) -> int:
+    """Bits of a weight in all the formats that it is rounded to, at most in full.
+
+    Args:
+        uses: Those of the weight.
+        scales: Whether scales that are learned, and so are parameters themselves, are counted.
+    """
+    copies = {}
+    for use in uses:
+        layer, learned = use.module, getattr(use.module, "weight_scales", None)
+        bits = use.full_bits if use.format is None else weight_bits(layer)
+        if use.format is not None and learned is not None and not scales:
+            bits -= _scale_bits(use.format)
+        copies[use.format, _backend(layer), id(learned)] = bits
+    total = sum(copies.values())
+    return total if len(copies) == 1 else min(total, uses[0].full_bits)
+
+
+def _scale_bits(fmt: NumberFormat) -> int:
+    """What the format itself counts for scales that it learns."""
+    scales = fmt.initial_scales()
+    return 0 if scales is None else 32 * scales.numel()
 
 
 def _backend(layer: nn.Module) -> str | None:
@@ -177,29 +192,38 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def summarize(model: nn.Module) -> str:
-    """A short table of what is quantised: layers and weights per format, bits, size in MB."""
-    layers = _computing_layers(model)
-    layers |= {
-        name: layer
-        for name, layer in layers_of(model, ("Embedding",)).items()
-        if isinstance(layer, QuantizedLayer)
-    }
-    layer_count: Counter[str] = Counter()
-    weight_count: Counter[str] = Counter()
-    for layer in layers.values():
-        formats = formats_of(layer)
-        text = "full precision" if formats == LayerFormats() else str(formats)
-        layer_count[text] += 1
-        weight_count[text] += _weight(layer).numel()
-    rows = [
-        f"{n:>4} layers {weight_count[text]:>12,} weights  {text}"
-        for text, n in layer_count.items()
-    ]
+    """A short table of all weights that are multiplied with, and of embeddings that are rounded.
+
+    Layers and weights for each choice of formats; those in full precision by name, with the reason;
+    then bits and size in MB. A weight that layers share counts once in a row.
+
+    Raises:
+        ValueError: If nothing is multiplied with, or a parameter has no size yet.
+    """
+    rows: dict[tuple[str, str], list[Use]] = {}
+    for uses in weights_of(model):
+        for use in uses:
+            if use.multiplied or use.format is not None:
+                row = ("full precision", use.reason) if use.reason else ("", _formats(use))
+                rows.setdefault(row, []).append(use)
+    lines = [_line(uses, *row) for row, uses in rows.items()]
     # What packed weights once were is not known; they are taken for float32.
     packed = _packed_layers(model).values()
     full = _full_bytes(model) + sum(4 * m.codes.numel() - _packed_bytes(m) for m in packed)
-    rows.append(
+    lines.append(
         f"{bits_per_weight(model):.2f} bits per weight; "
         f"{size_mb(model):.2f} MB, {full / 1e6:.2f} MB unquantised"
     )
-    return "\n".join(rows)
+    return "\n".join(lines)
+
+
+def _formats(use: Use) -> str:
+    return str(formats_of(use.module))
+
+
+def _line(uses: Sequence[Use], title: str, text: str) -> str:
+    layers = len({id(use.module) for use in uses})
+    weights = sum({id(use.tensor): use.elements for use in uses}.values())
+    if title:
+        text = f"{title}: {shortened(use.label for use in uses)} ({text})"
+    return f"{layers:>4} {'layer' if layers == 1 else 'layers':<6} {weights:>12,} weights  {text}"

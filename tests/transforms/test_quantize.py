@@ -138,8 +138,8 @@ def test_summary_says_layers_formats_bits_and_size() -> None:
     model = nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 500, bias=False))
     Quantize({"0": "Integer(width=8, frac_width=4)"})(model)
     lines = summarize(model).splitlines()
-    assert "1 layers    1,000,000 weights  input=Integer(width=8, frac_width=4)" in lines[0]
-    assert "1 layers      500,000 weights  full precision" in lines[1]
+    assert "1 layer     1,000,000 weights  input=Integer(width=8, frac_width=4)" in lines[0]
+    assert "1 layer       500,000 weights  full precision: 1 (Linear, in no recipe)" in lines[1]
     # One byte for each of 10^6 weights, four for the 500,000 others and the 1,000 biases.
     assert lines[2] == "16.00 bits per weight; 3.00 MB, 6.00 MB unquantised"
 
@@ -208,7 +208,7 @@ def test_size_counts_quantised_embeddings_and_shared_weights_once() -> None:
 
 
 def test_bits_of_a_model_without_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match="model=ReLU has no layer of Linear"):
+    with pytest.raises(ValueError, match="model=ReLU has no weight that is multiplied with"):
         bits_per_weight(nn.ReLU())
 
 
