@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_adls.transforms.calibrate import calibrate
 from lightning_adls.transforms.cost import bits_per_weight, costs, sparsity_of, summarize
+from lightning_adls.transforms.coverage import CoveredWeight, coverage
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.lora import LoRA
 from lightning_adls.transforms.pack import Pack, memory
@@ -22,6 +23,7 @@ from lightning_adls.transforms.structured import PruneStructured
 Transform = Callable[[nn.Module], Any]
 
 __all__ = [
+    "CoveredWeight",
     "Drop",
     "LoRA",
     "Pack",
@@ -32,6 +34,7 @@ __all__ = [
     "bits_per_weight",
     "calibrate",
     "costs",
+    "coverage",
     "memory",
     "sparsity_of",
     "summarize",
