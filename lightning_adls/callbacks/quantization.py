@@ -12,7 +12,7 @@ from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.layer_formats import ROLES
-from lightning_adls.transforms.quantize import Quantize
+from lightning_adls.transforms.quantize import SETTINGS, Quantize
 
 Recipe = Quantize | Mapping[str, Any] | str
 
@@ -32,7 +32,7 @@ def read_recipe(recipe: Recipe) -> Quantize:
 def _is_content(recipe: Mapping[str, Any]) -> bool:
     """Whether it is what a recipe file holds, and not a pattern that happens to be ``quantize``."""
     inner = recipe.get("quantize")
-    if not isinstance(inner, Mapping) or set(recipe) - {"quantize", "kinds", "backend"}:
+    if not isinstance(inner, Mapping) or set(recipe) - {"quantize", *SETTINGS}:
         return False
     return not set(inner) <= set(ROLES)
 

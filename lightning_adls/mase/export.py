@@ -12,7 +12,7 @@ from lightning_adls.layers import LayerFormats
 from lightning_adls.layers.mase.layer_config import config_of_formats
 from lightning_adls.mase.names import ELEMENTWISE, OPTIONS, SIGNS, TYPES, graph_name, kind_of
 from lightning_adls.transforms.quantize import Quantize, layer_formats
-from lightning_adls.transforms.walk import layers_of, match
+from lightning_adls.transforms.walk import layers_of
 
 
 def to_config(
@@ -57,11 +57,11 @@ def _entries(
     recipe: Quantize, model: nn.Module | None
 ) -> tuple[str, list[tuple[str, str, LayerFormats]]]:
     """What the entries go by, and of each the key, the kind of layer and the formats."""
-    choices = {pattern: layer_formats(choice) for pattern, choice in recipe.layers.items()}
     if model is not None:
         layers = layers_of(model, recipe.kinds)
-        named = match(layers, choices, "to_config")
+        named = recipe.match(model, "to_config")
         return "name", [(name, kind_of(layers[name]), choice) for name, choice in named.items()]
+    choices = {pattern: layer_formats(choice) for pattern, choice in recipe.layers.items()}
     if set(choices) == {"*"}:
         kinds = recipe.kinds if recipe.backend == "standard" else ("Linear",)
         return "type", [(TYPES.get(kind, kind), kind, choices["*"]) for kind in kinds]

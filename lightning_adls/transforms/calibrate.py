@@ -15,8 +15,8 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.formats.base import OBSERVERS
 from lightning_adls.layers import LayerFormats, QuantizedLayer
-from lightning_adls.transforms.quantize import Quantize, layer_formats
-from lightning_adls.transforms.walk import layers_of, match
+from lightning_adls.transforms.quantize import Quantize
+from lightning_adls.transforms.walk import layers_of
 
 SAMPLE_SIZE = 2**16
 
@@ -45,7 +45,8 @@ def calibrate(
             "mse" (of least mean squared error).
 
     Returns:
-        A recipe that names each layer, with its formats.
+        A recipe that names each layer, with its formats; a strict one also names what it leaves
+        out.
 
     Raises:
         ValueError: If there is no such observer or no batch, a pattern of the recipe matches
@@ -59,8 +60,7 @@ def calibrate(
     """
     check_observer(observer, "calibrate")
     layers = layers_of(model, recipe.kinds)
-    choices = {pattern: layer_formats(choice) for pattern, choice in recipe.layers.items()}
-    formats = match(layers, choices, "calibrate")
+    formats = recipe.match(model, "calibrate")
     rounding = {name: layers[name] for name, choice in formats.items() if choice.input is not None}
     with _plain_evaluation(model), torch.no_grad():
         inputs = _observe_inputs(rounding, batches, forward or model)
@@ -73,7 +73,8 @@ def calibrate(
         escape(name): _calibrated(layers[name], choice, inputs.get(name), observer)
         for name, choice in formats.items()
     }
-    return replace(recipe, layers=calibrated)
+    kept = {escape(name): LayerFormats() for name in recipe.left_out_on_purpose(model)}
+    return replace(recipe, layers=(kept if recipe.strict else {}) | calibrated)
 
 
 def check_observer(observer: str, who: str) -> None:

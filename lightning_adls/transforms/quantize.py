@@ -23,9 +23,12 @@ from lightning_adls.layers import (
     builder,
     formats_of,
 )
-from lightning_adls.transforms.walk import layers_of, match, replace_layers
+from lightning_adls.transforms.left_out import left_out_on_purpose, match_layers, tell_left_out
+from lightning_adls.transforms.walk import layers_of, replace_layers
 
 FormatText = NumberFormat | str | None
+# What a recipe file may hold beside the patterns.
+SETTINGS = ("kinds", "backend", "strict")
 LayerChoice = LayerFormats | FormatText | Mapping[str, FormatText]
 
 
@@ -75,10 +78,14 @@ class Quantize:
             and ``Embedding``.
         backend: What computes: ``standard``, ``mase`` (as MASE does, faults included) or ``chop``
             (MASE itself).
+        strict: Whether to refuse a model of which a weight that is multiplied with would stay in
+            full precision, unless a pattern gives None to its layer, or to the weight by its own
+            name. Otherwise weights that patterns match, but that no recipe can round, give a
+            warning.
 
     Raises:
         ValueError: If a format or the backend is not known, or, when called, a pattern matches
-            nothing or the backend has no such layer.
+            nothing, the backend has no such layer or ``strict`` forbids what is left out.
         ImportError: If the backend needs a package that is not installed.
 
     Example:
@@ -92,6 +99,7 @@ class Quantize:
     layers: Mapping[str, LayerChoice]
     kinds: Sequence[str] = COMPUTING
     backend: str = "standard"
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Mapping) or not self.layers:
@@ -110,11 +118,13 @@ class Quantize:
             )
         object.__setattr__(self, "kinds", tuple(self.kinds))
         builder(self.backend)
+        if not isinstance(self.strict, bool):
+            raise InputValueError(f"Quantize: strict={self.strict!r} is not true or false.")
 
     def __call__(self, model: nn.Module) -> None:
         """Quantise ``model`` in place."""
         layers = layers_of(model, self.kinds)
-        formats = match(layers, self._formats(), "Quantize")
+        formats = self.match(model)
         build = builder(self.backend)
         # All are built before the first is replaced: an error leaves the model as it is.
         built = {
@@ -122,7 +132,24 @@ class Quantize:
             for name, choice in formats.items()
             if not self._is_done(layers[name], choice)
         }
+        tell_left_out(model, self.kinds, self._formats(), formats, self.strict)
         replace_layers(model, built, lambda name, _: built[name])
+
+    def match(self, model: nn.Module, who: str = "Quantize") -> dict[str, LayerFormats]:
+        """The formats of each layer of ``model`` that a pattern matches.
+
+        Args:
+            model: Not changed.
+            who: Begins the error message.
+
+        Raises:
+            ValueError: If a pattern matches nothing.
+        """
+        return match_layers(model, self.kinds, self._formats(), who)
+
+    def left_out_on_purpose(self, model: nn.Module) -> list[str]:
+        """The weights of other modules than layers of ``kinds`` that are given no format."""
+        return left_out_on_purpose(model, self.kinds, self._formats())
 
     def _is_done(self, layer: nn.Module, choice: LayerFormats) -> bool:
         """Whether a layer is as it shall be: then it keeps what it learned."""
@@ -151,6 +178,8 @@ class Quantize:
             content["kinds"] = list(self.kinds)
         if self.backend != "standard":
             content["backend"] = self.backend
+        if self.strict:
+            content["strict"] = True
         return content
 
     def save(self, path: str | Path) -> None:
@@ -164,8 +193,9 @@ class Quantize:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not a mapping with the key ``quantize`` and at most ``kinds`` and
-                ``backend`` beside it, or names an unknown kind, backend, format or parameter.
+            ValueError: If it is not a mapping with the key ``quantize`` and at most ``kinds``,
+                ``backend`` and ``strict`` beside it, or names an unknown kind, backend, format or
+                parameter.
             ImportError: If its backend needs a package that is not installed.
         """
         try:
@@ -178,15 +208,16 @@ class Quantize:
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputValueError(f"Quantize: {path} is not YAML: {error}") from error
-        if not isinstance(content, dict) or set(content) - {"kinds", "backend"} != {"quantize"}:
+        if not isinstance(content, dict) or set(content) - set(SETTINGS) != {"quantize"}:
             raise InputValueError(
-                f"Quantize: {path} does not hold the key 'quantize' and at most 'kinds' and "
-                "'backend' beside it."
+                f"Quantize: {path} does not hold the key 'quantize' and at most 'kinds', 'backend' "
+                "and 'strict' beside it."
             )
         return cls(
             content["quantize"],
             content.get("kinds", COMPUTING),
             content.get("backend", "standard"),
+            content.get("strict", False),
         )
 
 

@@ -55,6 +55,7 @@ ARGUMENTS: dict[type[AnyTransform], st.SearchStrategy[Any]] = {
         st.dictionaries(st.text(min_size=1), choices, min_size=1),
         kinds,
         st.sampled_from([name for name in BACKENDS if name != "chop"]),
+        st.booleans(),
     ),
 }
 
