@@ -1,12 +1,14 @@
 """What each weight of a model is rounded to, or why it is not."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from lightning_adls.transforms.cost import stored_bits
-from lightning_adls.transforms.multiplied import Use, shortened, weights_of
+from lightning_adls.transforms.multiplied import Role, Use, shortened, weights_of
+from lightning_adls.transforms.products import Products, products_of
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,19 @@ class CoveredWeight:
     multiplied: bool
 
 
-def coverage(model: nn.Module) -> list[CoveredWeight]:
+def coverage(model: nn.Module, run: Callable[[], Any] | None = None) -> list[CoveredWeight]:
     """What each weight that is multiplied with is rounded to, or why it is not.
 
     Embeddings, which look up, are left out where nothing rounds them or multiplies with their
-    weight. The modules are read and nothing is run; see
-    :func:`lightning_adls.transforms.multiplied.weights_of` for what that tells and what it does
-    not.
+    weight. Without ``run`` the modules are read and no more; see
+    :func:`lightning_adls.transforms.multiplied.weights_of` for what they tell and what they do not.
+    A run also tells of what is read past its layer, ``F.linear(x, self.layer.weight)``, and
+    whether a parameter of no layer is multiplied with; what it does not come to stays as read.
 
     Args:
-        model: Not changed.
+        model: Not changed, but by ``run``.
+        run: Calls the model on a batch, in the mode that is asked about: ``lambda: model(batch)``.
+            In train mode that may fit learned scales and the like, as any call does.
 
     Example:
         >>> from lightning_adls import Quantize
@@ -56,12 +61,30 @@ def coverage(model: nn.Module) -> list[CoveredWeight]:
         ('1.weight_ih_l0',) 4096 32.0 LSTM is of no kind
         ('1.weight_hh_l0',) 4096 32.0 LSTM is of no kind
     """
-    return [_covered(uses) for uses in weights_of(model) if any(map(_is_told, uses))]
+    seen = None if run is None else products_of(model, run)
+    rows = []
+    for uses in weights_of(model):
+        row = _covered(uses)
+        if seen is not None:
+            row = _as_seen(row, uses, seen)
+        # Of what is not multiplied with all but plain embeddings: they are known to be none.
+        lookup = all(use.role is Role.LOOKED_UP and use.format is None for use in uses)
+        if row.multiplied or not lookup:
+            rows.append(row)
+    return rows
 
 
-def _is_told(use: Use) -> bool:
-    # All but plain embeddings: what is added to a batch is no embedding, and told as such.
-    return use.multiplied or use.format is not None or not use.looked_up
+def _as_seen(row: CoveredWeight, uses: Sequence[Use], seen: Products) -> CoveredWeight:
+    parameter = id(uses[0].tensor)
+    if all(use.role in (Role.UNKNOWN, Role.ADDED) for use in uses):
+        multiplied = any(parameter in sources for sources in seen.elements)
+        done = "multiplied with" if multiplied else "not multiplied with"
+        return replace(row, reason=f"a parameter of {row.owner}, {done}", multiplied=multiplied)
+    if parameter in seen.read and (row.format is not None or not row.multiplied):
+        reason = f"read past {shortened(use.label for use in uses)}"
+        bits = float(uses[0].bits_each)
+        return replace(row, format=None, bits=bits, reason=reason, multiplied=True)
+    return row
 
 
 def _covered(uses: Sequence[Use]) -> CoveredWeight:
@@ -87,6 +110,6 @@ def _reason(uses: Sequence[Use], rounded: Sequence[Use], texts: str) -> str | No
         return f"{'; '.join(reasons)}; but rounded to {texts} by {labels}"
     if reasons:
         return "; ".join(reasons)
-    if in_full := [use.label for use in uses if use.looked_up and use.format is None]:
+    if in_full := [use.label for use in uses if use.role is Role.LOOKED_UP and use.format is None]:
         return f"looked up in full by {shortened(in_full)}"
     return None if rounded else "shaped as what is added to a batch"

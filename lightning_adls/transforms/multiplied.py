@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import cast
 
 import torch
@@ -27,6 +28,15 @@ _MULTIPLYING = (
 )
 
 
+class Role(Enum):
+    """What is done with a parameter of two or more dimensions."""
+
+    MULTIPLIED = "multiplied with"
+    UNKNOWN = "multiplied with or added"
+    LOOKED_UP = "looked up"
+    ADDED = "added"
+
+
 @dataclass(frozen=True, eq=False)
 class Use:
     """A weight, in one of the modules that hold it.
@@ -37,8 +47,7 @@ class Use:
         module: What holds it.
         tensor: The parameter, which is another than the weight if that is made from it.
         elements: Of the weight; 0 if it has no size yet.
-        multiplied: Whether it is multiplied with.
-        looked_up: Whether it is the table of an embedding. What is neither is added to a batch.
+        role: What is done with it.
         obstacle: Why no recipe reaches it, in a few words; None if it is that of a layer of one of
             the ``KINDS``.
     """
@@ -48,9 +57,13 @@ class Use:
     module: nn.Module
     tensor: Tensor
     elements: int
-    multiplied: bool
-    looked_up: bool
+    role: Role
     obstacle: str | None
+
+    @property
+    def multiplied(self) -> bool:
+        """Whether it counts as multiplied with, for all that is known."""
+        return self.role in (Role.MULTIPLIED, Role.UNKNOWN)
 
     @property
     def key(self) -> str:
@@ -150,12 +163,10 @@ def _uses(name: str, module: nn.Module, reachable: bool) -> Iterator[Use]:
     if isinstance(module, _NORMS):
         return
     for key, tensor, elements, obstacle in (*_parametrised(module), *_own(module)):
-        lookup = isinstance(module, _LOOKUPS) and key == "weight"
-        multiplied = not lookup and not _is_added(module, key, tensor)
         if obstacle is None and not (reachable and key.endswith("weight")):
             obstacle = _obstacle(module, key)
         full_name = f"{name}.{key}" if name else key
-        yield Use(full_name, name, module, tensor, elements, multiplied, lookup, obstacle)
+        yield Use(full_name, name, module, tensor, elements, _role(module, key, tensor), obstacle)
 
 
 # Key, parameter and elements of a weight, and what makes it anew before each call.
@@ -163,7 +174,7 @@ _Found = tuple[str, Tensor, int, str | None]
 
 
 def _own(module: nn.Module) -> Iterator[_Found]:
-    if isinstance(module, PackedLinear):
+    if isinstance(module, PackedLinear) and "weight" not in module._parameters:
         yield "weight", module.codes, module.codes.numel(), None
     for key, parameter in module._parameters.items():
         if parameter is None or _is_bias(key):
@@ -220,12 +231,15 @@ def _is_bias(key: str) -> bool:
     return "bias" in key
 
 
-def _is_added(module: nn.Module, key: str, tensor: Tensor) -> bool:
-    """Whether a parameter that no known layer holds has the shape of what is added to a batch."""
+def _role(module: nn.Module, key: str, tensor: Tensor) -> Role:
+    if isinstance(module, _LOOKUPS) and key == "weight":
+        return Role.LOOKED_UP
     if is_lazy(tensor) or (isinstance(module, _MULTIPLYING) and "weight" in key):
-        return False
+        return Role.MULTIPLIED
     wide = sum(size != 1 for size in tensor.shape)
-    return tensor.shape[0] == 1 or (wide < 2 and tensor.dim() > 2)
+    if tensor.shape[0] == 1 or (wide < 2 and tensor.dim() > 2):
+        return Role.ADDED  # to a batch, along its first dimension
+    return Role.MULTIPLIED if key == "weight" else Role.UNKNOWN
 
 
 def _obstacle(module: nn.Module, key: str) -> str | None:

@@ -502,3 +502,13 @@ def test_the_state_of_a_calibration_keeps_the_recipe_whole() -> None:
     first.recipe = Quantize({"*": "Integer"}, kinds=["Linear"], backend="mase")
     second.load_state_dict(first.state_dict())
     assert second.recipe == first.recipe
+
+
+def test_the_content_of_a_recipe_file_may_be_strict() -> None:
+    content = {"quantize": {"*": "MXInt(width=4)"}, "strict": True}
+    recipe = QuantizationAwareTraining(content).recipe
+    assert recipe == Quantize({"*": "MXInt(width=4)"}, strict=True)
+    module = Plain()
+    module.recurrent = torch.nn.GRU(2, 2)
+    with pytest.raises(ValueError, match=r"strict=True, but recurrent \(GRU is of no kind\)"):
+        recipe(module)

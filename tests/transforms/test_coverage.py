@@ -10,7 +10,6 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from multiplication_oracle import multiplied_elements
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -18,6 +17,7 @@ from lightning_adls import LoRA, Pack, Prune, Quantize, coverage, summarize
 from lightning_adls.layers import QuantizedLayer, formats_of
 from lightning_adls.transforms import CoveredWeight, calibrate, costs
 from lightning_adls.transforms.cost import size_mb
+from lightning_adls.transforms.products import products_of
 
 FOUR = "MXInt(width=4)"  # 4.25 bits where rows are multiples of 32
 
@@ -165,7 +165,8 @@ def test_what_is_read_from_the_modules_is_what_a_run_multiplies_with(
     assert all(weight.bits == 32 and weight.format is None and weight.reason for weight in found)
     assert len({name for weight in found for name in weight.names}) >= len(found)
     total = sum(weight.elements for weight in found)
-    assert total == multiplied_elements(model, lambda: model(*inputs()))
+    seen = products_of(model, lambda: model(*inputs()))
+    assert total == sum(seen.elements.values())
     # The same numbers in the figures that are made of it.
     assert costs(model)["bits_per_weight"] == 32
     shown = [int(line.split(" weights")[0].split()[-1].replace(",", "")) for line in lines(model)]
@@ -497,3 +498,76 @@ def test_values_of_models_of_known_layers_are_those_of_their_layers_alone() -> N
             stored += bits if fmt is None else fmt.storage_bits(tuple(layer.weight.shape))
             total += layer.weight.numel()
     assert costs(model)["bits_per_weight"] == stored / total
+
+
+class ReadPast(nn.Module):
+    """Reads the weights of an embedding and of one of two layers without calling them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 32)
+        self.called = nn.Linear(32, 32)
+        self.read = nn.Linear(32, 32)
+        self.positions = nn.Parameter(torch.randn(5, 32))
+        self.mixing = nn.Parameter(torch.randn(1, 32, 32))
+        self.unused = nn.Linear(32, 32)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.called(self.table(tokens) + self.positions) @ self.mixing
+        return nn.functional.linear(x, self.read.weight) @ self.table.weight.T
+
+
+@pytest.mark.parametrize("mode", [nn.Module.train, nn.Module.eval])
+def test_a_run_tells_what_is_read_past_its_layer_and_what_is_only_added(
+    mode: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = mode(ReadPast())
+    with pytest.warns(UserWarning, match=r"positions \(a parameter of ReadPast, perhaps only"):
+        Quantize({"*": {"weight": "LearnedInteger(width=8)"}})(model)
+    found = {row.names[0]: row for row in coverage(model, lambda: model(TOKENS))}
+    text = "LearnedInteger(width=8)"
+    assert {name: (row.format, row.reason) for name, row in found.items()} == {
+        "positions": (None, "a parameter of ReadPast, not multiplied with"),
+        "mixing": (None, "a parameter of ReadPast, multiplied with"),
+        "table.weight": (None, "read past table"),
+        "called.weight": (text, None),
+        "read.weight": (None, "read past read"),
+        "unused.weight": (text, None),
+    }
+    assert [name for name, row in found.items() if not row.multiplied] == ["positions"]
+    assert {row.bits for row in found.values() if row.format} == {8 + 32 / 32**2}
+    assert {row.bits for row in found.values() if not row.format} == {32}
+    # Without a run the layers say what they would do if they were called.
+    assert {row.names[0] for row in coverage(model) if row.reason} == {"positions", "mixing"}
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) in (nn.Linear, nn.Conv2d) and "weight" in module._parameters
+
+
+@pytest.mark.parametrize(("make", "inputs"), ZOO.values(), ids=ZOO)
+def test_a_run_agrees_with_what_is_read_from_rounded_models(
+    make: Callable[[], nn.Module], inputs: Callable[[], tuple[Any, ...]]
+) -> None:
+    model = make()
+    rounded = [name for name, m in model.named_modules() if name and _is_plain(m)]
+    if rounded:
+        Quantize({name: {"weight": "Integer(width=8)"} for name in rounded})(model)
+    read = [row for row in coverage(model) if row.multiplied]
+    seen = [row for row in coverage(model, lambda: model(*inputs())) if row.multiplied]
+    assert [(row.names, row.format, row.bits) for row in seen] == [
+        (row.names, row.format, row.bits) for row in read
+    ]
+
+
+def test_a_run_tells_of_weights_that_a_fused_path_reads() -> None:
+    # Whether torch's encoder layer still takes that path is told by its output.
+    model = nn.TransformerEncoderLayer(32, 2, 32, batch_first=True).eval()
+    Quantize({"linear*": {"weight": "Binary"}})(model)
+    x = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        fused = model(x)
+    called = torch.allclose(fused, model(x), atol=1e-4)
+    rows = coverage(model, lambda: model(x))
+    found = {row.reason for row in rows if row.names[0].startswith("linear")}
+    assert found == ({None} if called else {"read past linear1", "read past linear2"})
