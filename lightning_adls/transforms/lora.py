@@ -99,6 +99,8 @@ class LoRA:
             # As one regular expression: names in a list also match as the ends of longer names.
             target_modules="|".join(map(re.escape, names)),
         )
+        # Each layer stays; what would read its weight, and miss the adapter, calls it from now on.
+        replace_layers(model, names, lambda _, layer: layer, carry=False)
         inject_adapter_in_model(config, model)
         for name in trained:
             parameters[name].requires_grad_(True)
