@@ -81,7 +81,8 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
     @classmethod
     def stands_for(cls, layer: nn.Module) -> bool:
         """Not for one that has a weight each for query, key and value (``kdim``, ``vdim``)."""
-        return super().stands_for(layer) and layer._parameters.get(cls.weight_name) is not None
+        sizes: Any = layer
+        return super().stands_for(layer) and sizes.embed_dim == sizes.kdim == sizes.vdim
 
     @staticmethod
     def arguments_of(layer: nn.MultiheadAttention) -> dict[str, Any]:

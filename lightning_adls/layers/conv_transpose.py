@@ -67,6 +67,7 @@ class QuantizedConvTranspose1d(_QuantizedConvTranspose, nn.ConvTranspose1d):
     Example:
         >>> import torch
         >>> from lightning_adls.formats import MXInt
+        >>> from lightning_adls.layers import LayerFormats
         >>> formats = LayerFormats(weight=MXInt())
         >>> layer = QuantizedConvTranspose1d(8, 4, kernel_size=2, stride=2, formats=formats)
         >>> layer(torch.ones(2, 8, 10)).shape

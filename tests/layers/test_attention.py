@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Integer, LearnedInteger, MXInt
 from lightning_adls.layers import LayerFormats, QuantizedMultiheadAttention, quantized, weight_of
+from lightning_adls.transforms import Quantize
 
 FMT = Integer(width=4, frac_width=2)
 shapes = st.fixed_dictionaries(
@@ -168,6 +170,17 @@ def test_what_does_not_fit_is_refused_in_one_sentence(change: dict[str, Any], me
 def test_a_weight_each_for_query_key_and_value_is_of_no_kind() -> None:
     with pytest.raises(InputValueError, match="layer=MultiheadAttention has no quantised kind"):
         quantized(nn.MultiheadAttention(8, 2, kdim=4), LayerFormats())
+
+
+def test_torch_pruning_of_the_projection_is_refused_in_its_own_words() -> None:
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2)})
+    prune.l1_unstructured(model["attention"], "in_proj_weight", 0.5)
+    with pytest.raises(InputValueError, match=r"makes its in_proj_weight anew .*'in_proj_weight'"):
+        Quantize({"*": FMT})(model)
+    prune.remove(model["attention"], "in_proj_weight")
+    Quantize({"*": FMT})(model)
+    with pytest.raises(InputValueError, match="cannot mask the weight of a quantised layer"):
+        prune.l1_unstructured(model["attention"], "in_proj_weight", 0.5)
 
 
 def test_it_compiles_to_one_graph() -> None:
