@@ -217,6 +217,11 @@ class QuantizedLayer(nn.Module):
         """The input as it is multiplied: rounded, its smallest features set to zero."""
         if self.formats.input is None and not self.input_sparsity:
             return input
+        if input.is_nested:
+            raise InputValueError(
+                f"{type(self).__name__}: a nested input cannot be rounded; pad it (an "
+                "nn.TransformerEncoder does so with use_nested_tensor=False)."
+            )
         features = input.movedim(self.feature_dim, -1)
         rounded = self._round("input", features)
         if self.input_sparsity:

@@ -179,6 +179,19 @@ def test_training_of_a_rounded_stack_lowers_its_loss() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("kinds", [("Linear",), ("MultiheadAttention",)])
+def test_a_stack_of_which_one_layer_was_changed_by_itself_says_what_to_do(
+    kinds: tuple[str, ...],
+) -> None:
+    model = encoder()
+    Quantize({"*": "MXInt(width=8)"}, kinds)(model.layers[0])
+    with torch.no_grad(), pytest.raises(ValueError, match="use_nested_tensor=False"):
+        model(X, src_key_padding_mask=PADDING)
+    model.use_nested_tensor = False
+    fast, slow = outputs(model)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+
+
 def test_a_decoder_is_rounded() -> None:
     model = nn.Transformer(16, 2, 1, 1, 32, dropout=0.0, batch_first=True).eval()
     x = torch.randn(2, 4, 16)
