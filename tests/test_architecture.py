@@ -25,7 +25,8 @@ LEVELS = (
 )
 ONLY_IN = {
     "lightning": {"classifier", "data", "budget", "callbacks", "search", "labs"},
-    "transformers": {"models", "data"},
+    # In layers, the quantised form of its own layer, for who has such a layer.
+    "transformers": {"models", "data", "layers"},
     "optuna": {"search", "callbacks"},
     "optuna_integration": {"callbacks"},
     "matplotlib": {"report"},
@@ -168,3 +169,24 @@ def test_every_public_name_can_be_imported() -> None:
         assert getattr(lightning_adls, name).__name__.rpartition(".")[2] == name
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         lightning_adls.Nothing  # noqa: B018
+
+
+def test_layers_of_transformers_are_imported_for_who_has_one() -> None:
+    code = """
+import sys
+from torch import nn
+from lightning_adls import Quantize
+from lightning_adls.layers import is_kind
+model = nn.Sequential(nn.Linear(4, 4))
+Quantize({"*": "Integer"})(model)
+assert not is_kind(model[0], "TransformersConv1D")
+print("transformers" in sys.modules)
+from transformers.pytorch_utils import Conv1D
+model.append(Conv1D(4, 4))
+Quantize({"*": "Integer"})(model)
+print(type(model[1]).__name__, isinstance(model[1], Conv1D))
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.split() == ["False", "QuantizedTransformersConv1D", "True"]

@@ -1,6 +1,7 @@
 """What a layer keeps of the layer whose place it takes: hooks, attributes, tensors of its own."""
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ def check_replaceable(old: nn.Module, new: nn.Module) -> None:
             something under a name that ``new`` uses itself, or if a tensor of ``new`` has no
             values.
     """
-    check_parameters(old, type(new).__name__)
+    # The new one is quantised and knows what their kind of layer calls its parameters.
+    kind: Any = type(new)
+    check_parameters(old, kind.__name__, (kind.weight_name, kind.bias_name))
     who = f"{type(new).__name__}: layer={_text(old)}"
     # These are bound to the old layer: they would go on computing as it did.
     if methods := [name for name in vars(old) if callable(getattr(type(old), name, None))]:
@@ -36,19 +39,19 @@ def check_replaceable(old: nn.Module, new: nn.Module) -> None:
             f"{who} has a {taken[0]!r} of yours, a name that {type(new).__name__} uses itself; "
             "rename it first."
         )
-    weight = getattr(old, "weight", None)
+    weight = getattr(old, kind.weight_name, None)
     for name, tensor in (*new.named_parameters(), *new.named_buffers()):
         if tensor.is_meta and weight is not None and not weight.is_meta:
             raise InputValueError(f"{who} has no values for {name!r}; leave the layer out.")
 
 
-def check_parameters(layer: nn.Module, who: str) -> None:
+def check_parameters(layer: nn.Module, who: str, names: Sequence[str] = ("weight", "bias")) -> None:
     """Refuse a layer whose weight or bias is no parameter.
 
     Raises:
         ValueError: If that is so.
     """
-    for name in ("weight", "bias"):
+    for name in names:
         if name not in layer._parameters and getattr(layer, name, None) is not None:
             raise InputValueError(
                 f"{who}: layer={_text(layer)} makes its {name} anew before each call (as "

@@ -8,7 +8,7 @@ from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 
-class _QuantizedConv(QuantizedLayer):
+class QuantizedConv(QuantizedLayer):
     """What the convolutions share: how they are built from a plain one, and their forward."""
 
     def __init__(self, *args: Any, formats: LayerFormats, **kwargs: Any) -> None:
@@ -17,7 +17,7 @@ class _QuantizedConv(QuantizedLayer):
         self._add_formats(formats)
 
     @staticmethod
-    def arguments_of(layer: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
+    def arguments_of(layer: Any) -> dict[str, Any]:
         """Constructor arguments of ``layer``."""
         names = (
             *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"),
@@ -34,7 +34,7 @@ class _QuantizedConv(QuantizedLayer):
         return output
 
 
-class QuantizedConv1d(_QuantizedConv, nn.Conv1d):
+class QuantizedConv1d(QuantizedConv, nn.Conv1d):
     """``nn.Conv1d`` that rounds its input, weight and bias; see :class:`QuantizedLayer`.
 
     Takes the arguments of ``nn.Conv1d`` and ``formats``. Blocks of the input run along its
@@ -49,10 +49,11 @@ class QuantizedConv1d(_QuantizedConv, nn.Conv1d):
     """
 
     kind: ClassVar[str] = "Conv1d"
+    plain_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv1d,)
     feature_dim: ClassVar[int] = -2
 
 
-class QuantizedConv2d(_QuantizedConv, nn.Conv2d):
+class QuantizedConv2d(QuantizedConv, nn.Conv2d):
     """``nn.Conv2d`` that rounds its input, weight and bias; see :class:`QuantizedLayer`.
 
     Takes the arguments of ``nn.Conv2d`` and ``formats``. Blocks of the input run along its
@@ -67,4 +68,17 @@ class QuantizedConv2d(_QuantizedConv, nn.Conv2d):
     """
 
     kind: ClassVar[str] = "Conv2d"
+    plain_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv2d,)
     feature_dim: ClassVar[int] = -3
+
+
+class QuantizedConv3d(QuantizedConv, nn.Conv3d):
+    """``nn.Conv3d`` that rounds its input, weight and bias; see :class:`QuantizedLayer`.
+
+    Takes the arguments of ``nn.Conv3d`` and ``formats``. Blocks of the input run along its
+    channels, those of the weight along ``in_channels / groups * depth * height * width``.
+    """
+
+    kind: ClassVar[str] = "Conv3d"
+    plain_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv3d,)
+    feature_dim: ClassVar[int] = -4

@@ -32,6 +32,7 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     """
 
     kind: ClassVar[str] = "Embedding"
+    plain_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Embedding,)
 
     def __init__(
         self,

@@ -13,9 +13,10 @@ class LayerFormats:
 
     Args:
         input: Rounds the input: the last dimension of a linear layer's, the channels of a
-            convolution's.
-        weight: Rounds the weight, seen as a matrix of ``out_features`` or ``out_channels`` rows.
-        bias: Rounds the bias.
+            convolution's; query, key and value of an attention.
+        weight: Rounds the weight, seen as a matrix of ``out_features`` or ``out_channels`` rows; of
+            an attention, that of the projections into its heads.
+        bias: Rounds the bias that is added to what that weight gives.
     """
 
     input: NumberFormat | None = None

@@ -1,9 +1,10 @@
 """The quantised linear layer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.quantized_layer import QuantizedLayer
@@ -27,6 +28,12 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         >>> layer(torch.ones(3, 4)).shape
         torch.Size([3, 2])
     """
+
+    # The second is the output projection of an attention.
+    plain_types: ClassVar[tuple[type[nn.Module], ...]] = (
+        nn.Linear,
+        NonDynamicallyQuantizableLinear,
+    )
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ class PackedLinear(QuantizedLayer):
         Raises:
             ValueError: If it is another layer, its weight has another format or holds a NaN.
         """
-        if type(linear) not in (nn.Linear, QuantizedLinear):
+        if type(linear) not in (*QuantizedLinear.plain_types, QuantizedLinear):
             raise InputValueError(
                 f"PackedLinear: linear={type(linear).__name__} cannot be packed; "
                 "nn.Linear and QuantizedLinear can."

@@ -47,6 +47,12 @@ class QuantizedLayer(nn.Module):
         weight_mask: Bool, in the shape of the weight, true where a weight is kept; or None.
     """
 
+    # The plain layers that it stands for.
+    plain_types: ClassVar[tuple[type[nn.Module], ...]]
+    # What they call their weight, their bias and the arguments that are rounded as input.
+    weight_name: ClassVar[str] = "weight"
+    bias_name: ClassVar[str] = "bias"
+    input_names: ClassVar[tuple[str, ...]] = ("input",)
     # Where the features of the input lie, counted from the end.
     feature_dim: ClassVar[int] = -1
     # Of `lightning_adls.layers.KINDS`.
@@ -62,6 +68,11 @@ class QuantizedLayer(nn.Module):
     input_fitted: Tensor | None
     weight_fitted: Tensor | None
     bias_fitted: Tensor | None
+
+    @classmethod
+    def stands_for(cls, layer: nn.Module) -> bool:
+        """Whether ``layer`` is a plain layer that this class can take the place of."""
+        return type(layer) in cls.plain_types
 
     @staticmethod
     def arguments_of(layer: Any) -> dict[str, Any]:
@@ -79,7 +90,7 @@ class QuantizedLayer(nn.Module):
         self._kept: KeptWeight | None = None
         for role in ROLES:
             fmt: NumberFormat | None = getattr(formats, role)
-            absent = role == "bias" and self._parameters.get("bias") is None
+            absent = role == "bias" and self._parameters.get(self.bias_name) is None
             scales = None if fmt is None or absent else fmt.initial_scales()
             if scales is not None:
                 scales = nn.Parameter(scales)
@@ -102,17 +113,15 @@ class QuantizedLayer(nn.Module):
                 ``layer`` has something else that cannot be carried; see
                 :func:`lightning_adls.layers.carrying.check_replaceable`.
         """
-        check_parameters(layer, cls.__name__)
-        weight = cast(Tensor, layer.weight)
+        check_parameters(layer, cls.__name__, (cls.weight_name, cls.bias_name))
+        weight: Tensor = getattr(layer, cls.weight_name)
         new = cls(
             **cls.arguments_of(layer),
             formats=formats,
             device="meta",  # nothing is allocated or drawn: the parameters are replaced below
             dtype=weight.dtype,
         )
-        for name in ("weight", "bias"):
-            if name in layer._parameters:
-                setattr(new, name, layer._parameters[name])
+        new._share(layer)
         for role in ROLES:
             if (scales := new.scales_of(role)) is not None:
                 setattr(new, f"{role}_scales", nn.Parameter(scales.detach().to(weight.device)))
@@ -121,7 +130,15 @@ class QuantizedLayer(nn.Module):
         if isinstance(layer, QuantizedLayer):
             new._take_over(layer)
         check_replaceable(layer, new)
-        return new.train(layer.training)
+        new._look_what_is_fitted()
+        new.training = layer.training  # not `train`: what it holds keeps its own modes
+        return new
+
+    def _share(self, layer: nn.Module) -> None:
+        """Point at the parameters of ``layer``."""
+        for name in (self.weight_name, self.bias_name):
+            if name in layer._parameters:
+                setattr(self, name, layer._parameters[name])
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Add a parameter, but not that of torch's pruning, whose mask is not a layer's here.
@@ -130,11 +147,11 @@ class QuantizedLayer(nn.Module):
             ValueError: If torch's pruning is applied to the weight.
         """
         # Asked before torch takes the weight away. It would overwrite `weight_mask` afterwards.
-        if name == "weight_orig" and "weight" in self._parameters:
+        if name == f"{self.weight_name}_orig" and self.weight_name in self._parameters:
             raise InputValueError(
                 f"{type(self).__name__}: torch.nn.utils.prune cannot mask the weight of a "
                 "quantised layer; use lightning_adls.Prune, or prune before quantising and call "
-                "torch.nn.utils.prune.remove(layer, 'weight')."
+                f"torch.nn.utils.prune.remove(layer, {self.weight_name!r})."
             )
         super().register_parameter(name, param)
 
@@ -188,10 +205,23 @@ class QuantizedLayer(nn.Module):
         """Whether those scales were fitted, above 0 if so; None if there is nothing to fit."""
         return cast(Tensor | None, getattr(self, f"{role}_fitted"))
 
+    def to_rows(self, weight: Tensor) -> Tensor:
+        """The weight as a matrix, each row of which is what one output sums over."""
+        return weight.flatten(1)
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """What :meth:`to_rows` made, in the shape of the weight."""
+        return rows.view(self._weight().shape)
+
     def rounded_input(self, input: Tensor) -> Tensor:
         """The input as it is multiplied: rounded, its smallest features set to zero."""
         if self.formats.input is None and not self.input_sparsity:
             return input
+        if input.is_nested:
+            raise InputValueError(
+                f"{type(self).__name__}: a nested input cannot be rounded; pad it (an "
+                "nn.TransformerEncoder does so with use_nested_tensor=False)."
+            )
         features = input.movedim(self.feature_dim, -1)
         rounded = self._round("input", features)
         if self.input_sparsity:
@@ -204,7 +234,7 @@ class QuantizedLayer(nn.Module):
         """The weight as it is multiplied: rounded, then masked."""
         if torch.compiler.is_compiling():
             return self._round_weight()
-        tensors = (self.weight, self.weight_mask, self.scales_of("weight"), self.weight_fitted)
+        tensors = (self._weight(), self.weight_mask, self.scales_of("weight"), self.weight_fitted)
         parts = [part for part in tensors if part is not None]
         if (
             self.training
@@ -225,14 +255,18 @@ class QuantizedLayer(nn.Module):
     def rounded_bias(self) -> Tensor | None:
         """The bias as it is added."""
         # Not from `_parameters`: a parametrised bias is none, and an embedding has no attribute.
-        bias = getattr(self, "bias", None)
+        bias = getattr(self, self.bias_name, None)
         return None if bias is None else self._round("bias", bias)
 
+    def _weight(self) -> Tensor:
+        # Not from `_parameters`: a parametrised weight is none.
+        weight: Tensor = getattr(self, self.weight_name)
+        return weight
+
     def _round_weight(self) -> Tensor:
-        weight: Tensor = self.weight
+        weight = self._weight()
         if self.formats.weight is not None:
-            # As a matrix, whose rows are what one output sums over.
-            weight = self._round("weight", weight.flatten(1)).view_as(weight)
+            weight = self.from_rows(self._round("weight", self.to_rows(weight)))
         if self.weight_mask is not None:
             weight = weight.masked_fill(~self.weight_mask, 0.0)
         return weight
@@ -324,7 +358,7 @@ class QuantizedLayer(nn.Module):
         self._check_record(record, prefix.removesuffix(".") or "the layer")
         mask = state_dict.get(prefix + "weight_mask")
         if mask is not None and self.weight_mask is None:
-            self.weight_mask = torch.ones_like(self.weight, dtype=torch.bool)
+            self.weight_mask = torch.ones_like(self._weight(), dtype=torch.bool)
         elif mask is None and self.weight_mask is not None:
             state_dict[prefix + "weight_mask"] = self.weight_mask
         for role in ROLES:

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.layers import COMPUTING, LayerFormats
+from lightning_adls.layers import LayerFormats
 from lightning_adls.layers.mase.layer_config import MASE_KINDS, formats_of_config, unused_keys
 from lightning_adls.mase.names import (
     ELEMENTWISE,
@@ -117,7 +117,7 @@ class _Config:
         if config.is_quantised("default"):
             kinds = [
                 kind
-                for kind in COMPUTING
+                for kind in TYPES
                 if config._key_of_type(kind) == "default" and not config.obstacle("default", kind)
             ]
             config.meaningless.append(
@@ -137,7 +137,7 @@ class _Config:
         if self.by == "type":
             self._check_types()
             names = []
-        of_kind = {kind: self.choice(self._key_of_type(kind), kind) for kind in COMPUTING}
+        of_kind = {kind: self.choice(self._key_of_type(kind), kind) for kind in TYPES}
         rounded = {kind: choice for kind, choice in of_kind.items() if choice != LayerFormats()}
         if len(set(rounded.values())) > 1:
             raise InputValueError(
@@ -152,13 +152,15 @@ class _Config:
                 raise InputValueError(
                     f"{error} If it is no linear layer, pass the model."
                 ) from error
-        return patterns, tuple(rounded) or COMPUTING
+        return patterns, tuple(rounded or TYPES)
 
     def choices_in(self, model: nn.Module) -> tuple[dict[str, LayerFormats], tuple[str, ...]]:
         """The same, layer by layer: ``*`` gets the commonest choice."""
-        layers = {name: kind_of(layer) for name, layer in layers_of(model, COMPUTING).items()}
+        layers = {name: kind_of(layer) for name, layer in layers_of(model, tuple(TYPES)).items()}
         if not layers:
-            raise InputValueError(f"read_config: model has no layer of the kinds {COMPUTING}.")
+            raise InputValueError(
+                f"read_config: model has no layer of the kinds {', '.join(TYPES)}."
+            )
         if self.by == "type":
             self._check_types()
             keys = {name: self._key_of_type(kind) for name, kind in layers.items()}
@@ -167,7 +169,7 @@ class _Config:
         choices = {n: self.choice(keys.get(n, "default"), kind) for n, kind in layers.items()}
         common = Counter(choices.values()).most_common(1)[0][0]
         others = {glob.escape(name): c for name, c in choices.items() if c != common}
-        return {"*": common, **others}, COMPUTING
+        return {"*": common, **others}, tuple(TYPES)
 
     def _key_of_type(self, kind: str) -> str:
         own = self.by == "type" and TYPES[kind] in self.entries

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.layers import LayerFormats
+from lightning_adls.layers import COMPUTING, LayerFormats
 from lightning_adls.layers.mase.layer_config import config_of_formats
 from lightning_adls.mase.names import ELEMENTWISE, OPTIONS, SIGNS, TYPES, graph_name, kind_of
 from lightning_adls.transforms.quantize import Quantize, layer_formats
@@ -20,8 +20,9 @@ def to_config(
 ) -> dict[str, Any]:
     """Write a recipe as the mapping that MASE's passes take.
 
-    A recipe of the one pattern ``*`` is written by type, others by name. Its backend is not
-    written, and neither are scales, which MASE's binary layers do not have.
+    A recipe of the one pattern ``*`` is written by type, others by name: one of all kinds for the
+    types that MASE has, which attentions and transposed convolutions are not among. Its backend is
+    not written, and neither are scales, which MASE's binary layers do not have.
 
     Args:
         recipe: Its formats must be those of a layer of MASE.
@@ -63,7 +64,8 @@ def _entries(
         return "name", [(name, kind_of(layers[name]), choice) for name, choice in named.items()]
     choices = {pattern: layer_formats(choice) for pattern, choice in recipe.layers.items()}
     if set(choices) == {"*"}:
-        kinds = recipe.kinds if recipe.backend == "standard" else ("Linear",)
+        kinds = tuple(TYPES) if recipe.kinds == COMPUTING else recipe.kinds
+        kinds = kinds if recipe.backend == "standard" else ("Linear",)
         return "type", [(TYPES.get(kind, kind), kind, choices["*"]) for kind in kinds]
     if patterns := [pattern for pattern in choices if glob.escape(pattern) != pattern]:
         raise InputValueError(
@@ -81,7 +83,7 @@ def _entry(key: str, kind: str, formats: LayerFormats, graph: bool) -> dict[str,
         name, numbers = config_of_formats(formats)
     except ValueError as error:
         raise InputValueError(f"to_config: {key!r}: {error}") from error
-    if kind != "Linear" and (kind == "Embedding" or name not in ELEMENTWISE):
+    if kind not in TYPES or (kind != "Linear" and name not in ELEMENTWISE):
         raise InputValueError(
             f"to_config: {key!r}: MASE has no {kind} with {formats}; leave {kind} out of kinds, or "
             "pass the model if it has none."

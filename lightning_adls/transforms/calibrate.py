@@ -14,9 +14,17 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.formats.base import OBSERVERS
-from lightning_adls.layers import LayerFormats, QuantizedLayer
+from lightning_adls.layers import (
+    LayerFormats,
+    QuantizedLayer,
+    bias_of,
+    quantized_type_of,
+    weight_of,
+)
+from lightning_adls.layers.carrying import carry_over
+from lightning_adls.transforms.owners import calling_attentions
 from lightning_adls.transforms.quantize import Quantize
-from lightning_adls.transforms.walk import layers_of
+from lightning_adls.transforms.walk import exchange, layers_of
 
 SAMPLE_SIZE = 2**16
 
@@ -62,7 +70,7 @@ def calibrate(
     layers = layers_of(model, recipe.kinds)
     formats = recipe.match(model, "calibrate")
     rounding = {name: layers[name] for name, choice in formats.items() if choice.input is not None}
-    with _plain_evaluation(model), torch.no_grad():
+    with _plain_evaluation(model), _every_layer_called(model, rounding), torch.no_grad():
         inputs = _observe_inputs(rounding, batches, forward or model)
     if missing := [name for name in rounding if name not in inputs]:
         raise InputValueError(
@@ -101,17 +109,44 @@ def _plain_evaluation(model: nn.Module) -> Iterator[None]:
             module.train(training)
 
 
+@contextmanager
+def _every_layer_called(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """No owner reads the weight of one of the layers; on exit the model is as it was."""
+    modules = list(model.modules())
+    attentions = calling_attentions(modules, set(map(id, layers.values())))
+    fused = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for plain, calling in attentions:
+            carry_over(plain, calling)
+        exchange(modules, {id(plain): calling for plain, calling in attentions})
+        yield
+    finally:
+        for plain, calling in attentions:
+            carry_over(calling, plain)
+        exchange(modules, {id(calling): plain for plain, calling in attentions})
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _input_names(layer: nn.Module) -> tuple[str, ...]:
+    quantized_type = quantized_type_of(layer)
+    assert quantized_type is not None
+    return quantized_type.input_names
+
+
 def _observe_inputs(
     layers: Mapping[str, nn.Module], batches: Iterable[Any], forward: Callable[[Any], Any]
 ) -> dict[str, "_Observed"]:
     """What the layers that are reached get as input, by name."""
     observed: dict[str, _Observed] = {}
+    names = {name: _input_names(layer) for name, layer in layers.items()}
 
     def remember(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x: Tensor = args[0] if args else kwargs["input"]
+        inputs = [*args[: len(names[name])], *(kwargs[n] for n in names[name][len(args) :])]
         entry = observed.setdefault(name, _Observed())
-        if x.is_floating_point():  # the indices of an embedding are not rounded
-            entry.add(x)
+        for x in {id(x): x for x in inputs}.values():  # an attention to itself has one
+            if x.is_floating_point():  # the indices of an embedding are not rounded
+                entry.add(x)
 
     ran = False
     with ExitStack() as stack:
@@ -131,8 +166,7 @@ def _observe_inputs(
 def _calibrated(
     layer: nn.Module, formats: LayerFormats, inputs: "_Observed | None", observer: str
 ) -> LayerFormats:
-    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
-    assert weight is not None
+    weight, bias = weight_of(layer), bias_of(layer)
     kept: Tensor | None = getattr(layer, "weight_mask", None)
     observed = {
         "input": inputs,

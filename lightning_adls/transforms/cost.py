@@ -1,14 +1,13 @@
 """What a model costs to keep: numbers that a search weighs against its accuracy."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
-from lightning_adls.layers import QuantizedLayer, formats_of
+from lightning_adls.layers import QuantizedLayer, formats_of, weight_of
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.multiplied import (
     Use,
@@ -105,9 +104,10 @@ def weight_bits(layer: nn.Module) -> int:
     if isinstance(layer, PackedLinear):
         return 8 * _packed_bytes(layer)
     weight, fmt = _weight(layer), formats_of(layer).weight
-    if fmt is None:
+    if fmt is None or not isinstance(layer, QuantizedLayer):
         return weight.nbytes * 8
-    return fmt.storage_bits((len(weight), weight[0].numel()))
+    rows, columns = layer.to_rows(weight).shape
+    return fmt.storage_bits((rows, columns))
 
 
 def bits_per_weight(model: nn.Module) -> float:
@@ -188,7 +188,7 @@ def _packed_bytes(layer: PackedLinear) -> int:
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    return layer.codes if isinstance(layer, PackedLinear) else cast(Tensor, layer.weight)
+    return layer.codes if isinstance(layer, PackedLinear) else weight_of(layer)
 
 
 def summarize(model: nn.Module) -> str:

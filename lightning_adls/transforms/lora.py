@@ -84,7 +84,9 @@ class LoRA:
             raise InputValueError(
                 "LoRA: the model has adapters already; call merge_lora(model) first."
             )
-        names = list(match(linear_layers(model), dict.fromkeys(self.layers), "LoRA"))
+        names = list(
+            match(linear_layers(model), dict.fromkeys(self.layers), "LoRA", "linear layers")
+        )
         for name in names:
             check_parameters(model.get_submodule(name), "LoRA")
         _refuse_shared(model, names)
@@ -99,6 +101,8 @@ class LoRA:
             # As one regular expression: names in a list also match as the ends of longer names.
             target_modules="|".join(map(re.escape, names)),
         )
+        # Each layer stays; what would read its weight, and miss the adapter, calls it from now on.
+        replace_layers(model, names, lambda _, layer: layer, carry=False)
         inject_adapter_in_model(config, model)
         for name in trained:
             parameters[name].requires_grad_(True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import L1Unstructured
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.layers import COMPUTING, LayerFormats, QuantizedLayer, quantized
+from lightning_adls.layers import COMPUTING, LayerFormats, QuantizedLayer, quantized, weight_of
 from lightning_adls.transforms.walk import layers_of, match, replace_layers
 
 
@@ -29,7 +29,8 @@ class Prune:
             ranking their weights in one list.
         layers: Shell patterns over module names (``*`` also matches dots); a layer is pruned if
             one of them matches.
-        kinds: Which kinds of layers: ``Linear``, ``Conv1d``, ``Conv2d``, ``Embedding``.
+        kinds: Which kinds of layers, of ``lightning_adls.layers.KINDS``; by default all but
+            ``Embedding``.
         activation_sparsity: Share of each input's features that is zero from now on, 0 to below 1;
             0 leaves the layers' ``input_sparsity`` as it is. Embeddings, whose inputs are indices,
             have none.
@@ -85,9 +86,15 @@ class Prune:
         """Refuse a model that is sparser already, without changing it.
 
         Raises:
-            ValueError: If that is so, or a pattern or a kind matches nothing.
+            ValueError: If that is so, a pattern or a kind matches nothing, or a weight is on the
+                meta device.
         """
         layers = self._matched(model)
+        if empty := [name for name, layer in layers.items() if weight_of(layer).is_meta]:
+            raise InputValueError(
+                f"Prune: the weight of {empty[0]} is on the meta device, so there is nothing to "
+                "rank; load the model before it is pruned."
+            )
         groups = {name: [layer] for name, layer in layers.items()}
         if self.scope == "global":
             groups = {"the model": list(layers.values())}
@@ -112,7 +119,7 @@ class Prune:
         layers = [cast(QuantizedLayer, layer) for layer in self._matched(model).values()]
         for layer in layers:
             if layer.weight_mask is None:
-                layer.weight_mask = torch.ones_like(layer.weight, dtype=torch.bool)
+                layer.weight_mask = torch.ones_like(weight_of(layer), dtype=torch.bool)
         return layers
 
     def prune_up_to(self, model: nn.Module) -> None:
@@ -134,9 +141,10 @@ class Prune:
         generator = torch.Generator().manual_seed(self.seed)
         for layer in layers:
             if self.method == "l1":
-                yield layer.weight.detach()
+                yield weight_of(layer).detach()
             else:  # in float64 there are no ties, whose order would depend on the device
-                yield torch.rand(layer.weight.shape, generator=generator, dtype=torch.float64)
+                shape = weight_of(layer).shape
+                yield torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
 def _prune_together(
@@ -158,7 +166,7 @@ def _prune_together(
 
 
 def _count(layer: nn.Module) -> int:
-    return cast(Tensor, layer.weight).numel()
+    return weight_of(layer).numel()
 
 
 def _pruned(layer: nn.Module) -> int:

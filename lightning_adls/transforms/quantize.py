@@ -22,6 +22,7 @@ from lightning_adls.layers import (
     QuantizedLayer,
     builder,
     formats_of,
+    quantized_type_of,
 )
 from lightning_adls.transforms.left_out import left_out_on_purpose, match_layers, tell_left_out
 from lightning_adls.transforms.walk import layers_of, replace_layers
@@ -74,8 +75,8 @@ class Quantize:
         layers: From shell patterns over module names (``*`` also matches dots) to what
             :func:`layer_formats` reads. Later patterns win; a layer that no pattern matches, or
             whose choice is None, is left in full precision.
-        kinds: Which kinds of layers the patterns are about, of ``Linear``, ``Conv1d``, ``Conv2d``
-            and ``Embedding``.
+        kinds: Which kinds of layers the patterns are about, of ``lightning_adls.layers.KINDS``; by
+            default all but ``Embedding``.
         backend: What computes: ``standard``, ``mase`` (as MASE does, faults included) or ``chop``
             (MASE itself).
         strict: Whether to refuse a model of which a weight that is multiplied with would stay in
@@ -293,9 +294,12 @@ def state_for(
         ValueError: If a plain layer would have to set a share of its input to zero.
     """
     modules = dict(model.named_modules())
-    plain_types = {plain for plain, _ in KINDS.values()}
-    plain = {name for name, m in modules.items() if type(m) in plain_types}
-    unrounded = plain | {
+    plain = {
+        name: kind.weight_name
+        for name, m in modules.items()
+        if not isinstance(m, QuantizedLayer) and (kind := quantized_type_of(m)) is not None
+    }
+    unrounded = plain.keys() | {
         name
         for name, m in modules.items()
         if isinstance(m, QuantizedLayer) and m.formats == LayerFormats()
@@ -312,7 +316,8 @@ def state_for(
         if unused or key in left_out:
             del fitted[key]
         elif entry == "weight_mask" and layer in plain:
-            fitted[f"{layer}.weight"] = state[f"{layer}.weight"].masked_fill(~state[key], 0.0)
+            weight = f"{layer}.{plain[layer]}"
+            fitted[weight] = state[weight].masked_fill(~state[key], 0.0)
             del fitted[key]
         elif entry == "enabled" and layer in plain:  # a plain layer never rounds
             del fitted[key]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.layers import KINDS, QuantizedLayer
+from lightning_adls.layers import QuantizedLayer, QuantizedLinear
 
 # A name, because importing Transformers takes seconds, and who has such a layer has done it.
 _LAYER = "transformers.models.bert.modeling_bert.BertLayer"
@@ -103,7 +103,7 @@ def _encoder_layers(model: nn.Module) -> list[Any]:
     for layer in layers:
         for into, out in (_projections(layer), _feed_forward(layer)):
             for linear in (*into, out):
-                if type(linear) not in KINDS["Linear"]:
+                if type(linear) not in (nn.Linear, QuantizedLinear):
                     raise InputValueError(
                         f"PruneStructured: a BertLayer holds {type(linear).__name__} where a "
                         "linear layer belongs; merge adapters into the model before."

@@ -9,6 +9,7 @@ from torch import nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING, KINDS, is_kind
 from lightning_adls.layers.carrying import carry_over
+from lightning_adls.transforms.owners import call_layers, calling_attentions, out_of_reach
 
 T = TypeVar("T")
 
@@ -16,7 +17,8 @@ T = TypeVar("T")
 def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, nn.Module]:
     """The layers of some kinds by name, plain or quantised, in the order of ``named_modules``.
 
-    Other subclasses are left out; see :func:`lightning_adls.layers.is_kind`.
+    Other subclasses are left out, see :func:`lightning_adls.layers.is_kind`, and so are layers
+    whose owner would go on reading their weight past what takes their place.
 
     Raises:
         ValueError: If a kind is not one of ``lightning_adls.layers.KINDS``.
@@ -25,10 +27,11 @@ def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, n
         raise InputValueError(
             f"layers_of: kinds={list(kinds)} names {unknown[0]!r}; there are {', '.join(KINDS)}."
         )
+    unreachable = out_of_reach(model)
     return {
         name: module
         for name, module in model.named_modules()
-        if name and any(is_kind(module, kind) for kind in kinds)
+        if name and id(module) not in unreachable and any(is_kind(module, kind) for kind in kinds)
     }
 
 
@@ -78,7 +81,9 @@ def replace_layers(
 ) -> None:
     """Put ``make(name, layer)`` in the place of each named layer, wherever the model holds it.
 
-    All are made before the first is replaced: an error in ``make`` leaves the model as it is.
+    All are made before the first is replaced: an error in ``make`` leaves the model as it is. What
+    reads the weight of such a layer calls it from now on: an attention its output projection, and
+    torch's encoder layers all that they hold, without their fused path.
 
     Args:
         model: Changed in place.
@@ -89,11 +94,21 @@ def replace_layers(
     """
     modules, names = dict(model.named_modules()), list(names)
     made = {id(modules[name]): make(name, modules[name]) for name in names}
-    if carry:
-        for name in {id(modules[name]): name for name in names}.values():
-            carry_over(modules[name], made[id(modules[name])])
+    others = (module for module in modules.values() if id(module) not in made)
+    attentions = calling_attentions(others, made)
+    kept = {id(modules[name]): modules[name] for name in names} if carry else {}
+    kept |= {id(old): old for old, _ in attentions}
+    made |= {id(old): new for old, new in attentions}
+    for key, old in kept.items():
+        carry_over(old, made[key])
+    exchange((*modules.values(), *made.values()), made)
+    call_layers(model, made.values())
+
+
+def exchange(parents: Iterable[nn.Module], made: Mapping[int, nn.Module]) -> None:
+    """Put new children in the place of those whose ids are given, and do nothing else."""
     # A layer that several parents share has several places but, in named_modules, one name.
-    for parent in list(modules.values()):
+    for parent in parents:
         for key, child in list(parent._modules.items()):
             if id(child) in made:
                 setattr(parent, key, made[id(child)])

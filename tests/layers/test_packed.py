@@ -167,7 +167,7 @@ def test_what_cannot_be_packed_is_refused() -> None:
             PackedLinear.from_linear(layer_of(LayerFormats(weight=fmt)))
     with pytest.raises(ValueError, match=r"formats\.weight=None cannot be packed"):
         PackedLinear(4, 2, formats=LayerFormats())
-    for layer in (nn.Conv1d(4, 4, 3), nn.MultiheadAttention(4, 1).out_proj):
+    for layer in (nn.Conv1d(4, 4, 3), nn.Bilinear(4, 4, 1)):
         with pytest.raises(ValueError, match=f"linear={type(layer).__name__} cannot be packed"):
             PackedLinear.from_linear(layer)
     linear = nn.Linear(4, 2)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from samples import BACKENDS, PAIRS
+from samples import BACKENDS, PAIRS, call
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Binary, LearnedInteger, MXInt, NumberFormat
-from lightning_adls.layers import LayerFormats, LayerRecord, QuantizedLayer, builder
+from lightning_adls.layers import LayerFormats, LayerRecord, QuantizedLayer, builder, weight_of
 from lightning_adls.layers.packed import PackedLinear
 
 FORMATS = [cls() for cls in NumberFormat.classes.values()]
@@ -49,14 +49,14 @@ def untouched(layer: QuantizedLayer, x: Tensor) -> None:
 
 
 def trained(layer: QuantizedLayer, x: Tensor) -> None:
-    layer.train()(x)  # fits scales that are learned
+    call(layer.train(), x)  # fits scales that are learned
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.mul_(1.25)
 
 
 def masked(layer: QuantizedLayer, x: Tensor) -> None:
-    layer.weight_mask = torch.rand_like(layer.weight) > 0.5
+    layer.weight_mask = torch.rand_like(weight_of(layer)) > 0.5
 
 
 def sparse(layer: QuantizedLayer, x: Tensor) -> None:
@@ -106,10 +106,10 @@ def test_a_fresh_layer_with_the_state_computes_the_same(
         fresh = builder(backend)(PAIRS[kind]()[0], formats).eval()
         fresh.load_state_dict(state)
         with torch.no_grad():
-            assert torch.equal(fresh(x), layer(x))
+            assert torch.equal(call(fresh, x), call(layer, x))
     for copied in (deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         with torch.no_grad():
-            assert torch.equal(copied(x), layer(x))
+            assert torch.equal(call(copied, x), call(layer, x))
         assert list(copied.state_dict()) == list(layer.state_dict())
 
 
@@ -124,17 +124,17 @@ def test_a_switch_that_was_set_back_is_not_left_to_the_recipe(
     layer.input_sparsity = 0.0
     fresh.load_state_dict(saved(layer))
     with torch.no_grad():
-        assert torch.equal(fresh(x), layer(x))
+        assert torch.equal(call(fresh, x), call(layer, x))
 
 
 @pytest.mark.parametrize(("backend", "kind"), BACKENDS)
 def test_what_is_as_by_default_adds_the_recipe_alone_to_the_state(backend: str, kind: str) -> None:
     plain, _ = PAIRS[kind]()
     layer = builder(backend)(plain, LayerFormats(weight=MXInt()))
-    assert list(layer.state_dict()) == [*plain.state_dict(), "_extra_state"]
+    assert set(layer.state_dict()) == {*plain.state_dict(), "_extra_state"}
     layer.enabled = False
     layer.enabled = True
-    assert list(layer.state_dict()) == [*plain.state_dict(), "_extra_state"]
+    assert set(layer.state_dict()) == {*plain.state_dict(), "_extra_state"}
     unrounded = builder("standard")(plain, LayerFormats())
     assert list(unrounded.state_dict()) == list(plain.state_dict())
 
@@ -184,7 +184,7 @@ def test_a_packed_layer_has_what_was_set_before_packing_in_its_state(
     assert packed.enabled == layer.enabled
     fresh = PackedLinear(16, 5, formats=formats).eval()
     fresh.load_state_dict(saved(packed))
-    assert torch.equal(fresh(x), packed(x))
+    assert torch.equal(call(fresh, x), packed(x))
 
 
 LEARNING = {case: values for case, values in CASES.items() if "LearnedInteger" in case}
@@ -213,15 +213,15 @@ def test_an_average_that_was_begun_before_the_first_batch_has_its_scales(
 ) -> None:
     layer, x = made(backend, kind, formats)
     average = AveragedModel(layer, use_buffers=buffers, **options)
-    layer(x)
+    call(layer, x)
     for _ in range(3):
         average.update_parameters(layer)
     assert equal(average.module.state_dict(), layer.state_dict())
     again = deepcopy(average)
     with torch.no_grad():
-        expected = deepcopy(layer).eval()(x)
-        assert torch.equal(average.eval()(x), expected)
-        again.train()(x)  # fits nothing that is fitted already
+        expected = call(deepcopy(layer).eval(), x)
+        assert torch.equal(call(average.eval().module, x), expected)
+        call(again.train().module, x)  # fits nothing that is fitted already
     assert equal(again.module.state_dict(), layer.state_dict())
 
 
@@ -232,13 +232,13 @@ def test_a_return_to_the_start_fits_the_scales_again(
     layer, x = made(backend, kind, formats)
     start = deepcopy(layer.state_dict())
     other = 50 * x if x.is_floating_point() else x.flip(0)
-    layer(other)
+    call(layer, other)
     with torch.no_grad():
-        layer.weight.mul_(3)
+        weight_of(layer).mul_(3)
     layer.load_state_dict(start)
-    layer(x)
+    call(layer, x)
     expected, _ = made(backend, kind, formats)
-    expected(x)
+    call(expected, x)
     assert equal(layer.state_dict(), expected.state_dict())
 
 
@@ -247,7 +247,7 @@ def test_scales_of_an_older_state_dict_count_as_fitted_and_missing_ones_stay(
     backend: str, kind: str, formats: LayerFormats
 ) -> None:
     layer, x = made(backend, kind, formats)
-    layer(x)
+    call(layer, x)
     state = layer.state_dict()
     older = {key: value for key, value in state.items() if not key.endswith("_fitted")}
     fresh, _ = made(backend, kind, formats)

@@ -4,6 +4,7 @@ import copy
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lightning_adls.layers import COMPUTING, LayerFormats, formats_of
 from lightning_adls.layers.mase.layer_config import formats_of_config
 from lightning_adls.mase.config import read_config
 from lightning_adls.mase.export import to_config, write_config
-from lightning_adls.mase.names import graph_name
+from lightning_adls.mase.names import TYPES, graph_name
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import layers_of
 
@@ -508,7 +509,7 @@ def through_a_file(recipe: Quantize, path: Path, **arguments: Any) -> dict[str, 
 def test_a_recipe_over_names_is_read_back_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, choices: dict[str, Any], backend: str
 ) -> None:
-    recipe = Quantize(choices, backend=backend)
+    recipe = Quantize(choices, tuple(TYPES), backend)
     found = read_config(to_config(recipe), backend=backend)
     assert found.recipe == recipe
     assert list(found.recipe.layers) == list(recipe.layers)
@@ -530,8 +531,12 @@ def test_a_recipe_for_all_linear_layers_is_read_back_as_it_was(
 
 
 def test_a_recipe_for_several_kinds_is_read_back_as_it_was() -> None:
-    recipe = Quantize({"*": "Integer(width=6, frac_width=5)"})
+    recipe = Quantize({"*": "Integer(width=6, frac_width=5)"}, tuple(TYPES))
     assert list(to_config(recipe)) == ["by", "linear", "conv1d", "conv2d"]
+    # Of all kinds, those that MASE has are written; others that were asked for are refused.
+    assert to_config(replace(recipe, kinds=COMPUTING)) == to_config(recipe)
+    with pytest.raises(ValueError, match="MASE has no MultiheadAttention with"):
+        to_config(replace(recipe, kinds=("Linear", "MultiheadAttention")))
     assert read_config(to_config(recipe), backend="standard").recipe == recipe
     # For a backend that has no convolutions, there are none to write.
     mase = Quantize({"*": "Integer(width=6, frac_width=5)"}, backend="mase")
@@ -599,8 +604,9 @@ def test_nothing_is_written_where_a_recipe_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_default_kinds_are_those_that_recipes_have() -> None:
-    assert read_config({"by": "name", "head": integer()}).recipe.kinds == COMPUTING
+def test_the_kinds_are_those_that_mase_has() -> None:
+    assert read_config({"by": "name", "head": integer()}).recipe.kinds == tuple(TYPES)
+    assert set(TYPES) < set(COMPUTING)
 
 
 def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,11 @@ from itertools import permutations
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lightning_adls.formats import Binary, Integer, LearnedInteger, MXInt, NumberFormat
 from lightning_adls.layers import LayerFormats, builder, quantized
-from lightning_adls.transforms.cost import COSTS, costs, summarize
+from lightning_adls.transforms.cost import COSTS, costs, summarize, weight_bits
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.quantize import Quantize
@@ -159,3 +160,24 @@ def test_packed_weights_count_with_the_bytes_that_they_take(mlp: nn.Sequential) 
     assert "2 layers" in table
     assert "weight=MXInt(width=8" in table
     assert f"{plain['size_mb']:.2f} MB unquantised" in table
+
+
+@pytest.mark.parametrize(
+    ("layer", "rows"),
+    [
+        (nn.ConvTranspose1d(6, 4, 3, groups=2), (4, 9)),
+        (nn.ConvTranspose2d(3, 40, (1, 2)), (40, 6)),
+        (nn.Conv3d(4, 2, 2), (2, 32)),
+        (nn.MultiheadAttention(40, 2), (120, 40)),
+        (Conv1D(3, 40), (3, 40)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_blocks_are_counted_along_what_an_output_sums_over(
+    layer: nn.Module, rows: tuple[int, int]
+) -> None:
+    fmt = MXInt(width=4, block_size=32)
+    found = quantized(layer, LayerFormats(weight=fmt))
+    # Each row begins a block of its own, and a block has an exponent of 8 bits.
+    assert weight_bits(found) == rows[0] * (4 * rows[1] + 8 * -(-rows[1] // 32))
+    assert weight_bits(layer) == rows[0] * rows[1] * 32

@@ -208,8 +208,8 @@ def test_wrong_arguments_are_refused(arguments: dict[str, object], message: str)
 def test_names_that_are_not_there_are_refused(mlp: nn.Sequential) -> None:
     with pytest.raises(ValueError, match="Prune: pattern 'head' matches none of the 3 layers"):
         Prune(0.5, layers=["*", "head"])(mlp)
-    with pytest.raises(ValueError, match="names 'Conv3d'"):
-        Prune(0.5, kinds=["Conv3d"])(mlp)
+    with pytest.raises(ValueError, match="names 'Conv4d'"):
+        Prune(0.5, kinds=["Conv4d"])(mlp)
     assert type(mlp[0]) is nn.Linear
 
 

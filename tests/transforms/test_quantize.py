@@ -168,7 +168,7 @@ def test_kinds_are_kept_in_text_and_file(tmp_path: Path) -> None:
     assert "Embedding" in str(recipe)
 
 
-@pytest.mark.parametrize("kinds", ["Linear", ["Conv3d"]])
+@pytest.mark.parametrize("kinds", ["Linear", ["Conv4d"]])
 def test_unknown_kinds_are_refused(kinds: Any) -> None:
     with pytest.raises(ValueError, match=r"kinds=.* some of Linear, Conv1d"):
         Quantize({"*": None}, kinds=kinds)

@@ -2,8 +2,9 @@
 
 import pytest
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from lightning_adls.transforms.walk import linear_layers, match, replace_layers
+from lightning_adls.transforms.walk import layers_of, match, replace_layers
 
 
 def test_later_patterns_win() -> None:
@@ -24,8 +25,20 @@ def test_a_pattern_that_matches_nothing_is_refused_with_names_that_there_are() -
 
 
 def test_layers_whose_owner_reads_their_weight_are_not_found() -> None:
-    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "out": nn.Linear(8, 2)})
-    assert list(linear_layers(model)) == ["out"]
+    class Attention(nn.MultiheadAttention):
+        pass
+
+    model = nn.ModuleDict(
+        {
+            "attention": Attention(8, 2),
+            "separate": nn.MultiheadAttention(8, 2, kdim=4),
+            "alone": NonDynamicallyQuantizableLinear(8, 2),
+            "out": nn.Linear(8, 2),
+        }
+    )
+    model["attention"].out_proj = nn.Linear(8, 8)
+    assert list(layers_of(model)) == ["out"]
+    assert not layers_of(nn.MultiheadAttention(8, 2))  # which nothing can take the place of
 
 
 def test_a_layer_in_two_places_is_replaced_by_one_layer_in_both() -> None:
