@@ -86,6 +86,17 @@ def dequantize(codes: Tensor, exponents: Tensor, dtype: torch.dtype = torch.floa
     return values
 
 
+def same_codes(x: Tensor, codes: Tensor, exponents: Tensor) -> bool:
+    """Whether ``x``, of the shape of ``codes``, is what packed tensors stand for, but for rounding.
+
+    Example:
+        >>> same_codes(torch.tensor([0.999, -0.5]), *quantize(torch.tensor([1.0, -0.5])))
+        True
+    """
+    steps = dequantize(torch.ones_like(codes), exponents, torch.float64)
+    return torch.equal((x.detach().double() / steps).round(), codes.double())
+
+
 def _check(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> None:
     if codes.dtype != torch.int8 or exponents.dtype != torch.uint8:
         raise InputValueError(

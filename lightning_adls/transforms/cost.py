@@ -43,8 +43,7 @@ def costs(model: nn.Module) -> dict[str, float]:
 
 def count_parameters(model: nn.Module) -> int:
     """Numbers in all parameters and packed weights; one that is used twice counts once."""
-    packed = sum(layer.codes.numel() for layer in _packed_layers(model).values())
-    return packed + sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def sparsity_of(model: nn.Module) -> float:
@@ -104,7 +103,7 @@ def _pruned(layers: Sequence[nn.Module]) -> int:
 def weight_bits(layer: nn.Module) -> int:
     """Storage of a layer's weight in bits, what its elements share included."""
     if isinstance(layer, PackedLinear):
-        return 8 * _packed_bytes(layer)
+        return 8 * layer.weight.nbytes
     weight, fmt = _weight(layer), formats_of(layer).weight
     if fmt is None:
         return weight.nbytes * 8
@@ -164,16 +163,11 @@ def _backend(layer: nn.Module) -> str | None:
 
 
 def _full_bytes(model: nn.Module) -> int:
-    packed = sum(map(_packed_bytes, _packed_layers(model).values()))
-    return packed + sum(p.nbytes for p in model.parameters())
-
-
-def _packed_bytes(layer: PackedLinear) -> int:
-    return layer.codes.nbytes + layer.exponents.nbytes
+    return sum(p.nbytes for p in model.parameters())
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    return layer.codes if isinstance(layer, PackedLinear) else cast(Tensor, layer.weight)
+    return cast(Tensor, layer.weight)
 
 
 def summarize(model: nn.Module) -> str:
@@ -197,7 +191,7 @@ def summarize(model: nn.Module) -> str:
     ]
     # What packed weights once were is not known; they are taken for float32.
     packed = _packed_layers(model).values()
-    full = _full_bytes(model) + sum(4 * m.codes.numel() - _packed_bytes(m) for m in packed)
+    full = _full_bytes(model) + sum(4 * m.weight.numel() - m.weight.nbytes for m in packed)
     rows.append(
         f"{bits_per_weight(model):.2f} bits per weight; "
         f"{size_mb(model):.2f} MB, {full / 1e6:.2f} MB unquantised"
