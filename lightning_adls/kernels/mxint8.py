@@ -10,7 +10,13 @@ from torch import Tensor, library
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats.blocks import block_max, merge, split
 from lightning_adls.formats.floats import floor_log2, power_of_two
-from lightning_adls.kernels.mxint8_torch import BLOCK_SIZE, EXPONENT_BIAS, dequantize_cpu
+from lightning_adls.formats.without_bits import are_bits_unknown
+from lightning_adls.kernels.mxint8_torch import (
+    BLOCK_SIZE,
+    EXPONENT_BIAS,
+    dequantize_cpu,
+    dequantize_reference,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -82,6 +88,8 @@ def dequantize(codes: Tensor, exponents: Tensor, dtype: torch.dtype = torch.floa
         tensor([ 2.0000, -1.0000,  0.0312])
     """
     _check(codes, exponents, dtype)
+    if are_bits_unknown():
+        return dequantize_reference(codes, exponents, dtype)
     values: Tensor = _dequantize(codes, exponents, dtype)
     return values
 
