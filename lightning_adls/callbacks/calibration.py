@@ -12,8 +12,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_adls.callbacks.averages import refuse_averaged_masks
 from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
+from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
 from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
@@ -100,6 +102,7 @@ class Calibration(L.Callback):
         self._module = pl_module
         with refuse_earlier_copies(self, trainer, pl_module):
             (self.recipe or self.template)(pl_module)
+        refuse_torch_pruning(self, trainer, pl_module)
         # Also a checkpoint of weights alone, which has no state of callbacks, says its ranges.
         self._forget_hook()
         self._hook = pl_module.register_load_state_dict_pre_hook(self._take_recipe)
@@ -144,6 +147,7 @@ class Calibration(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate, unless that was done, and quantise."""
+        refuse_averaged_masks(self, trainer, pl_module)
         if self.recipe is None:
             self.recipe = self._calibrate(trainer, pl_module)
         self.recipe(pl_module)

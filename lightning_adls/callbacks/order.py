@@ -23,14 +23,14 @@ def refuse_earlier_copies(
     Args:
         callback: Whose ``setup`` swaps layers, within the context.
         trainer: Whose callbacks before that one may hold a copy of the module.
-        module: Its modules are compared before and after.
+        module: Its modules and buffers are compared before and after.
 
     Raises:
-        ValueError: If modules were swapped and there is such a callback.
+        ValueError: If there are new ones and there is such a callback.
     """
-    before = [id(part) for part in module.modules()]
+    before = _parts(module)
     yield
-    if trainer.state.fn != TrainerFn.FITTING or before == [id(part) for part in module.modules()]:
+    if trainer.state.fn != TrainerFn.FITTING or before == _parts(module):
         return
     for other in _before(callback, trainer):
         if _averages(other):
@@ -39,6 +39,11 @@ def refuse_earlier_copies(
                 f"{who}: callbacks has {type(other).__name__} before it, which averages the module "
                 f"without its new layers; put {who} first."
             )
+
+
+def _parts(module: L.LightningModule) -> tuple[list[int], list[str]]:
+    """Its modules, and its buffers by name: masks of a layer that was there before are new, too."""
+    return [id(part) for part in module.modules()], [name for name, _ in module.named_buffers()]
 
 
 def _before(callback: L.Callback, trainer: L.Trainer) -> list[L.Callback]:

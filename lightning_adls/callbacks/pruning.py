@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 import lightning as L
 
+from lightning_adls.callbacks.averages import copy_masks, refuse_averaged_masks
+from lightning_adls.callbacks.order import refuse_earlier_copies
+from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING
 from lightning_adls.transforms.cost import sparsity_of
@@ -113,7 +116,8 @@ class Pruning(L.Callback):
 
     The masks are all the state there is, and are part of the model's checkpoints: a resumed run
     goes on where it was. Under DDP every process computes the same masks, because weights and seed
-    are the same. Each change logs ``sparsity``, that of the whole model.
+    are the same. Averages of the weights that other callbacks keep get the masks of the module.
+    Each change logs ``sparsity``, that of the whole model.
 
     A ``ModelCheckpoint`` that keeps the best score compares models of different sparsity: let it
     keep the last one, or one at a time after the schedule's end.
@@ -129,8 +133,8 @@ class Pruning(L.Callback):
         seed: As in :class:`Prune`.
 
     Raises:
-        ValueError: If an argument is out of range; out of ``fit``, if the Trainer has no end or
-            the model is sparser than the schedule's end.
+        ValueError: If an argument is out of range; out of ``fit``, if the Trainer has no end, the
+            model is sparser than the schedule's end or another callback does not go with masks.
 
     Example:
         >>> trainer = L.Trainer(max_epochs=3, callbacks=[Pruning(Cubic(0.9))], logger=False)
@@ -156,14 +160,22 @@ class Pruning(L.Callback):
         self._target = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Swap the layers and give them masks, before optimisers are made and weights loaded."""
-        self._final.prepare(pl_module)
+        """Swap the layers and give them masks, before optimisers are made and weights loaded.
+
+        Raises:
+            ValueError: If a callback before this one holds a copy of the module to average its
+                weights, or one prunes the same layers as torch does.
+        """
+        with refuse_earlier_copies(self, trainer, pl_module):
+            self._final.prepare(pl_module)
+        refuse_torch_pruning(self, trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prune as the schedule says of what is done already: nothing, or a part in a resumed run.
 
         Raises:
-            ValueError: If the Trainer has no end, or the model is sparser than the schedule's.
+            ValueError: If the Trainer has no end, the model is sparser than the schedule's, or a
+                callback averages masks by a rule that they do not follow.
         """
         # Not earlier: it makes the dataloader, which then misses the place to resume from.
         self._steps = trainer.estimated_stepping_batches
@@ -173,6 +185,7 @@ class Pruning(L.Callback):
                 "Pruning: the Trainer has no end; set max_steps, or max_epochs if the data has a "
                 "length."
             )
+        refuse_averaged_masks(self, trainer, pl_module)
         self._final.check(pl_module)
         self._target = self._scheduled(trainer)
         self._prune(trainer, pl_module)
@@ -192,5 +205,6 @@ class Pruning(L.Callback):
 
     def _prune(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         replace(self._final, sparsity=self._target).prune_up_to(pl_module)
+        copy_masks(trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics({"sparsity": sparsity_of(pl_module)}, step=trainer.global_step)

@@ -8,7 +8,9 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from lightning_adls.callbacks.averages import refuse_averaged_masks
 from lightning_adls.callbacks.order import refuse_earlier_copies
+from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.layer_formats import ROLES
@@ -79,10 +81,12 @@ class QuantizationAwareTraining(L.Callback):
         """
         with refuse_earlier_copies(self, trainer, pl_module):
             self.recipe(pl_module)
+        refuse_torch_pruning(self, trainer, pl_module)
         _wait(pl_module, stage == TrainerFn.FITTING and self.start > 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a start that would never come; a resumed fit may be past it."""
+        refuse_averaged_masks(self, trainer, pl_module)
         if self.start and not 0 < trainer.estimated_stepping_batches < inf:
             raise InputValueError(
                 f"QuantizationAwareTraining: start={self.start} is a share of a fit that has no "

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.checks import check_choice
-from lightning_adls.formats.floats import finite_magnitude, keep_nan
+from lightning_adls.formats.floats import finite_magnitude, keep_nan, with_sign_of
 
 SCALES = ("none", "per_tensor", "per_channel")
 
@@ -85,14 +85,14 @@ class Binary(NumberFormat):
 
     def round(self, x: Tensor) -> Tensor:
         # Adding zero makes -0.0 positive.
-        return keep_nan(torch.copysign(self._factor(x), x + 0.0), x)
+        return keep_nan(with_sign_of(self._factor(x), x + 0.0), x)
 
     def _round(self, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
         if not (self.stochastic and training):
             return self.round(x)
         factor = self._factor(x)
         noise = torch.rand_like(x).mul_(-2).add_(1).mul_(factor)
-        return keep_nan(torch.copysign(factor, x + noise), x)
+        return keep_nan(with_sign_of(factor, x + noise), x)
 
     def limits(self, x: Tensor) -> tuple[Bound, Bound]:
         factor = self._factor(x)

@@ -55,9 +55,13 @@ def block_count(shape: torch.Size, block_size: BlockSize) -> int:
 def block_max(blocks: Tensor) -> Tensor:
     """Largest finite magnitude of each block, its dimensions kept with size 1."""
     magnitude, _ = finite_magnitude(blocks)
-    if not torch.compiler.is_compiling():
-        # In the order of their values, and faster: eager torch is slow at few floats.
-        magnitude = magnitude.view(layout(blocks.dtype).integer)
-    if blocks.shape[-3] > 1:
+    if torch.compiler.is_compiling():
+        return _amax(magnitude)
+    # In the order of their values, and faster: eager torch is slow at few floats.
+    return _amax(magnitude.view(layout(blocks.dtype).integer)).view(blocks.dtype)
+
+
+def _amax(magnitude: Tensor) -> Tensor:
+    if magnitude.shape[-3] > 1:
         magnitude = magnitude.amax(-3, keepdim=True)
-    return magnitude.amax(-1, keepdim=True).view(blocks.dtype)
+    return magnitude.amax(-1, keepdim=True)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_adls.formats import without_bits
+
 
 class Layout(NamedTuple):
     """How a dtype stores a float: sign, exponent + bias, digits after the leading one."""
@@ -45,6 +47,8 @@ def finite_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``abs(x)`` or 0, and integers that are -1 where ``x`` is not finite, else 0.
     """
+    if without_bits.are_bits_unknown():
+        return without_bits.finite_magnitude(x)
     digits, bias, integer = layout(x.dtype)
     sign = torch.iinfo(integer).min
     # Moved down by the bits of infinity, those of finite magnitudes are negative; with the sign
@@ -57,14 +61,27 @@ def finite_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def keep_nan(rounded: Tensor, x: Tensor) -> Tensor:
     """Put the NaN of ``x`` into ``rounded``, in place and without a comparison."""
+    if without_bits.are_bits_unknown():
+        return without_bits.keep_nan(rounded, x)
     return rounded.add_(x.clamp(-1.0, 1.0), alpha=0.0)
+
+
+def with_sign_of(magnitude: Tensor, x: Tensor) -> Tensor:
+    """``magnitude``, which is not negative, with the sign of ``x``; both broadcast."""
+    if without_bits.are_bits_unknown():
+        return without_bits.with_sign_of(magnitude, x)
+    return torch.copysign(magnitude, x)
 
 
 def floor_log2(x: Tensor) -> Tensor:
     """``floor(log2(x))`` as int64, for finite ``x >= 0``; -1023 for 0 and float64 subnormals."""
+    if without_bits.are_bits_unknown():
+        return without_bits.floor_log2(x)
     return (x.double().view(torch.int64) >> 52) - 1023
 
 
 def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """``2**exponent`` for int64 exponents in -1022..1023 that ``dtype`` can hold."""
+    if without_bits.are_bits_unknown():
+        return without_bits.power_of_two(exponent, dtype)
     return ((exponent + 1023) << 52).view(torch.float64).to(dtype)

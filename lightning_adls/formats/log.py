@@ -6,14 +6,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_adls.formats import without_bits
 from lightning_adls.formats.base import NumberFormat
 from lightning_adls.formats.checks import check_integer
 from lightning_adls.formats.codes import sign_and_magnitude, with_sign
-from lightning_adls.formats.floats import FLOAT64, floor_log2, layout, power_of_two
+from lightning_adls.formats.floats import (
+    FLOAT64,
+    floor_log2,
+    keep_nan,
+    layout,
+    power_of_two,
+    with_sign_of,
+)
 
 
 def round_log2(x: Tensor) -> Tensor:
     """``round(log2(x))`` as int64, for finite ``x >= 0``; at most -1022 for 0."""
+    if without_bits.are_bits_unknown():
+        return without_bits.round_log2(x)
     return floor_log2((x.double().view(torch.int64) + _carry_from_root_two(52)).view(torch.float64))
 
 
@@ -42,6 +52,10 @@ def round_to_power(x: Tensor, lowest: int, highest: int) -> Tensor:
 
 def _carry_digits(y: Tensor, lowest: int) -> Tensor:
     digits, _, integer = layout(y.dtype)
+    if without_bits.are_bits_unknown():
+        exponent = without_bits.round_log2(y.abs())
+        magnitude = power_of_two(exponent, y.dtype).where(exponent >= lowest, 0.0)
+        return keep_nan(with_sign_of(magnitude, y), y)
     power = y.view(integer).add(_carry_from_root_two(digits)).bitwise_and_(-1 << digits)
     kept = torch.nn.functional.hardshrink(power.view(y.dtype), math.ldexp(1.0, lowest - 1))
     return kept.add_(y, alpha=0.0)  # adds nothing but NaN, whose bits were rounded to a number

@@ -11,6 +11,7 @@ from lightning_adls.formats.base import NumberFormat
 from lightning_adls.formats.checks import check_integer, check_mantissa
 from lightning_adls.formats.codes import sign_and_magnitude, with_sign
 from lightning_adls.formats.floats import floor_log2, largest_value, layout, power_of_two
+from lightning_adls.formats.without_bits import are_bits_unknown
 
 
 def round_significand(x: Tensor, mantissa: int, lowest: int, largest: float) -> Tensor:
@@ -35,6 +36,10 @@ def _push_out_digits(y: Tensor, mantissa: int, lowest: int) -> Tensor:
     # Adding 1.5 * 2**(exponent of y + digits - mantissa) pushes out the digits that are too many,
     # rounding to even; subtracting it again is exact.
     digits, bias, integer = layout(y.dtype)
+    if are_bits_unknown():
+        exponent = floor_log2(y.abs()).clamp(min=lowest)
+        added = power_of_two(exponent + (digits - mantissa), y.dtype) * 1.5
+        return y + added - added
     shift = y.view(integer) & ((2 * bias + 1) << digits)
     shift.clamp_(min=(lowest + bias) << digits)
     shift.add_(((digits - mantissa) << digits) + (1 << (digits - 1)))

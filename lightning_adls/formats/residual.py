@@ -11,7 +11,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.binary import SCALES, mean_magnitude, scale_count
 from lightning_adls.formats.checks import check_choice, check_integer
-from lightning_adls.formats.floats import keep_nan
+from lightning_adls.formats.floats import keep_nan, with_sign_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _parts(x: Tensor, level_scales: Tensor) -> list[Tensor]:
     """What every level contributes: its scale with the sign of the residual."""
     parts, residual = [], x + 0.0  # which makes -0.0 positive
     for scale in level_scales:
-        parts.append(torch.copysign(scale, residual))
+        parts.append(with_sign_of(scale, residual))
         residual = residual - parts[-1]
     return parts
 

@@ -9,7 +9,7 @@ from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.binary import SCALES, scale_count, weighted_mean
 from lightning_adls.formats.checks import check_choice, check_fraction
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
-from lightning_adls.formats.floats import finite_magnitude, keep_nan
+from lightning_adls.formats.floats import finite_magnitude, keep_nan, with_sign_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Ternary(NumberFormat):
 
     def round(self, x: Tensor) -> Tensor:
         boundary, factor = self._boundary_and_factor(x)
-        return keep_nan(_above(x.abs(), boundary).mul_(factor).copysign_(x), x)
+        return keep_nan(with_sign_of(_above(x.abs(), boundary).mul_(factor), x), x)
 
     def limits(self, x: Tensor) -> tuple[Bound, Bound]:
         _, factor = self._boundary_and_factor(x)

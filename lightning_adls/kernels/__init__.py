@@ -4,7 +4,14 @@
 stored in 8.25 bits per element, and agree with it bit for bit.
 """
 
-from lightning_adls.kernels.mxint8 import dequantize, exponents_shape, quantize
+from lightning_adls.kernels.mxint8 import dequantize, exponents_shape, quantize, same_codes
 from lightning_adls.kernels.mxint8_torch import BLOCK_SIZE, dequantize_reference
 
-__all__ = ["BLOCK_SIZE", "dequantize", "dequantize_reference", "exponents_shape", "quantize"]
+__all__ = [
+    "BLOCK_SIZE",
+    "dequantize",
+    "dequantize_reference",
+    "exponents_shape",
+    "quantize",
+    "same_codes",
+]

@@ -10,7 +10,13 @@ from torch import Tensor, library
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats.blocks import block_max, merge, split
 from lightning_adls.formats.floats import floor_log2, power_of_two
-from lightning_adls.kernels.mxint8_torch import BLOCK_SIZE, EXPONENT_BIAS, dequantize_cpu
+from lightning_adls.formats.without_bits import are_bits_unknown
+from lightning_adls.kernels.mxint8_torch import (
+    BLOCK_SIZE,
+    EXPONENT_BIAS,
+    dequantize_cpu,
+    dequantize_reference,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -82,8 +88,21 @@ def dequantize(codes: Tensor, exponents: Tensor, dtype: torch.dtype = torch.floa
         tensor([ 2.0000, -1.0000,  0.0312])
     """
     _check(codes, exponents, dtype)
+    if are_bits_unknown():
+        return dequantize_reference(codes, exponents, dtype)
     values: Tensor = _dequantize(codes, exponents, dtype)
     return values
+
+
+def same_codes(x: Tensor, codes: Tensor, exponents: Tensor) -> bool:
+    """Whether ``x``, of the shape of ``codes``, is what packed tensors stand for, but for rounding.
+
+    Example:
+        >>> same_codes(torch.tensor([0.999, -0.5]), *quantize(torch.tensor([1.0, -0.5])))
+        True
+    """
+    steps = dequantize(torch.ones_like(codes), exponents, torch.float64)
+    return torch.equal((x.detach().double() / steps).round(), codes.double())
 
 
 def _check(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> None:

@@ -1,5 +1,7 @@
 """The linear layer that keeps its weight packed."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -11,6 +13,7 @@ from lightning_adls.kernels import dequantize, exponents_shape, quantize
 from lightning_adls.layers.carrying import check_replaceable
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.linear import QuantizedLinear
+from lightning_adls.layers.packed_weight import PackedWeight
 from lightning_adls.layers.quantized_layer import QuantizedLayer
 
 
@@ -22,8 +25,9 @@ class PackedLinear(QuantizedLayer):
     beside the packed one. Input and bias are rounded as in a quantised layer, and ``enabled`` is
     about those two alone.
 
-    For inference: there is no parameter ``weight`` and so no gradient for it, in train mode
-    neither. The bias and what comes before the layer can still be trained.
+    For inference: the weight gets no gradient, in train mode neither, and another one cannot be
+    assigned. The bias and what comes before the layer can still be trained. State dicts hold the
+    codes and exponents.
 
     Args:
         in_features: Size of the last dimension of the input.
@@ -31,9 +35,11 @@ class PackedLinear(QuantizedLayer):
         bias: Whether the layer adds a bias.
         formats: What input and bias are rounded to; the weight's is ``MXInt(width=8)``.
         device: Where the tensors lie.
-        dtype: Of the bias.
+        dtype: Of the bias, and of ``weight`` where it is read.
 
     Attributes:
+        weight: A parameter of the unpacked weight's shape, which takes the memory of the packed
+            one; see :class:`PackedWeight`.
         codes: int8, shape ``(out_features, in_features)``, all 0 in a new layer.
         exponents: uint8, shape ``(out_features, in_features / 32)``, rounded up.
 
@@ -42,14 +48,11 @@ class PackedLinear(QuantizedLayer):
 
     Example:
         >>> layer = PackedLinear.from_linear(nn.Linear(64, 2))
-        >>> {name: tuple(tensor.shape) for name, tensor in layer.named_buffers()}
-        {'codes': (2, 64), 'exponents': (2, 2)}
+        >>> layer.weight.shape, layer.weight.nbytes
+        (torch.Size([2, 64]), 132)
         >>> layer(torch.ones(3, 64)).shape
         torch.Size([3, 2])
     """
-
-    codes: Tensor
-    exponents: Tensor
 
     def __init__(
         self,
@@ -71,9 +74,9 @@ class PackedLinear(QuantizedLayer):
         self.in_features = in_features
         self.out_features = out_features
         shape = torch.Size((out_features, in_features))
-        self.register_buffer("codes", torch.zeros(shape, dtype=torch.int8, device=device))
+        codes = torch.zeros(shape, dtype=torch.int8, device=device)
         exponents = torch.zeros(exponents_shape(shape), dtype=torch.uint8, device=device)
-        self.register_buffer("exponents", exponents)
+        self._pack(codes, exponents, dtype or torch.get_default_dtype(), grad=False)
         values = torch.zeros(out_features, device=device, dtype=dtype) if bias else None
         self.register_parameter("bias", None if values is None else nn.Parameter(values))
         self._add_formats(formats)
@@ -110,15 +113,73 @@ class PackedLinear(QuantizedLayer):
         linear = QuantizedLinear.from_layer(layer, formats)
         arguments = QuantizedLinear.arguments_of(linear)
         new = cls(**arguments, formats=formats, device="meta", dtype=linear.weight.dtype)
-        new.codes, new.exponents = quantize(linear.weight)
+        codes, exponents = quantize(linear.weight)
         if linear.weight_mask is not None:
             # Blocks keep the exponents that they have with the masked weights, as when rounding.
-            new.codes.masked_fill_(~linear.weight_mask, 0)
+            codes.masked_fill_(~linear.weight_mask, 0)
+        new._pack(codes, exponents, linear.weight.dtype, grad=False)
         new.bias = linear.bias
         new._take_over(linear)
         new.weight_mask = None
         check_replaceable(layer, new)
         return new.train(linear.training)
+
+    @property
+    def codes(self) -> Tensor:
+        """int8, shape ``(out_features, in_features)``, all 0 in a new layer."""
+        return self._part("codes")
+
+    @property
+    def exponents(self) -> Tensor:
+        """uint8, shape ``(out_features, in_features / 32)``, rounded up."""
+        return self._part("exponents")
+
+    def _part(self, name: str) -> Tensor:
+        weight, buffer = self._parameters["weight"], self._buffers.get(name)
+        part: Tensor = getattr(weight, name) if buffer is None else buffer
+        return part
+
+    def _pack(self, codes: Tensor, exponents: Tensor, dtype: torch.dtype, grad: bool) -> None:
+        weight = PackedWeight(codes, exponents, dtype)
+        self._parameters["weight"] = nn.Parameter(weight, requires_grad=grad)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise InputValueError(
+                "PackedLinear: weight is packed and cannot be assigned; change the model before "
+                "packing it."
+            )
+        super().__setattr__(name, value)
+
+    @contextmanager
+    def _as_buffers(self) -> Iterator[None]:
+        """Let torch move, save and load the packed tensors as buffers in place of the weight."""
+        weight: Any = self.weight
+        self._parameters["weight"] = None  # keeps its place: optimisers count parameters
+        self._buffers.update(codes=weight.codes, exponents=weight.exponents)
+        try:
+            yield
+        finally:
+            parts: list[Any] = [self._buffers.pop(name) for name in ("codes", "exponents")]
+            if parts[0] is weight.codes and parts[1] is weight.exponents:
+                self._parameters["weight"] = weight
+            else:
+                self._pack(parts[0], parts[1], weight.dtype, weight.requires_grad)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        old = self.weight
+        with self._as_buffers():
+            super()._apply(fn, recurse)
+        dtype = fn(torch.empty(0, dtype=old.dtype, device=old.device)).dtype
+        if dtype != old.dtype:
+            self._pack(self.codes, self.exponents, dtype, old.requires_grad)
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        with self._as_buffers():
+            super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def rounded_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight as it is multiplied, unpacked anew, shape ``(out_features, in_features)``."""
@@ -141,7 +202,8 @@ class PackedLinear(QuantizedLayer):
                 f"PackedLinear: {prefix}weight is not packed; load the checkpoint into the model "
                 "before packing it."
             )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        with self._as_buffers():
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """The arguments of a plain linear layer, then the formats."""

@@ -51,8 +51,7 @@ def count_parameters(model: nn.Module) -> int:
         ValueError: If a parameter has no size yet.
     """
     refuse_lazy(model, "count_parameters")
-    packed = sum(layer.codes.numel() for layer in _packed_layers(model).values())
-    return packed + sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def sparsity_of(model: nn.Module) -> float:
@@ -102,8 +101,8 @@ def _pruned(uses: Sequence[Use]) -> int:
 def weight_bits(layer: nn.Module) -> int:
     """Storage of a layer's weight in bits, what its elements share included."""
     if isinstance(layer, PackedLinear):
-        return 8 * _packed_bytes(layer)
-    weight, fmt = _weight(layer), formats_of(layer).weight
+        return 8 * layer.weight.nbytes
+    weight, fmt = weight_of(layer), formats_of(layer).weight
     if fmt is None or not isinstance(layer, QuantizedLayer):
         return weight.nbytes * 8
     rows, columns = layer.to_rows(weight).shape
@@ -179,16 +178,7 @@ def _backend(layer: nn.Module) -> str | None:
 
 
 def _full_bytes(model: nn.Module) -> int:
-    packed = sum(map(_packed_bytes, _packed_layers(model).values()))
-    return packed + sum(p.nbytes for p in model.parameters())
-
-
-def _packed_bytes(layer: PackedLinear) -> int:
-    return layer.codes.nbytes + layer.exponents.nbytes
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    return layer.codes if isinstance(layer, PackedLinear) else weight_of(layer)
+    return sum(p.nbytes for p in model.parameters())
 
 
 def summarize(model: nn.Module) -> str:
@@ -209,7 +199,7 @@ def summarize(model: nn.Module) -> str:
     lines = [_line(uses, *row) for row, uses in rows.items()]
     # What packed weights once were is not known; they are taken for float32.
     packed = _packed_layers(model).values()
-    full = _full_bytes(model) + sum(4 * m.codes.numel() - _packed_bytes(m) for m in packed)
+    full = _full_bytes(model) + sum(4 * m.weight.numel() - m.weight.nbytes for m in packed)
     lines.append(
         f"{bits_per_weight(model):.2f} bits per weight; "
         f"{size_mb(model):.2f} MB, {full / 1e6:.2f} MB unquantised"

@@ -174,8 +174,6 @@ _Found = tuple[str, Tensor, int, str | None]
 
 
 def _own(module: nn.Module) -> Iterator[_Found]:
-    if isinstance(module, PackedLinear) and "weight" not in module._parameters:
-        yield "weight", module.codes, module.codes.numel(), None
     for key, parameter in module._parameters.items():
         if parameter is None or _is_bias(key):
             continue

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.layers.packed_weight import PackedWeight
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
 _NORMS = (
@@ -93,7 +94,12 @@ def memory(model: nn.Module) -> dict[str, int]:
 def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     for module in model.modules():
         own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
-        yield from ((module, name, tensor) for name, tensor in own)
+        for name, tensor in own:
+            if isinstance(tensor, PackedWeight):
+                yield module, "codes", tensor.codes
+                yield module, "exponents", tensor.exponents
+            else:
+                yield module, name, tensor
 
 
 def _kind(module: nn.Module, name: str) -> str:

@@ -2,15 +2,20 @@
 
 import io
 import pickle
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import nn
+from transformers import T5Config, T5ForSequenceClassification
 
 from lightning_adls.layers import QuantizedLinear
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.models import bert
 from lightning_adls.transforms import Prune, Quantize
+from lightning_adls.transforms.cost import costs
 from lightning_adls.transforms.pack import Pack, memory
 from lightning_adls.transforms.walk import linear_layers
 
@@ -42,6 +47,38 @@ def test_a_packed_bert_gives_the_logits_of_the_quantised_one(
     Pack()(model)
     assert not linear_layers(model)
     assert torch.equal(logits(model), expected)
+
+
+def test_a_model_that_reads_its_weights_is_packed() -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 100,
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_layers": 1,
+    }
+    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    ids = torch.randint(3, 99, (2, 9))
+    ids[:, -1] = 1
+    for dtype in (torch.float32, torch.bfloat16):  # T5 converts to the dtype of `wo.weight`
+        t5 = T5ForSequenceClassification(T5Config(**sizes, **ends, num_heads=2)).eval().to(dtype)
+        Quantize({"*": {"weight": "MXInt(width=8)"}})(t5)
+        with torch.no_grad():
+            expected = t5(input_ids=ids).logits
+            Pack()(t5)
+            assert torch.equal(t5(input_ids=ids).logits, expected)
+
+
+def test_a_packed_model_has_the_parameters_that_it_had(model: nn.Module) -> None:
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+    before = ModelSummary(Module()).total_parameters, costs(model)["parameters"]
+    Pack()(model)
+    after = ModelSummary(Module()).total_parameters, costs(model)["parameters"]
+    assert before == after == (before[0],) * 2
 
 
 def test_bytes_of_all_kinds_are_all_bytes(model: nn.Module) -> None:
