@@ -23,6 +23,8 @@ from lightning_adls.layers import (
     builder,
     formats_of,
 )
+from lightning_adls.layers.adapter import adapter_records_of
+from lightning_adls.layers.record import ADAPTER_KEY
 from lightning_adls.transforms.walk import layers_of, match, replace_layers
 
 FormatText = NumberFormat | str | None
@@ -254,9 +256,10 @@ def state_for(
     Args:
         model: What the state dict is for; not changed.
         state: Of a model of the same network; not changed.
-        other_recipe: Whether the recipe of ``model`` may be another than that of ``state``. Scales
-            of formats that differ are then left out, and fitted anew by the first training batch.
-            If false, loading the state dict refuses another recipe.
+        other_recipe: Whether the recipe of ``model`` may be another than that of ``state``, the
+            alpha of adapters included. Scales of formats that differ are then left out, and fitted
+            anew by the first training batch. If false, loading the state dict refuses another
+            recipe.
 
     Raises:
         ValueError: If a plain layer would have to set a share of its input to zero.
@@ -308,4 +311,4 @@ def _of_another_recipe(modules: Mapping[str, nn.Module], state: Mapping[str, Any
         for role in ROLES:
             if ours.backend != theirs.backend or getattr(ours, role) != getattr(theirs, role):
                 keys |= {f"{name}.{role}_scales", f"{name}.{role}_fitted"}
-    return keys
+    return keys | {f"{name}.{ADAPTER_KEY}" for name in adapter_records_of(state)}
