@@ -16,6 +16,7 @@ LEVELS = (
     {"search", "bench"},
     {"callbacks", "budget", "report"},
     {"classifier", "data", "mase"},
+    {"checkpoints"},
     {"models", "transforms"},
     {"layers"},
     {"kernels"},
@@ -24,7 +25,7 @@ LEVELS = (
     {"errors"},
 )
 ONLY_IN = {
-    "lightning": {"classifier", "data", "budget", "callbacks", "search", "labs"},
+    "lightning": {"checkpoints", "classifier", "data", "budget", "callbacks", "search", "labs"},
     "transformers": {"models", "data"},
     "optuna": {"search", "callbacks"},
     "optuna_integration": {"callbacks"},
