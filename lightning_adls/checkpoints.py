@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.layers import LayerFormats, formats_of
@@ -72,6 +72,10 @@ def load(module_or_class: Any, path: str | Path, **init: Any) -> Any:
         >>> torch.equal(loaded(x), model(x))
         True
     """
+    if not isinstance(module_or_class, type | nn.Module):
+        raise InputValueError(
+            f"load: module_or_class={module_or_class!r} is neither a module nor a class of one."
+        )
     checkpoint = _read(Path(path))
     if isinstance(module_or_class, type):
         module = _made(module_or_class, checkpoint, path, init)
@@ -81,7 +85,7 @@ def load(module_or_class: Any, path: str | Path, **init: Any) -> Any:
             f"{type(module_or_class).__name__}; give its class, or make it with them."
         )
     else:
-        module = module_or_class
+        module = getattr(module_or_class, "_orig_mod", module_or_class)  # what was compiled
     lightning_module = isinstance(module, L.LightningModule)
     if lightning_module:
         module.configure_model()
@@ -97,7 +101,7 @@ def load(module_or_class: Any, path: str | Path, **init: Any) -> Any:
         raise InputValueError(
             f"load: {str(path)!r} does not fit {type(module).__name__}: {_line(error)}"
         ) from error
-    return module.eval()
+    return (module if isinstance(module_or_class, type) else module_or_class).eval()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -124,9 +128,11 @@ def _read(path: Path) -> dict[str, Any]:
     if isinstance(content, Mapping):
         if isinstance(content.get("state_dict"), Mapping):
             return dict(content)
-        if content and all(isinstance(key, str) for key in content):
+        if any(isinstance(value, Tensor) for value in content.values()):
             return {"state_dict": dict(content)}
-    raise InputValueError(f"load: {str(path)!r} holds no state dict.")
+    raise InputValueError(
+        f"load: {str(path)!r} holds no tensors by name, by themselves or as its 'state_dict'."
+    )
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:

@@ -287,6 +287,17 @@ def test_a_part_is_found_by_its_names_if_there_is_one_such_part(tmp_path: Path) 
         load(network(), path)
 
 
+def test_a_compiled_network_is_compiled_anew(tmp_path: Path) -> None:
+    model = changed("both")
+    path = write_torch(model, tmp_path)
+    compiled: Any = torch.compile(network().eval(), backend="eager")
+    plain = outputs(compiled)
+    loaded = load(compiled, path)
+    assert loaded is compiled
+    assert torch.equal(outputs(loaded), outputs(model))
+    assert not torch.equal(outputs(loaded), plain)
+
+
 def test_modules_that_do_not_save_everything_load_what_there_is(tmp_path: Path) -> None:
     module = Plain(changed("quantised"))
     module.add_module("frozen", nn.Linear(2, 2))
@@ -316,6 +327,11 @@ def write_number(folder: Path) -> Path:
     return folder / "number.pt"
 
 
+def write_nested(folder: Path) -> Path:
+    torch.save({"model": network().state_dict(), "epoch": 3}, folder / "nested.pt")
+    return folder / "nested.pt"
+
+
 def write_half(folder: Path) -> Path:
     path = write_torch(network(), folder)
     path.write_bytes(path.read_bytes()[:500])
@@ -337,7 +353,8 @@ def write_index(folder: Path) -> Path:
         (write_objects, "'.*objects.ckpt' is no checkpoint, or holds objects of Python"),
         (write_text, "'.*text.ckpt' is no checkpoint"),
         (lambda folder: write_text(folder, "x.safetensors"), "'.*x.safetensors' is no checkpoint"),
-        (write_number, "'.*number.pt' holds no state dict"),
+        (write_number, "'.*number.pt' holds no tensors by name"),
+        (write_nested, "'.*nested.pt' holds no tensors by name"),
         (write_half, "'.*model.pt' is no checkpoint"),
     ],
 )
@@ -357,6 +374,8 @@ def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
 
 def test_what_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     path = write_torch(network(), tmp_path)
+    with pytest.raises(InputValueError, match=r"^load: module_or_class='model' is neither"):
+        load("model", path)  # type: ignore[call-overload]
     with pytest.raises(InputValueError, match=r"^load: Sequential cannot be made from"):
         load(nn.Sequential, path)
     with pytest.raises(InputValueError, match=r"missing a required argument: 'settings'; give it"):

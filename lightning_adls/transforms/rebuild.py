@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from glob import escape
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from lightning_adls.errors import InputValueError, MissingPackageError
@@ -70,7 +71,8 @@ def rebuild(
         lora.check(model)
         # An error in what becomes of layers, also of those to come, must not leave these behind.
         _replacements({**_modules(model), **_adapted(model, adapters)}, saved, keep)
-        lora(model)
+        with torch.random.fork_rng(devices=()):  # what is drawn is not what is loaded
+            lora(model)
     made = _replacements(_modules(model), saved, keep)
     if "" in made:
         raise InputValueError(

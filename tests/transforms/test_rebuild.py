@@ -110,6 +110,23 @@ def test_a_model_that_was_changed_otherwise_becomes_that_of_the_state(
     model.load_state_dict(saved(other))
 
 
+def test_switches_that_were_set_by_hand_are_set_again() -> None:
+    model, plain = built(Net, [INTEGER, Prune(0.5, layers=["pairs"])]), Net()
+    model.get_submodule("head").enabled = False  # type: ignore[assignment]
+    model.get_submodule("patches").input_sparsity = 0.5  # type: ignore[assignment]
+    state = torch.get_rng_state()
+    rebuild(plain, saved(model))
+    assert torch.equal(torch.get_rng_state(), state)
+    plain.load_state_dict(saved(model))
+    check_same(plain, model)
+    # And another state takes them off.
+    rounded = built(Net, [INTEGER])
+    rebuild(plain, saved(rounded))
+    plain.load_state_dict(saved(rounded))
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(IDS), rounded.eval()(IDS))
+
+
 def test_a_layer_that_is_as_it_shall_be_keeps_what_it_learned() -> None:
     model = built(Net, [Quantize({"*": "LearnedInteger(width=4)"}, ALL)])
     train_a_little(model)
@@ -309,9 +326,11 @@ def test_the_record_of_an_adapter_lives_as_long_as_the_adapter() -> None:
     Bert().load_state_dict(saved(model))
 
 
-def test_what_adapters_freeze_is_frozen_again() -> None:
+def test_what_adapters_freeze_is_frozen_again_and_nothing_is_drawn() -> None:
     model, plain = adapted()(), Bert()
+    drawn = torch.get_rng_state()
     rebuild(plain, saved(model))
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert {n for n, p in plain.named_parameters() if p.requires_grad} == {
         name for name, _ in model.named_parameters() if "lora_" in name
     }
