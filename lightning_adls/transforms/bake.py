@@ -1,13 +1,12 @@
 """Plain layers that hold what quantised, pruned and packed ones multiply with."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import KINDS, QuantizedLayer
 from lightning_adls.layers.carrying import check_replaceable
+from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.walk import replace_layers
 
 
@@ -77,12 +76,13 @@ class Baked:
         if bias is not None:
             new.bias = self._parameter(layer._parameters["bias"], bias)
             weight = weight.to(bias.dtype)  # what was packed is unpacked in float32
-        new.weight = self._parameter(layer._parameters.get("weight"), weight)
+        old = None if isinstance(layer, PackedLinear) else layer._parameters["weight"]
+        new.weight = self._parameter(old, weight)
         check_replaceable(layer, new)
         return new.train(mode)
 
-    def _parameter(self, rounded: Any, values: Tensor) -> nn.Parameter:
-        if rounded is None:  # a packed weight
+    def _parameter(self, rounded: nn.Parameter | None, values: Tensor) -> nn.Parameter:
+        if rounded is None:
             return nn.Parameter(values.clone())
         made = self._made.setdefault(id(rounded), [rounded])
         for known in made:

@@ -194,20 +194,20 @@ def test_what_others_keep_under_the_same_names_is_left_alone() -> None:
 class Other(Net):
     def __init__(self) -> None:
         super().__init__()
-        self.head: Any = nn.Sequential(nn.Linear(4 * 6 * 9, 3))
+        self.head: Any = nn.Sequential(self.head)
 
 
 class Bilinear(Net):
     def __init__(self) -> None:
         super().__init__()
         self.head: Any = nn.Bilinear(1, 1, 1)
-        self.head.weight, self.head.bias = nn.Linear(4 * 6 * 9, 3).parameters()
+        self.head.weight, self.head.bias = Net().head.parameters()
 
 
 class Wide(Net):
     def __init__(self) -> None:
         super().__init__()
-        self.head = nn.Linear(4 * 6 * 9, 5)
+        self.head = nn.Linear(self.head.in_features, 5)
 
 
 def adapted(*others: Transform, **options: Any) -> Callable[[], nn.Module]:
@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor]
     "other-shape": (
         Wide,
         lambda: saved(built(Net, [INTEGER])),
-        r"'head\.weight' has the shape \(3, 216\) in the state dict and \(5, 216\) in the model",
+        r"'head\.weight' has the shape \(3, \d+\) in the state dict and \(5, \d+\) in the model",
     ),
     "pruned-structure": (
         Bert,
@@ -254,7 +254,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor]
     "no-record": (
         Net,
         lambda: without("_extra_state", built(Net, [Quantize({"*": "LearnedInteger"})])),
-        r"has learned scales of 'pairs' and, older than records, no recipe; quantise",
+        r"has learned scales of '.*' and, older than records, no recipe; quantise",
     ),
     "no-alpha": (
         Bert,
