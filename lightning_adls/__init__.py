@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lightning_adls.callbacks import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_adls.callbacks import RngState as RngState
     from lightning_adls.callbacks import TrialPruning as TrialPruning
+    from lightning_adls.checkpoints import CompressedCheckpoints as CompressedCheckpoints
+    from lightning_adls.checkpoints import load as load
     from lightning_adls.classifier import TextClassifier as TextClassifier
     from lightning_adls.data import TextData as TextData
     from lightning_adls.data import reviews as reviews
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
     from lightning_adls.transforms import PruneStructured as PruneStructured
     from lightning_adls.transforms import calibrate as calibrate
     from lightning_adls.transforms import coverage as coverage
+    from lightning_adls.transforms.bake import bake as bake
     from lightning_adls.transforms.cost import summarize as summarize
     from lightning_adls.transforms.quantize import Quantize as Quantize
 
 _MODULE_OF = {
     "Calibration": "callbacks",
+    "CompressedCheckpoints": "checkpoints",
     "Drop": "transforms",
     "InputValueError": "errors",
     "LayerFormats": "layers",
@@ -57,9 +61,11 @@ _MODULE_OF = {
     "TextClassifier": "classifier",
     "TextData": "data",
     "TrialPruning": "callbacks",
+    "bake": "transforms.bake",
     "bert": "models",
     "calibrate": "transforms",
     "coverage": "transforms",
+    "load": "checkpoints",
     "reviews": "data",
     "summarize": "transforms",
 }

@@ -1,32 +1,29 @@
 """The LightningModule: fine-tune a sequence classifier, quantised or not."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_adls.checkpoints import CompressedCheckpoints
 from lightning_adls.errors import InputValueError, MissingFileError
-from lightning_adls.layers import LayerFormats, formats_of
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.configs import TRANSFORMS, describe, read
-from lightning_adls.transforms.quantize import records_of, state_for
+from lightning_adls.transforms.quantize import state_for
 
-_logger = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 _NO_INPUTS = ("labels", "index")  # Transformers would compute a loss of its own from labels
 
 
-class TextClassifier(L.LightningModule):
+class TextClassifier(CompressedCheckpoints):
     """Fine-tune a sequence classifier after transforming it.
 
     Logs ``<stage>/loss`` and ``<stage>/accuracy`` for the stages train, val and test. Mixed
@@ -40,7 +37,8 @@ class TextClassifier(L.LightningModule):
             Changed in place by ``transforms``.
         transforms: Applied to ``model`` once, in order. Checkpoints hold a description of those of
             this package, which is taken here as well: ``load_from_checkpoint(path, model=...)``
-            makes them again.
+            with the plain network makes them again, and what callbacks did after them; see
+            :class:`CompressedCheckpoints`.
         num_classes: Number of classes, for the accuracy.
         learning_rate: Peak of the schedule, above 0.
         weight_decay: Of AdamW, for matrices only: not for biases, norms and learned scales.
@@ -248,28 +246,6 @@ class TextClassifier(L.LightningModule):
             raise InputValueError(
                 f"TextClassifier: {path} does not fit the model: {error}"
             ) from error
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the weights of a quantised model into an unquantised one, which is logged, and back.
-
-        Raises:
-            ValueError: In ``load_from_checkpoint``, which nobody asks for weights alone, if the
-                checkpoint's model rounds where this one does not.
-        """
-        modules = dict(self.named_modules())
-        for name, record in records_of(checkpoint["state_dict"]).items():
-            if name in modules and formats_of(modules[name]) == LayerFormats():
-                sentence = (
-                    f"TextClassifier: the checkpoint rounds {name} ({record}) and this module"
-                )
-                if self._trainer is None:
-                    raise InputValueError(
-                        f"{sentence} does not; leave out transforms, which it brings along, or "
-                        "take its weights alone by load_weights."
-                    )
-                _logger.warning("%s does not; only its weights are taken.", sentence)
-                break
-        checkpoint["state_dict"] = state_for(self, checkpoint["state_dict"])
 
 
 def _transform(transform: Transform | Mapping[str, Any]) -> Transform:

@@ -16,6 +16,7 @@ LEVELS = (
     {"search", "bench"},
     {"callbacks", "budget", "report"},
     {"classifier", "data", "mase"},
+    {"checkpoints"},
     {"models", "transforms"},
     {"layers"},
     {"kernels"},
@@ -24,7 +25,7 @@ LEVELS = (
     {"errors"},
 )
 ONLY_IN = {
-    "lightning": {"classifier", "data", "budget", "callbacks", "search", "labs"},
+    "lightning": {"checkpoints", "classifier", "data", "budget", "callbacks", "search", "labs"},
     # In layers, the quantised form of its own layer, for who has such a layer.
     "transformers": {"models", "data", "layers"},
     "optuna": {"search", "callbacks"},

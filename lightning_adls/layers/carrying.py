@@ -22,9 +22,9 @@ def check_replaceable(old: nn.Module, new: nn.Module) -> None:
             something under a name that ``new`` uses itself, or if a tensor of ``new`` has no
             values.
     """
-    # The new one is quantised and knows what their kind of layer calls its parameters.
-    kind: Any = type(new)
-    check_parameters(old, kind.__name__, (kind.weight_name, kind.bias_name))
+    # One of the two is quantised and knows what their kind of layer calls its parameters.
+    kind: Any = next(type(layer) for layer in (new, old) if hasattr(layer, "weight_name"))
+    check_parameters(old, type(new).__name__, (kind.weight_name, kind.bias_name))
     who = f"{type(new).__name__}: layer={_text(old)}"
     # These are bound to the old layer: they would go on computing as it did.
     if methods := [name for name in vars(old) if callable(getattr(type(old), name, None))]:

@@ -197,6 +197,11 @@ class QuantizedLayer(nn.Module):
             )
         self._input_sparsity = float(share)
 
+    @property
+    def changes_input(self) -> bool:
+        """Whether the layer rounds its input or sets a part of it to zero."""
+        return bool(self.input_sparsity) or (self.enabled and self.formats.input is not None)
+
     def scales_of(self, role: str) -> nn.Parameter | None:
         """Learned scales of the input, the weight or the bias."""
         return cast(nn.Parameter | None, getattr(self, f"{role}_scales"))
@@ -399,8 +404,9 @@ class QuantizedLayer(nn.Module):
         if theirs != ours:
             raise InputValueError(
                 f"{type(self).__name__}: the recipe of {name} is {theirs} in the state dict and "
-                f"{ours} in the module; quantise the module by the same recipe, or take the "
-                "weights alone by state_for(module, state, other_recipe=True)."
+                f"{ours} in the module; quantise the module by the same recipe, take that of the "
+                "file by lightning_adls.load(module, path), or the weights alone by "
+                "state_for(module, state, other_recipe=True)."
             )
 
     def extra_repr(self) -> str:

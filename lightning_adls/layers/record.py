@@ -1,7 +1,9 @@
 """What a state dict says of the recipe of a layer: its text, as a tensor of bytes."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,16 @@ from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 
 # Where torch puts the extra state of a module.
 RECORD_KEY = "_extra_state"
+# Where a layer of PEFT has the record of its adapter.
+ADAPTER_KEY = "adapter_record"
+# What the states of quantised, masked, packed and adapted layers have and those of plain ones not.
+ADDED = frozenset(
+    {
+        *(RECORD_KEY, ADAPTER_KEY, "weight_mask", "enabled", "input_sparsity"),
+        *("codes", "exponents"),
+        *(f"{role}_{entry}" for role in ROLES for entry in ("scales", "fitted")),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,7 @@ class LayerRecord:
 
         A tensor, because what averages, compares or stores state dicts often knows nothing else.
         """
-        text = json.dumps(asdict(self))
-        return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+        return to_bytes(asdict(self))
 
     @classmethod
     def from_tensor(cls, tensor: Tensor) -> "LayerRecord":
@@ -67,7 +78,7 @@ class LayerRecord:
             ValueError: If it is something else.
         """
         try:
-            return cls(**json.loads(bytes(tensor.to("cpu", torch.uint8).tolist())))
+            return cls(**from_bytes(tensor))
         except (TypeError, ValueError, AttributeError) as error:
             raise InputValueError(
                 f"LayerRecord: {RECORD_KEY}={tensor!r} is not the recipe of a quantised layer; "
@@ -77,3 +88,18 @@ class LayerRecord:
     def __str__(self) -> str:
         formats = ", ".join(f"{role}={getattr(self, role)}" for role in ROLES)
         return f"backend={self.backend}, {formats}"
+
+
+def to_bytes(content: Mapping[str, Any]) -> Tensor:
+    """JSON in UTF-8, uint8, in main memory."""
+    text = json.dumps(content)
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+
+def from_bytes(tensor: Tensor) -> Any:
+    """What :func:`to_bytes` was given, from any device and dtype.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    return json.loads(bytes(tensor.to("cpu", torch.uint8).tolist()))

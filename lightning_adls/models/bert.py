@@ -80,9 +80,10 @@ def bert(
                 f"do not give {', '.join(given)}."
             )
         require_bert("bert", checkpoint, read_config("bert", checkpoint, vocab_size))
-        loaded: nn.Module = load("bert", checkpoint, **options)
+        loaded, _ = load("bert", checkpoint, **options)
         # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-        return loaded.train()
+        network: nn.Module = loaded.train()
+        return network
     sizes = {**_DEFAULTS, **given}
     _check_sizes(vocab_size, sizes)
     # Transformers takes seconds to import and is not needed to parse a command line.

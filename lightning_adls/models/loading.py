@@ -1,6 +1,6 @@
 """Networks from checkpoints of Transformers: a name on the hub or a folder."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.hub import asking_hub, one_line
+from lightning_adls.layers.record import ADDED
 
 
 def read_config(who: str, checkpoint: str, vocab_size: int | None = None) -> Any:
@@ -43,7 +44,7 @@ def read_config(who: str, checkpoint: str, vocab_size: int | None = None) -> Any
     return config
 
 
-def load(who: str, checkpoint: str, **options: Any) -> Any:
+def load(who: str, checkpoint: str, **options: Any) -> tuple[Any, Collection[str]]:
     """The sequence classifier of a checkpoint, in eval mode; its head is new if it has none.
 
     Args:
@@ -51,8 +52,12 @@ def load(who: str, checkpoint: str, **options: Any) -> Any:
         checkpoint: One that :func:`read_config` can read.
         options: What replaces values of its configuration, and how it is loaded.
 
+    Returns:
+        The network, and the names of what the checkpoint lacks.
+
     Raises:
-        ValueError: If its head is one for another number of classes.
+        ValueError: If its head is one for another number of classes, or its layers were quantised,
+            pruned, packed or adapted, which Transformers would leave out.
         FileNotFoundError: If its weights are not there.
     """
     from safetensors import SafetensorError
@@ -60,7 +65,9 @@ def load(who: str, checkpoint: str, **options: Any) -> Any:
 
     with _refusing_unreadable(who, checkpoint), quiet():
         try:
-            return AutoModelForSequenceClassification.from_pretrained(checkpoint, **options)
+            network, loading = AutoModelForSequenceClassification.from_pretrained(
+                checkpoint, output_loading_info=True, **options
+            )
         except SafetensorError as error:
             raise InputValueError(
                 f"{who}: checkpoint={checkpoint!r} is damaged: {error}"
@@ -72,6 +79,12 @@ def load(who: str, checkpoint: str, **options: Any) -> Any:
                 f"{who}: checkpoint={checkpoint!r} was trained for another number of classes than "
                 f"num_classes={options.get('num_labels')}; take the model that it was tuned from."
             ) from error
+    if any(key.rpartition(".")[2] in ADDED for key in loading["unexpected_keys"]):
+        raise InputValueError(
+            f"{who}: checkpoint={checkpoint!r} is of a quantised, pruned, packed or adapted model; "
+            f"make it by lightning_adls.load(transformers.{type(network).__name__}, folder)."
+        )
+    return network, loading["missing_keys"]
 
 
 @contextmanager
@@ -131,11 +144,11 @@ def _pretrained_weights(checkpoint: str) -> dict[str, Tensor]:
     require_bert("reuse_weights", checkpoint, read_config("reuse_weights", checkpoint))
     # Loading draws what the checkpoint lacks. Where the first call is must change no later draw.
     with torch.random.fork_rng():
-        model, loading = load("reuse_weights", checkpoint, output_loading_info=True)
+        model, missing = load("reuse_weights", checkpoint)
     return {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
-        if name not in loading["missing_keys"] and not name.startswith("classifier.")
+        if name not in missing and not name.startswith("classifier.")
     }
 
 

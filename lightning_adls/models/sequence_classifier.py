@@ -84,9 +84,10 @@ def sequence_classifier(
             f"of checkpoint={checkpoint!r}; use the checkpoint's tokenizer."
         )
     with _refusing(f"attention={attention!r}"):
-        loaded: nn.Module = load(_WHO, checkpoint, **options, **_dropouts(known, dropout), **how)
+        loaded, _ = load(_WHO, checkpoint, **options, **_dropouts(known, dropout), **how)
     # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-    return loaded.train()
+    network: nn.Module = loaded.train()
+    return network
 
 
 def _from_dimensions(

@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_adls.errors import InputValueError, MissingPackageError
 from lightning_adls.layers import QuantizedLayer
+from lightning_adls.layers.adapter import keep_record
 from lightning_adls.layers.carrying import check_parameters
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
@@ -26,7 +27,8 @@ class LoRA:
     A layer with an adapter computes ``W x + b + alpha / rank * B A dropout(x)`` (Hu et al. 2021,
     section 4.1). ``B`` starts at zero, so inserting changes no output. The layer itself, its bias
     included, stays the same object; it is frozen and goes on to round and mask as it did, where it
-    is one of ours.
+    is one of ours. State dicts hold rank, alpha and dropout of each adapter, and loading one into
+    a model whose adapters have another rank or alpha is refused.
 
     Args:
         layers: Shell patterns of the linear layers that get an adapter.
@@ -80,17 +82,7 @@ class LoRA:
         """Add the adapters to ``model`` in place; what is not trained is frozen."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        if _adapted_layers(model):
-            raise InputValueError(
-                "LoRA: the model has adapters already; call merge_lora(model) first."
-            )
-        names = list(
-            match(linear_layers(model), dict.fromkeys(self.layers), "LoRA", "linear layers")
-        )
-        for name in names:
-            check_parameters(model.get_submodule(name), "LoRA")
-        _refuse_shared(model, names)
-        _refuse_tied(model, {name: model.get_submodule(name).weight for name in names}, "LoRA")
+        names = self.check(model)
         # The names change where an adapter is put around a layer; the parameters do not.
         parameters = dict(model.named_parameters())
         trained = match(parameters, dict.fromkeys(self.trainable), "LoRA", "parameters")
@@ -104,8 +96,30 @@ class LoRA:
         # Each layer stays; what would read its weight, and miss the adapter, calls it from now on.
         replace_layers(model, names, lambda _, layer: layer, carry=False)
         inject_adapter_in_model(config, model)
+        for name in names:
+            keep_record(model.get_submodule(name))
         for name in trained:
             parameters[name].requires_grad_(True)
+
+    def check(self, model: nn.Module) -> list[str]:
+        """Refuse a model that cannot have the adapters, without changing it.
+
+        Returns:
+            The names of the layers that would get one.
+
+        Raises:
+            ValueError: If that is so; see the class.
+        """
+        if _adapted_layers(model):
+            raise InputValueError(
+                "LoRA: the model has adapters already; call merge_lora(model) first."
+            )
+        names = list(match(linear_layers(model), dict.fromkeys(self.layers), "LoRA"))
+        for name in names:
+            check_parameters(model.get_submodule(name), "LoRA")
+        _refuse_shared(model, names)
+        _refuse_tied(model, {name: model.get_submodule(name).weight for name in names}, "LoRA")
+        return names
 
 
 def merge_lora(model: nn.Module) -> float:
@@ -175,7 +189,7 @@ def _check_mergeable(name: str, layer: Any) -> None:
     for key, part in layer.named_modules():
         if not isinstance(part, QuantizedLayer) or key == "base_layer":
             continue
-        if part.input_sparsity or (part.enabled and part.formats.input is not None):
+        if part.changes_input:
             raise InputValueError(
                 f"merge_lora: layer '{name}.{key}' rounds or drops the input of an adapter, which "
                 "no merged weight can do; quantise and prune before inserting adapters, or leave "

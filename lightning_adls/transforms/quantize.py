@@ -24,6 +24,8 @@ from lightning_adls.layers import (
     formats_of,
     quantized_type_of,
 )
+from lightning_adls.layers.adapter import adapter_records_of
+from lightning_adls.layers.record import ADAPTER_KEY
 from lightning_adls.transforms.left_out import left_out_on_purpose, match_layers, tell_left_out
 from lightning_adls.transforms.walk import layers_of, replace_layers
 
@@ -286,9 +288,10 @@ def state_for(
     Args:
         model: What the state dict is for; not changed.
         state: Of a model of the same network; not changed.
-        other_recipe: Whether the recipe of ``model`` may be another than that of ``state``. Scales
-            of formats that differ are then left out, and fitted anew by the first training batch.
-            If false, loading the state dict refuses another recipe.
+        other_recipe: Whether the recipe of ``model`` may be another than that of ``state``, the
+            alpha of adapters included. Scales of formats that differ are then left out, and fitted
+            anew by the first training batch. If false, loading the state dict refuses another
+            recipe.
 
     Raises:
         ValueError: If a plain layer would have to set a share of its input to zero.
@@ -344,4 +347,4 @@ def _of_another_recipe(modules: Mapping[str, nn.Module], state: Mapping[str, Any
         for role in ROLES:
             if ours.backend != theirs.backend or getattr(ours, role) != getattr(theirs, role):
                 keys |= {f"{name}.{role}_scales", f"{name}.{role}_fitted"}
-    return keys
+    return keys | {f"{name}.{ADAPTER_KEY}" for name in adapter_records_of(state)}

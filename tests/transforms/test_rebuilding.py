@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import BACKENDS, KINDS, QuantizedLayer, is_kind
+from lightning_adls.layers.packed_weight import PackedWeight
 from lightning_adls.models import bert
 from lightning_adls.transforms import (
     Drop,
@@ -132,6 +133,8 @@ def train_a_little(model: nn.Module) -> None:
     model.train()(IDS)
     with torch.no_grad():
         for parameter in model.parameters():
+            if isinstance(parameter, PackedWeight):  # which is constant
+                continue
             parameter.mul_(1.25).add_(0.01)
     model.eval()
 
