@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lightning_adls.transforms import Prune as Prune
     from lightning_adls.transforms import PruneStructured as PruneStructured
     from lightning_adls.transforms import calibrate as calibrate
+    from lightning_adls.transforms import parameter_groups as parameter_groups
     from lightning_adls.transforms.cost import summarize as summarize
     from lightning_adls.transforms.quantize import Quantize as Quantize
 
@@ -58,6 +59,7 @@ _MODULE_OF = {
     "TrialPruning": "callbacks",
     "bert": "models",
     "calibrate": "transforms",
+    "parameter_groups": "transforms",
     "reviews": "data",
     "summarize": "transforms",
 }

@@ -15,6 +15,7 @@ from lightning_adls.transforms.cost import bits_per_weight, costs, sparsity_of, 
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.lora import LoRA
 from lightning_adls.transforms.pack import Pack, memory
+from lightning_adls.transforms.parameter_groups import parameter_groups
 from lightning_adls.transforms.prune import Prune
 from lightning_adls.transforms.quantize import Quantize
 from lightning_adls.transforms.structured import PruneStructured
@@ -33,6 +34,7 @@ __all__ = [
     "calibrate",
     "costs",
     "memory",
+    "parameter_groups",
     "sparsity_of",
     "summarize",
 ]
