@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from lightning_adls.callbacks.order import refuse_earlier_copies
+from lightning_adls.callbacks.scales import warn_of_groups
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.layer_formats import ROLES
@@ -57,6 +58,10 @@ class QuantizationAwareTraining(L.Callback):
         ValueError: If ``start`` is out of range, or above 0 in a fit that has no end; in ``fit``,
             if a callback before this one averages the weights.
 
+    Warns:
+        UserWarning: If the optimizer decays learned scales, or has none of them; see
+            :func:`lightning_adls.parameter_groups`.
+
     Example:
         >>> callback = QuantizationAwareTraining({"*": "MXInt(width=4)"}, start=0.2)
         >>> trainer = L.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
@@ -88,6 +93,7 @@ class QuantizationAwareTraining(L.Callback):
                 f"QuantizationAwareTraining: start={self.start} is a share of a fit that has no "
                 "end; set the Trainer's max_steps, or start=0."
             )
+        warn_of_groups(self, trainer, pl_module)
         # A resumed fit may validate before its next batch, as its last batch would have had it.
         self._begin(trainer, pl_module, trainer.global_step - 1)
 
