@@ -39,14 +39,15 @@ class DeliversLater(L.Callback):
 
     def _note(self, trainer: L.Trainer, unfinished: bool) -> None:
         """Say when training starts, and at each batch, whether the model is yet to change."""
-        who, others = type(self).__name__, _comparing(trainer)
+        others = _comparing(trainer)
         if others and unfinished != self._unfinished and trainer.is_global_zero:
+            who = type(self).__name__
             names = " and ".join(dict.fromkeys(type(other).__name__ for other in others))
             if unfinished:
-                _logger.info("%s: %s compare no scores until %s.", who, names, self.done_when)
+                _logger.info("%s: %s: no scores compared until %s.", who, names, self.done_when)
             else:
                 steps = trainer.global_step
-                _logger.info("%s: %s compare scores from now, step %d.", who, names, steps)
+                _logger.info("%s: %s: scores compared from now, step %d.", who, names, steps)
         if self._unfinished and not unfinished:
             self._start_over(trainer)  # what was compared since the last batch
             values = trainer.callback_metrics
@@ -59,7 +60,8 @@ class DeliversLater(L.Callback):
         """Let the scores be forgotten that were reached before this fit, by another model."""
         for other in _comparing(trainer):
             if isinstance(other, ModelCheckpoint):
-                # Their files are none of this fit's, which does not remove them.
+                # Their files are none of this fit's, which does not remove them. Forgotten scores
+                # are of an earlier part of this run, which broke off.
                 _drop(other, [file for file in other.best_k_models if not _forgotten(other, file)])
             _forget_scores(other)
 

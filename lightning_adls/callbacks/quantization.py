@@ -103,17 +103,18 @@ class QuantizationAwareTraining(DeliversLater):
     ) -> None:
         """Note whether what is continued rounded nothing. Sharded files do not say it."""
         state = checkpoint.get("state_dict")
-        self._continues_plain = state is not None and not records_of(state)
+        self._continues_plain |= state is not None and not records_of(state)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a start that would never come; a resumed fit may be past it."""
         if self.start:
             self._check_start(trainer)
         warn_of_groups(self, trainer, pl_module)
-        if self._continues_plain:
-            self._forget_earlier(trainer)
         # A resumed fit may validate before its next batch, as its last batch would have had it.
-        self._begin(trainer, pl_module, trainer.global_step - 1)
+        done = trainer.global_step - 1
+        if self._continues_plain or self._is_early(trainer, done):
+            self._forget_earlier(trainer)
+        self._begin(trainer, pl_module, done)
 
     def _check_start(self, trainer: L.Trainer) -> None:
         steps = trainer.estimated_stepping_batches
@@ -155,9 +156,12 @@ class QuantizationAwareTraining(DeliversLater):
 
     def _begin(self, trainer: L.Trainer, module: nn.Module, steps: int) -> None:
         if self.start:
-            waiting = steps < self.start * trainer.estimated_stepping_batches
-            _wait(module, waiting)
-            self._note(trainer, waiting)
+            early = self._is_early(trainer, steps)
+            _wait(module, early)
+            self._note(trainer, early)
+
+    def _is_early(self, trainer: L.Trainer, steps: int) -> bool:
+        return self.start > 0 and steps < self.start * trainer.estimated_stepping_batches
 
 
 def _is_dry(trainer: L.Trainer) -> bool:

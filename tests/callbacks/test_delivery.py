@@ -286,6 +286,8 @@ def test_outside_of_a_fit_nothing_is_forgotten(tmp_path: Path) -> None:
     fitting.fit_loop.max_epochs = 8
     fitting.fit(module, batches(), batches(1))
     check_files(best, LEARNED, 0.8)
+    assert path != best.best_model_path
+    assert Path(path).exists()  # rounding began anew, and what was chosen before is left alone
 
 
 def test_no_best_model_is_warned_of(tmp_path: Path) -> None:
@@ -303,11 +305,11 @@ def test_what_is_not_compared_is_said_once(
         fit(Net(), *later(), stopping, best)
         fit(Net(), *later())
         fit(Net(), *later(start=0.0), ModelCheckpoint(tmp_path / "b", monitor="val/loss"))
-    who = "QuantizationAwareTraining: EarlyStopping and ModelCheckpoint compare"
+    who = "QuantizationAwareTraining: EarlyStopping and ModelCheckpoint:"
     ours = [each.getMessage() for each in caplog.records if "lightning_adls" in each.name]
     assert ours == [
-        f"{who} no scores until rounding begins.",
-        f"{who} scores from now, step 8.",
+        f"{who} no scores compared until rounding begins.",
+        f"{who} scores compared from now, step 8.",
     ]
 
 
