@@ -113,7 +113,8 @@ class DeliversLater(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Leave everything as ``teardown`` does, of a fit that does not get there."""
-        self._start_over(trainer)
+        if self._unfinished:
+            self._start_over(trainer)
         self.teardown(trainer, pl_module, "fit")
 
 

@@ -1,7 +1,7 @@
 """Training any LightningModule with rounded numbers."""
 
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 import lightning as L
@@ -142,10 +142,11 @@ class QuantizationAwareTraining(DeliversLater):
             ValueError: If the fit was ended before rounding began.
         """
         if self._unfinished and not _is_dry(trainer):
+            first = ceil(self.start * trainer.estimated_stepping_batches)
             raise InputValueError(
-                f"QuantizationAwareTraining: training ended after {trainer.global_step} steps, and "
-                f"start={self.start} of {trainer.estimated_stepping_batches} is when rounding "
-                "begins; give a smaller start, or do not stop before it."
+                f"QuantizationAwareTraining: training ended after {trainer.global_step} steps, "
+                f"before rounding begins at step {first} (start={self.start}); give a smaller "
+                "start, or do not stop before it."
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -362,7 +362,7 @@ def test_a_fit_that_ends_before_rounding_begins_ends_in_a_sentence(
     tmp_path: Path, stop: Callable[[], L.Callback]
 ) -> None:
     module, last = Net(), ModelCheckpoint(tmp_path, monitor="val/loss", save_last=True)
-    message = "training ended after 4 steps, and start=0.5 of 16 is when rounding begins"
+    message = r"training ended after 4 steps, before rounding begins at step 8 \(start=0.5\); give"
     with pytest.raises(InputValueError, match=message):
         fit(module, *later(), stop(), last)
     assert (tmp_path / "last.ckpt").exists()
