@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lightning_adls.transforms import PruneStructured as PruneStructured
     from lightning_adls.transforms import calibrate as calibrate
     from lightning_adls.transforms import coverage as coverage
+    from lightning_adls.transforms import parameter_groups as parameter_groups
     from lightning_adls.transforms.bake import bake as bake
     from lightning_adls.transforms.cost import summarize as summarize
     from lightning_adls.transforms.quantize import Quantize as Quantize
@@ -66,6 +67,7 @@ _MODULE_OF = {
     "calibrate": "transforms",
     "coverage": "transforms",
     "load": "checkpoints",
+    "parameter_groups": "transforms",
     "reviews": "data",
     "summarize": "transforms",
 }

@@ -16,6 +16,7 @@ from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.configs import TRANSFORMS, describe, read
+from lightning_adls.transforms.parameter_groups import parameter_groups
 from lightning_adls.transforms.quantize import state_for
 
 Batch = dict[str, Tensor]
@@ -200,16 +201,8 @@ class TextClassifier(CompressedCheckpoints):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and linear decay over the Trainer's budget of steps."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trainable if p.dim() >= 2]},
-            {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-        )
+        groups = parameter_groups(self, self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise InputValueError(

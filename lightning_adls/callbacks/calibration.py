@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_adls.callbacks.averages import refuse_averaged_masks
 from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.callbacks.quantization import Recipe, read_recipe
+from lightning_adls.callbacks.scales import warn_of_groups
 from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
 from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
@@ -72,6 +73,9 @@ class Calibration(L.Callback):
         ValueError: If ``observer`` or ``batches`` is wrong; in ``fit``, ``validate``, ``test`` and
             ``predict``, if there is no training data, or ``fit`` is to resume from a checkpoint
             that was not calibrated.
+
+    Warns:
+        UserWarning: As :class:`QuantizationAwareTraining` of learned scales.
 
     Attributes:
         recipe: The recipe that came out, with one entry for each layer; None before.
@@ -154,6 +158,10 @@ class Calibration(L.Callback):
 
     # The weights of a checkpoint are loaded by then.
     on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look whether the optimizer suits learned scales."""
+        warn_of_groups(self, trainer, pl_module)
 
     def _calibrate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Quantize:
         data = _calibration_data(trainer, self.batches)

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_adls.callbacks.averages import copy_masks, refuse_averaged_masks
+from lightning_adls.callbacks.delivery import DeliversLater
 from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
 from lightning_adls.errors import InputValueError
@@ -104,7 +106,7 @@ class Cubic:
         return self.sparsity + (self.initial - self.sparsity) * left**3
 
 
-class Pruning(L.Callback):
+class Pruning(DeliversLater):
     """Prune the layers of any LightningModule while it trains.
 
     When a stage is set up, the layers are swapped for ones that carry a mask, on the same
@@ -112,15 +114,18 @@ class Pruning(L.Callback):
     ``schedule`` is reached after each optimiser step: validations and checkpoints that follow a
     step see its masks, and after the last step the model has the sparsity of share 1, also when
     that is the only one at which the schedule prunes. A run that stops early keeps what it has
-    reached. Masks only grow: what is sparser than the schedule waits until it catches up.
+    reached, which is warned of. Masks only grow: what is sparser than the schedule waits until it
+    catches up.
 
     The masks are all the state there is, and are part of the model's checkpoints: a resumed run
     goes on where it was. Under DDP every process computes the same masks, because weights and seed
     are the same. Averages of the weights that other callbacks keep get the masks of the module.
     Each change logs ``sparsity``, that of the whole model.
 
-    A ``ModelCheckpoint`` that keeps the best score compares models of different sparsity: let it
-    keep the last one, or one at a time after the schedule's end.
+    No model that is less sparse than the schedule's end is chosen by its score: until that sparsity
+    is reached, a ``ModelCheckpoint`` with a ``monitor`` keeps its latest files, of which none is
+    the best, and ``EarlyStopping`` waits for nothing; both compare from the first value of their
+    metric that is logged after that.
 
     Args:
         schedule: From the share of the Trainer's steps that are done, 0 to 1, to the sparsity:
@@ -136,9 +141,14 @@ class Pruning(L.Callback):
         ValueError: If an argument is out of range; out of ``fit``, if the Trainer has no end, the
             model is sparser than the schedule's end or another callback does not go with masks.
 
+    Warns:
+        UserWarning: If a fit ends at a lower sparsity than the schedule does.
+
     Example:
         >>> trainer = L.Trainer(max_epochs=3, callbacks=[Pruning(Cubic(0.9))], logger=False)
     """
+
+    done_when = "the sparsity of the schedule's end is reached"
 
     def __init__(
         self,
@@ -154,8 +164,9 @@ class Pruning(L.Callback):
                 f"Pruning: schedule={schedule!r} cannot be called; give OneShot({schedule!r}) or "
                 "Cubic."
             )
-        self.schedule = schedule
         self._final = Prune(schedule(1.0), method, scope, layers, kinds, seed=seed)
+        super().__init__(later=schedule(0.0) < self._final.sparsity)
+        self.schedule = schedule
         self._steps = 0.0
         self._target = 0.0
 
@@ -188,16 +199,32 @@ class Pruning(L.Callback):
         refuse_averaged_masks(self, trainer, pl_module)
         self._final.check(pl_module)
         self._target = self._scheduled(trainer)
+        if not self._final.is_reached(pl_module):
+            self._forget_earlier(trainer)
         self._prune(trainer, pl_module)
+        self._note(trainer, not self._final.is_reached(pl_module))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         """Prune further where the schedule has risen."""
-        target = self._scheduled(trainer)
+        target, unfinished = self._scheduled(trainer), self._unfinished
         if target > self._target:
             self._target = target
             self._prune(trainer, pl_module)
+            unfinished = not self._final.is_reached(pl_module)
+        self._note(trainer, unfinished)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn of a model that is less sparse than it was to be."""
+        super().on_train_end(trainer, pl_module)
+        if self._unfinished:
+            rank_zero_warn(
+                f"Pruning: training ended after {trainer.global_step} of {self._steps:.0f} steps "
+                f"at a sparsity of {self._final.sparsity_of(pl_module):.4g}, below the "
+                f"{self._final.sparsity:.4g} at the end of the schedule; train to the end, or call "
+                f"Prune({self._final.sparsity:.4g}) for the rest."
+            )
 
     def _scheduled(self, trainer: L.Trainer) -> float:
         # Several optimisers make several steps of a batch: they may count beyond the estimate.

@@ -1,7 +1,7 @@
 """Training any LightningModule with rounded numbers."""
 
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 import lightning as L
@@ -9,12 +9,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from lightning_adls.callbacks.averages import refuse_averaged_masks
+from lightning_adls.callbacks.delivery import DeliversLater
 from lightning_adls.callbacks.order import refuse_earlier_copies
+from lightning_adls.callbacks.scales import warn_of_groups
 from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.layer_formats import ROLES
-from lightning_adls.transforms.quantize import SETTINGS, Quantize
+from lightning_adls.transforms.quantize import SETTINGS, Quantize, records_of
 
 Recipe = Quantize | Mapping[str, Any] | str
 
@@ -39,7 +41,7 @@ def _is_content(recipe: Mapping[str, Any]) -> bool:
     return not set(inner) <= set(ROLES)
 
 
-class QuantizationAwareTraining(L.Callback):
+class QuantizationAwareTraining(DeliversLater):
     """Train a LightningModule with rounded numbers.
 
     The module is quantised in place before its optimizers are made and its checkpoint is loaded, so
@@ -47,6 +49,11 @@ class QuantizationAwareTraining(L.Callback):
     its masks. Layers must exist when the callback's ``setup`` is called, which is before the
     module's own ``setup`` and ``configure_model``. Where scales are learned and ``start`` is above
     0, DDP needs ``find_unused_parameters=True``.
+
+    With ``start`` above 0 no model from before rounding begins is chosen by its score: a
+    ``ModelCheckpoint`` with a ``monitor`` keeps its latest files, of which none is the best, and
+    ``EarlyStopping`` waits for nothing; both compare from the first value of their metric that is
+    logged after that.
 
     Args:
         recipe: What to quantise, by names within the LightningModule: a recipe, its patterns and
@@ -56,13 +63,21 @@ class QuantizationAwareTraining(L.Callback):
             that was switched off before (``enabled``) stays so.
 
     Raises:
-        ValueError: If ``start`` is out of range, or above 0 in a fit that has no end; in ``fit``,
-            if a callback before this one averages the weights.
+        ValueError: If ``start`` is out of range; in ``fit``, if it is above 0 and the fit has no
+            end, has no step left to be trained rounded, or was ended before rounding began (all
+            that was to be saved is saved then), or if a callback before this one averages the
+            weights.
+
+    Warns:
+        UserWarning: If the optimizer decays learned scales, or has none of them; see
+            :func:`lightning_adls.parameter_groups`.
 
     Example:
         >>> callback = QuantizationAwareTraining({"*": "MXInt(width=4)"}, start=0.2)
         >>> trainer = L.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
     """
+
+    done_when = "rounding begins"
 
     def __init__(self, recipe: Recipe, start: float = 0.0) -> None:
         if not 0 <= start < 1:
@@ -70,8 +85,10 @@ class QuantizationAwareTraining(L.Callback):
                 f"QuantizationAwareTraining: start={start} is not in 0 <= start < 1; it is the "
                 "share of training that is not quantised."
             )
+        super().__init__(later=start > 0)
         self.recipe = read_recipe(recipe)
         self.start = start
+        self._continues_plain = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Quantise the module.
@@ -84,16 +101,37 @@ class QuantizationAwareTraining(L.Callback):
         refuse_torch_pruning(self, trainer, pl_module)
         _wait(pl_module, stage == TrainerFn.FITTING and self.start > 0)
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note whether what is continued rounded nothing. Sharded files do not say it."""
+        state = checkpoint.get("state_dict")
+        self._continues_plain |= state is not None and not records_of(state)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a start that would never come; a resumed fit may be past it."""
         refuse_averaged_masks(self, trainer, pl_module)
-        if self.start and not 0 < trainer.estimated_stepping_batches < inf:
+        if self.start:
+            self._check_start(trainer)
+        warn_of_groups(self, trainer, pl_module)
+        # A resumed fit may validate before its next batch, as its last batch would have had it.
+        done = trainer.global_step - 1
+        if self._continues_plain or self._is_early(trainer, done):
+            self._forget_earlier(trainer)
+        self._begin(trainer, pl_module, done)
+
+    def _check_start(self, trainer: L.Trainer) -> None:
+        steps = trainer.estimated_stepping_batches
+        if not 0 < steps < inf:
             raise InputValueError(
                 f"QuantizationAwareTraining: start={self.start} is a share of a fit that has no "
                 "end; set the Trainer's max_steps, or start=0."
             )
-        # A resumed fit may validate before its next batch, as its last batch would have had it.
-        self._begin(trainer, pl_module, trainer.global_step - 1)
+        if self.start * steps > steps - 1 and not _is_dry(trainer):
+            raise InputValueError(
+                f"QuantizationAwareTraining: start={self.start} leaves none of the {steps} steps "
+                "of the fit to be trained rounded; give a smaller start, or train longer."
+            )
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -101,19 +139,39 @@ class QuantizationAwareTraining(L.Callback):
         """Begin to round when it is time."""
         self._begin(trainer, pl_module, trainer.global_step)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to deliver a model that rounds and was never trained so.
+
+        Raises:
+            ValueError: If the fit was ended before rounding began.
+        """
+        if self._unfinished and not _is_dry(trainer):
+            first = ceil(self.start * trainer.estimated_stepping_batches)
+            raise InputValueError(
+                f"QuantizationAwareTraining: training ended after {trainer.global_step} steps, "
+                f"before rounding begins at step {first} (start={self.start}); give a smaller "
+                "start, or do not stop before it."
+            )
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave a module that rounds."""
+        super().teardown(trainer, pl_module, stage)
+        self._continues_plain = False
         _wait(pl_module, False)
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Leave a module that rounds, of a fit that gets to no teardown."""
-        self.teardown(trainer, pl_module, "fit")
 
     def _begin(self, trainer: L.Trainer, module: nn.Module, steps: int) -> None:
         if self.start:
-            _wait(module, steps < self.start * trainer.estimated_stepping_batches)
+            early = self._is_early(trainer, steps)
+            _wait(module, early)
+            self._note(trainer, early)
+
+    def _is_early(self, trainer: L.Trainer, steps: int) -> bool:
+        return self.start > 0 and steps < self.start * trainer.estimated_stepping_batches
+
+
+def _is_dry(trainer: L.Trainer) -> bool:
+    """Whether it takes a few steps to show that they work: what comes of them is of no use."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def _wait(module: nn.Module, waiting: bool) -> None:

@@ -16,6 +16,7 @@ from lightning_adls.transforms.coverage import CoveredWeight, coverage
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.lora import LoRA
 from lightning_adls.transforms.pack import Pack, memory
+from lightning_adls.transforms.parameter_groups import parameter_groups
 from lightning_adls.transforms.prune import Prune
 from lightning_adls.transforms.quantize import Quantize
 from lightning_adls.transforms.structured import PruneStructured
@@ -36,6 +37,7 @@ __all__ = [
     "costs",
     "coverage",
     "memory",
+    "parameter_groups",
     "sparsity_of",
     "summarize",
 ]

@@ -89,22 +89,30 @@ class Prune:
             ValueError: If that is so, a pattern or a kind matches nothing, or a weight is on the
                 meta device.
         """
-        layers = self._matched(model)
-        if empty := [name for name, layer in layers.items() if weight_of(layer).is_meta]:
+        if empty := [n for n, layer in self._matched(model).items() if weight_of(layer).is_meta]:
             raise InputValueError(
                 f"Prune: the weight of {empty[0]} is on the meta device, so there is nothing to "
                 "rank; load the model before it is pruned."
             )
-        groups = {name: [layer] for name, layer in layers.items()}
-        if self.scope == "global":
-            groups = {"the model": list(layers.values())}
-        for name, group in groups.items():
+        for name, group in self._groups(model).items():
             pruned, count = sum(map(_pruned, group)), sum(map(_count, group))
             if pruned > round(self.sparsity * count):
                 raise InputValueError(
                     f"Prune: sparsity={self.sparsity} is below the {pruned / count:.4g} that "
                     f"{name} has already; give at least that, or start from an unpruned model."
                 )
+
+    def is_reached(self, model: nn.Module) -> bool:
+        """Whether ``model`` is as sparse, or sparser, so that nothing is left to prune."""
+        return all(
+            sum(map(_pruned, group)) >= round(self.sparsity * sum(map(_count, group)))
+            for group in self._groups(model).values()
+        )
+
+    def sparsity_of(self, model: nn.Module) -> float:
+        """Share of the weights of the matched layers that masks set to zero, 0 to 1."""
+        layers = self._matched(model).values()
+        return sum(map(_pruned, layers)) / sum(map(_count, layers))
 
     def prepare(self, model: nn.Module) -> list[QuantizedLayer]:
         """Swap the matched layers for ones that carry a mask, of ones where they have none.
@@ -131,6 +139,13 @@ class Prune:
         else:
             for layer, score in zip(layers, scores, strict=True):
                 _prune_together([layer], [score], self.sparsity)
+
+    def _groups(self, model: nn.Module) -> dict[str, list[nn.Module]]:
+        """Layers that reach the sparsity together."""
+        layers = self._matched(model)
+        if self.scope == "global":
+            return {"the model": list(layers.values())}
+        return {name: [layer] for name, layer in layers.items()}
 
     def _matched(self, model: nn.Module) -> dict[str, nn.Module]:
         layers = layers_of(model, self.kinds)
