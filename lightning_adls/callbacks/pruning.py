@@ -1,12 +1,15 @@
 """Pruning while a model trains, by a schedule over the budget of steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
+from torch import nn
 
+from lightning_adls.callbacks.progress import progress_of
+from lightning_adls.callbacks.swapping import LayerSwapping
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING
 from lightning_adls.transforms.cost import sparsity_of
@@ -101,7 +104,7 @@ class Cubic:
         return self.sparsity + (self.initial - self.sparsity) * left**3
 
 
-class Pruning(L.Callback):
+class Pruning(LayerSwapping):
     """Prune the layers of any LightningModule while it trains.
 
     When a stage is set up, the layers are swapped for ones that carry a mask, on the same
@@ -155,9 +158,12 @@ class Pruning(L.Callback):
         self._steps = 0.0
         self._target = 0.0
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Swap the layers and give them masks, before optimisers are made and weights loaded."""
-        self._final.prepare(pl_module)
+    def prepare(self, module: nn.Module) -> None:
+        """Swap the layers of ``module`` in place and give them masks, as ``setup`` does."""
+        self._final.prepare(module)
+
+    def _choices(self) -> tuple[Mapping[str, bool], Sequence[str]]:
+        return dict.fromkeys(self._final.layers, True), self._final.kinds
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prune as the schedule says of what is done already: nothing, or a part in a resumed run.
@@ -187,8 +193,8 @@ class Pruning(L.Callback):
             self._prune(trainer, pl_module)
 
     def _scheduled(self, trainer: L.Trainer) -> float:
-        # Several optimisers make several steps of a batch: they may count beyond the estimate.
-        return self.schedule(min(1.0, trainer.global_step / max(1.0, self._steps)))
+        done, total = progress_of(trainer)
+        return self.schedule(min(1.0, done / max(1.0, total)))
 
     def _prune(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         replace(self._final, sparsity=self._target).prune_up_to(pl_module)

@@ -1,6 +1,6 @@
 """Training any LightningModule with rounded numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -8,11 +8,12 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from lightning_adls.callbacks.order import refuse_earlier_copies
+from lightning_adls.callbacks.progress import progress_of
+from lightning_adls.callbacks.swapping import LayerSwapping
 from lightning_adls.errors import InputValueError
-from lightning_adls.layers import QuantizedLayer
+from lightning_adls.layers import LayerFormats, QuantizedLayer
 from lightning_adls.layers.layer_formats import ROLES
-from lightning_adls.transforms.quantize import Quantize
+from lightning_adls.transforms.quantize import Quantize, layer_formats
 
 Recipe = Quantize | Mapping[str, Any] | str
 
@@ -37,7 +38,7 @@ def _is_content(recipe: Mapping[str, Any]) -> bool:
     return not set(inner) <= set(ROLES)
 
 
-class QuantizationAwareTraining(L.Callback):
+class QuantizationAwareTraining(LayerSwapping):
     """Train a LightningModule with rounded numbers.
 
     The module is quantised in place before its optimizers are made and its checkpoint is loaded, so
@@ -71,14 +72,21 @@ class QuantizationAwareTraining(L.Callback):
         self.recipe = read_recipe(recipe)
         self.start = start
 
+    def prepare(self, module: nn.Module) -> None:
+        """Quantise ``module`` in place, as ``setup`` does."""
+        self.recipe(module)
+
+    def _choices(self) -> tuple[Mapping[str, bool], Sequence[str]]:
+        return quantised_by(self.recipe)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Quantise the module.
 
         Raises:
-            ValueError: If another callback made a copy of it before, to average its weights.
+            ValueError: If it has no such layers yet, if another callback made a copy of it before,
+                to average its weights, or if this is a process that hands back weights alone.
         """
-        with refuse_earlier_copies(self, trainer, pl_module):
-            self.recipe(pl_module)
+        super().setup(trainer, pl_module, stage)
         _wait(pl_module, stage == TrainerFn.FITTING and self.start > 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -89,13 +97,13 @@ class QuantizationAwareTraining(L.Callback):
                 "end; set the Trainer's max_steps, or start=0."
             )
         # A resumed fit may validate before its next batch, as its last batch would have had it.
-        self._begin(trainer, pl_module, trainer.global_step - 1)
+        self._begin(trainer, pl_module, batches_ago=1)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin to round when it is time."""
-        self._begin(trainer, pl_module, trainer.global_step)
+        self._begin(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave a module that rounds."""
@@ -106,10 +114,18 @@ class QuantizationAwareTraining(L.Callback):
     ) -> None:
         """Leave a module that rounds, of a fit that gets to no teardown."""
         self.teardown(trainer, pl_module, "fit")
+        super().on_exception(trainer, pl_module, exception)
 
-    def _begin(self, trainer: L.Trainer, module: nn.Module, steps: int) -> None:
+    def _begin(self, trainer: L.Trainer, module: nn.Module, batches_ago: int = 0) -> None:
         if self.start:
-            _wait(module, steps < self.start * trainer.estimated_stepping_batches)
+            done, total = progress_of(trainer, batches_ago)
+            _wait(module, done < self.start * total)
+
+
+def quantised_by(recipe: Quantize) -> tuple[dict[str, bool], Sequence[str]]:
+    """Whether a recipe quantises layers, by its patterns, and the kinds that it is about."""
+    choices = {p: layer_formats(c) != LayerFormats() for p, c in recipe.layers.items()}
+    return choices, recipe.kinds
 
 
 def _wait(module: nn.Module, waiting: bool) -> None:

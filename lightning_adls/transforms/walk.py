@@ -5,8 +5,9 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, NoMatchError
 from lightning_adls.layers import COMPUTING, KINDS, is_kind
 from lightning_adls.layers.carrying import carry_over
 
@@ -19,12 +20,20 @@ def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, n
     Other subclasses are left out; see :func:`lightning_adls.layers.is_kind`.
 
     Raises:
-        ValueError: If a kind is not one of ``lightning_adls.layers.KINDS``.
+        ValueError: If a kind is not one of ``lightning_adls.layers.KINDS``, or a layer of those
+            kinds is lazy and has no weights yet.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise InputValueError(
             f"layers_of: kinds={list(kinds)} names {unknown[0]!r}; there are {', '.join(KINDS)}."
         )
+    plain = [KINDS[kind][0] for kind in kinds]
+    for name, module in model.named_modules():
+        if isinstance(module, LazyModuleMixin) and module.cls_to_become in plain:
+            raise InputValueError(
+                f"layers_of: layer {name!r} is a {type(module).__name__} that has no weights yet; "
+                "call the model on a batch first."
+            )
     return {
         name: module
         for name, module in model.named_modules()
@@ -62,7 +71,7 @@ def match(
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
             known = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputValueError(
+            raise NoMatchError(
                 f"{who}: pattern {pattern!r} matches none of the {len(names)} {what}; "
                 f"there are {known or f'no such {what}'}."
             )
