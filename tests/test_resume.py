@@ -164,7 +164,7 @@ def check(
         assert all(torch.equal(part.state_dict()[key], state[key]) for key in state), name
 
 
-ENDS = [{"max_steps": 6}, {"max_epochs": 2}]
+ENDS: list[dict[str, Any]] = [{"max_steps": 6}, {"max_epochs": 2}]
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -178,7 +178,7 @@ ENDS = [{"max_steps": 6}, {"max_epochs": 2}]
     ],
 )
 def test_every_checkpoint_leads_to_the_end_of_the_uninterrupted_run(
-    tmp_path: Path, texts: TextData, kind: str, how: dict[str, Any], end: dict[str, int]
+    tmp_path: Path, texts: TextData, kind: str, how: dict[str, Any], end: dict[str, Any]
 ) -> None:
     texts.batch_size = 24
     data = texts if kind == "texts" else Tensors()

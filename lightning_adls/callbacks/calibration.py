@@ -58,7 +58,8 @@ class Calibration(LayerSwapping):
     for the batches, which are the same whatever was trained before. Of other data they are the
     first of the training dataloader, in the order that it has at the time.
 
-    Under DDP the processes use the recipe of the first. With strategies that shard the model, call
+    Under DDP the processes use the recipe of the first. Processes that the Trainer launches itself
+    (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost. With strategies that shard the model, call
     ``calibrate`` yourself and use :class:`QuantizationAwareTraining`.
 
     Args:

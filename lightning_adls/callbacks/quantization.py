@@ -44,8 +44,9 @@ class QuantizationAwareTraining(LayerSwapping):
     The module is quantised in place before its optimizers are made and its checkpoint is loaded, so
     that both have its learned scales. A module that is quantised already keeps what it learned and
     its masks. Layers must exist when the callback's ``setup`` is called, which is before the
-    module's own ``setup`` and ``configure_model``. Where scales are learned and ``start`` is above
-    0, DDP needs ``find_unused_parameters=True``.
+    module's own ``setup`` and ``configure_model``. Where the Trainer launches its processes itself
+    (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``), call ``prepare(module)`` before the fit. Where
+    scales are learned and ``start`` is above 0, DDP needs ``find_unused_parameters=True``.
 
     Args:
         recipe: What to quantise, by names within the LightningModule: a recipe, its patterns and
