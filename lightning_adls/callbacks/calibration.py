@@ -59,8 +59,9 @@ class Calibration(LayerSwapping):
     first of the training dataloader, in the order that it has at the time.
 
     Under DDP the processes use the recipe of the first. Processes that the Trainer launches itself
-    (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost. With strategies that shard the model, call
-    ``calibrate`` yourself and use :class:`QuantizationAwareTraining`.
+    (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost. There,
+    and with strategies that shard the model, call ``calibrate`` yourself and use
+    :class:`QuantizationAwareTraining`.
 
     Args:
         recipe: What to quantise, and how; see :class:`QuantizationAwareTraining`.

@@ -117,7 +117,8 @@ class Pruning(LayerSwapping):
     The masks are all the state there is, and are part of the model's checkpoints: a resumed run
     goes on where it was. Under DDP every process computes the same masks, because weights and seed
     are the same; where the Trainer launches its processes itself (``ddp_spawn``, ``ddp_fork``,
-    ``ddp_notebook``), call ``prepare(module)`` before the fit. Each change logs ``sparsity``, that of the whole model.
+    ``ddp_notebook``), call ``prepare(module)`` before the fit. Each change logs ``sparsity``, that
+    of the whole model.
 
     A ``ModelCheckpoint`` that keeps the best score compares models of different sparsity: let it
     keep the last one, or one at a time after the schedule's end.

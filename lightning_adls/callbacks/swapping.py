@@ -51,9 +51,9 @@ class LayerSwapping(L.Callback):
         except NoMatchError as error:
             if _makes_layers_late(pl_module):
                 raise NoMatchError(
-                    f"{str(error).removesuffix('.')}; the module has to make them in __init__, "
-                    "because its setup and configure_model are called after the callback's setup "
-                    "(or call module.configure_model() before)."
+                    f"{str(error).removesuffix('.')}; layers that the module makes in its setup or "
+                    "configure_model come after the callback's setup: make them in __init__, or "
+                    "call module.configure_model() before."
                 ) from error
             raise
         if changed:
