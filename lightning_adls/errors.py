@@ -9,6 +9,10 @@ class InputValueError(ValueError):
     """
 
 
+class NoMatchError(InputValueError):
+    """A pattern of names matches nothing."""
+
+
 class MissingFileError(InputValueError, FileNotFoundError):
     """A file, a folder or something on a hub is not there."""
 

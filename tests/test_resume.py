@@ -1,6 +1,7 @@
 """Runs resumed from any of their checkpoints repeat the uninterrupted one bit for bit."""
 
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from lightning_adls import LoRA
 from lightning_adls.callbacks import Cubic, Pruning, QuantizationAwareTraining, RngState
 from lightning_adls.data import TextData
 
@@ -95,12 +97,13 @@ def tensors() -> TensorDataset:
 class Tensors(L.LightningDataModule):
     """Data of any project; its validation draws from the global generator."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, loader: Any = StatefulDataLoader, own_generator: bool = False) -> None:
         super().__init__()
-        self.arguments = arguments
+        self.loader, self.own_generator = loader, own_generator
 
     def train_dataloader(self) -> Any:
-        return StatefulDataLoader(tensors(), batch_size=4, shuffle=True, **self.arguments)
+        generator = torch.Generator().manual_seed(5) if self.own_generator else None
+        return self.loader(tensors(), batch_size=4, shuffle=True, generator=generator)
 
     def val_dataloader(self) -> Any:
         return DataLoader(tensors(), batch_size=8)
@@ -119,11 +122,14 @@ def fit(
     callbacks: list[L.Callback],
     ckpt_path: Path | None = None,
     asks_early: bool = False,
+    adapters: bool = False,
     **options: Any,
 ) -> tuple[Net, Keep]:
     L.seed_everything(0 if ckpt_path is None else 99, verbose=False)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     module, keep = Net(asks_early), Keep(folder)
+    if adapters:
+        LoRA(layers=("net.*",), rank=2, trainable=("embed.*",))(module)
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
@@ -138,11 +144,17 @@ def fit(
 
 
 def check(
-    tmp_path: Path, data: L.LightningDataModule, make: Callable[[], list[L.Callback]], **how: Any
+    tmp_path: Path,
+    data: L.LightningDataModule,
+    make: Callable[[], list[L.Callback]],
+    when: str = "",
+    **how: Any,
 ) -> None:
     whole, keep = fit(tmp_path / "whole", data, make(), **how)
     state = whole.state_dict()
     for name, seen in keep.kept.items():
+        if not name.startswith(when):
+            continue
         part, _ = fit(tmp_path / "part", data, make(), tmp_path / "whole" / name, **how)
         expected = whole.seen[seen:]
         if name.startswith("epoch"):
@@ -152,7 +164,7 @@ def check(
         assert all(torch.equal(part.state_dict()[key], state[key]) for key in state), name
 
 
-ENDS = [{"max_steps": 6}, {"max_epochs": 2}]
+ENDS: list[dict[str, Any]] = [{"max_steps": 6}, {"max_epochs": 2}]
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -161,13 +173,33 @@ ENDS = [{"max_steps": 6}, {"max_epochs": 2}]
     [
         ("texts", {"val_check_interval": 2}),
         ("texts", {"accumulate_grad_batches": 3, "limit_val_batches": 0, "asks_early": True}),
-        ("tensors", {"accumulate_grad_batches": 2, "asks_early": True}),
+        ("tensors", {"accumulate_grad_batches": 2, "asks_early": True, "adapters": True}),
         ("tensors", {"limit_train_batches": 3, "limit_val_batches": 0}),
     ],
 )
 def test_every_checkpoint_leads_to_the_end_of_the_uninterrupted_run(
-    tmp_path: Path, texts: TextData, kind: str, how: dict[str, Any], end: dict[str, int]
+    tmp_path: Path, texts: TextData, kind: str, how: dict[str, Any], end: dict[str, Any]
 ) -> None:
     texts.batch_size = 24
     data = texts if kind == "texts" else Tensors()
     check(tmp_path, data, lambda: [RngState(), *ours()], **how, **end)
+
+
+def test_a_generator_of_the_dataloader_goes_on_as_well(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"max_epochs": 3, "limit_val_batches": 0}
+    check(tmp_path, Tensors(own_generator=True), lambda: [RngState()], **how)
+    plain = Tensors(DataLoader, own_generator=True)
+    check(tmp_path / "plain", plain, lambda: [RngState()], when="epoch", **how)
+
+
+ORDERS = list(permutations((*ours(), RngState())))
+
+
+def test_the_order_of_the_callbacks_changes_nothing(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"max_epochs": 2, "limit_val_batches": 0}
+    first, _ = fit(tmp_path, Tensors(), list(ORDERS[0]), **how)
+    for order in ORDERS[1:]:
+        other, _ = fit(tmp_path, Tensors(), list(order), **how)
+        assert other.seen == first.seen
+        states = first.state_dict(), other.state_dict()
+        assert all(torch.equal(states[1][key], value) for key, value in states[0].items())

@@ -1,7 +1,7 @@
 """Quantising any LightningModule by ranges that suit its data."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,11 +12,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_adls.callbacks.averages import refuse_averaged_masks
-from lightning_adls.callbacks.order import refuse_earlier_copies
-from lightning_adls.callbacks.quantization import Recipe, read_recipe
+from lightning_adls.callbacks.launched import refuse_lost_layers
+from lightning_adls.callbacks.order import refuse_copies_of_other_ranges
+from lightning_adls.callbacks.quantization import Recipe, quantised_by, read_recipe
 from lightning_adls.callbacks.scales import warn_of_groups
-from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
+from lightning_adls.callbacks.swapping import LayerSwapping
 from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
@@ -44,7 +44,7 @@ def _callable_with(forward: Callable[..., Any], inputs: Mapping[str, Any]) -> bo
     return True
 
 
-class Calibration(L.Callback):
+class Calibration(LayerSwapping):
     """Choose the ranges of integer formats from training data, then quantise.
 
     When a fit starts, the module runs on a few training batches (see
@@ -59,8 +59,10 @@ class Calibration(L.Callback):
     for the batches, which are the same whatever was trained before. Of other data they are the
     first of the training dataloader, in the order that it has at the time.
 
-    Under DDP the processes use the recipe of the first. With strategies that shard the model, call
-    ``calibrate`` yourself and use :class:`QuantizationAwareTraining`.
+    Under DDP the processes use the recipe of the first. Processes that the Trainer launches itself
+    (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost. There,
+    and with strategies that shard the model, call ``calibrate`` yourself and use
+    :class:`QuantizationAwareTraining`.
 
     Args:
         recipe: What to quantise, and how; see :class:`QuantizationAwareTraining`.
@@ -81,6 +83,8 @@ class Calibration(L.Callback):
         recipe: The recipe that came out, with one entry for each layer; None before.
     """
 
+    _instead = "calibrate the module before (lightning_adls.calibrate), without this callback"
+
     def __init__(
         self,
         recipe: Recipe,
@@ -99,14 +103,19 @@ class Calibration(L.Callback):
         self._module: L.LightningModule | None = None
         self._hook: RemovableHandle | None = None
 
+    def prepare(self, module: nn.Module) -> None:
+        """Quantise ``module`` in place, as ``setup`` does: by the recipe that is known so far."""
+        (self.recipe or self.template)(module)
+
+    def _choices(self) -> tuple[Mapping[str, bool], Sequence[str]]:
+        return quantised_by(self.template)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Quantise with ranges that are yet to be chosen, so that learned scales exist."""
         if self._module is not None and self._module is not pl_module:
             self.recipe = None  # another module has other ranges
         self._module = pl_module
-        with refuse_earlier_copies(self, trainer, pl_module):
-            (self.recipe or self.template)(pl_module)
-        refuse_torch_pruning(self, trainer, pl_module)
+        super().setup(trainer, pl_module, stage)
         # Also a checkpoint of weights alone, which has no state of callbacks, says its ranges.
         self._forget_hook()
         self._hook = pl_module.register_load_state_dict_pre_hook(self._take_recipe)
@@ -129,6 +138,7 @@ class Calibration(L.Callback):
     ) -> None:
         """Leave the module as any other, of a fit that gets to no teardown."""
         self._forget_hook()
+        super().on_exception(trainer, pl_module, exception)
 
     def _forget_hook(self) -> None:
         if self._hook is not None:
@@ -150,11 +160,18 @@ class Calibration(L.Callback):
         self.recipe = Quantize(**state_dict)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Calibrate, unless that was done, and quantise."""
-        refuse_averaged_masks(self, trainer, pl_module)
+        """Calibrate, unless that was done, and quantise.
+
+        Raises:
+            ValueError: If there is no training data, if an average of the module has other ranges
+                or cannot take its masks, or if this is a process that hands back weights alone.
+        """
+        super().on_fit_start(trainer, pl_module)
         if self.recipe is None:
             self.recipe = self._calibrate(trainer, pl_module)
-        self.recipe(pl_module)
+        if self._swap(pl_module):
+            refuse_copies_of_other_ranges(trainer)
+            refuse_lost_layers("Calibration", trainer, self._instead)
 
     # The weights of a checkpoint are loaded by then.
     on_validation_start = on_test_start = on_predict_start = on_fit_start

@@ -1,8 +1,5 @@
 """Callbacks that average a module copy it in their ``setup``: layers must be swapped before."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import lightning as L
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -11,26 +8,20 @@ from torch.optim.swa_utils import AveragedModel
 from lightning_adls.errors import InputValueError
 
 
-@contextmanager
-def refuse_earlier_copies(
-    callback: L.Callback, trainer: L.Trainer, module: L.LightningModule
-) -> Iterator[None]:
-    """Refuse to swap layers of ``module`` where an average of it is without the new ones.
+def refuse_earlier_copies(callback: L.Callback, trainer: L.Trainer) -> None:
+    """Refuse to have swapped layers where an average of the module is without the new ones.
 
-    Such an average is paired with the module by position and saved in its place, so that scales
-    and weights get mixed up, or what is saved rounds nothing.
+    Such an average is paired with the module by position and saved in its place, so that scales,
+    masks and weights get mixed up, or what is saved rounds and prunes nothing.
 
     Args:
-        callback: Whose ``setup`` swaps layers, within the context.
+        callback: Whose ``setup`` swapped layers.
         trainer: Whose callbacks before that one may hold a copy of the module.
-        module: Its modules and buffers are compared before and after.
 
     Raises:
-        ValueError: If there are new ones and there is such a callback.
+        ValueError: If there is such a callback.
     """
-    before = _parts(module)
-    yield
-    if trainer.state.fn != TrainerFn.FITTING or before == _parts(module):
+    if trainer.state.fn != TrainerFn.FITTING:
         return
     for other in _before(callback, trainer):
         if _averages(other):
@@ -41,9 +32,20 @@ def refuse_earlier_copies(
             )
 
 
-def _parts(module: L.LightningModule) -> tuple[list[int], list[str]]:
-    """Its modules, and its buffers by name: masks of a layer that was there before are new, too."""
-    return [id(part) for part in module.modules()], [name for name, _ in module.named_buffers()]
+def refuse_copies_of_other_ranges(trainer: L.Trainer) -> None:
+    """Refuse to have calibrated a module whose average was made before and is saved in its place.
+
+    Raises:
+        ValueError: If a callback of the Trainer holds such an average.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for other in callbacks if trainer.state.fn == TrainerFn.FITTING else []:
+        if _holds_average(other):
+            raise InputValueError(
+                f"Calibration: callbacks has {type(other).__name__}, which copied the module "
+                "before its ranges were chosen; calibrate it before (lightning_adls.calibrate) "
+                "and use QuantizationAwareTraining."
+            )
 
 
 def _before(callback: L.Callback, trainer: L.Trainer) -> list[L.Callback]:
@@ -52,6 +54,9 @@ def _before(callback: L.Callback, trainer: L.Trainer) -> list[L.Callback]:
 
 
 def _averages(callback: L.Callback) -> bool:
-    if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
-        return True
+    averaging = isinstance(callback, WeightAveraging | StochasticWeightAveraging)
+    return averaging or _holds_average(callback)
+
+
+def _holds_average(callback: L.Callback) -> bool:
     return any(isinstance(value, AveragedModel) for value in vars(callback).values())

@@ -1,17 +1,18 @@
 """Pruning while a model trains, by a schedule over the budget of steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
-from lightning_adls.callbacks.averages import copy_masks, refuse_averaged_masks
+from lightning_adls.callbacks.averages import copy_masks
 from lightning_adls.callbacks.delivery import DeliversLater
-from lightning_adls.callbacks.order import refuse_earlier_copies
-from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
+from lightning_adls.callbacks.progress import progress_of
+from lightning_adls.callbacks.swapping import LayerSwapping
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING
 from lightning_adls.transforms.cost import sparsity_of
@@ -106,7 +107,7 @@ class Cubic:
         return self.sparsity + (self.initial - self.sparsity) * left**3
 
 
-class Pruning(DeliversLater):
+class Pruning(LayerSwapping, DeliversLater):
     """Prune the layers of any LightningModule while it trains.
 
     When a stage is set up, the layers are swapped for ones that carry a mask, on the same
@@ -119,8 +120,10 @@ class Pruning(DeliversLater):
 
     The masks are all the state there is, and are part of the model's checkpoints: a resumed run
     goes on where it was. Under DDP every process computes the same masks, because weights and seed
-    are the same. Averages of the weights that other callbacks keep get the masks of the module.
-    Each change logs ``sparsity``, that of the whole model.
+    are the same; where the Trainer launches its processes itself (``ddp_spawn``, ``ddp_fork``,
+    ``ddp_notebook``), call ``prepare(module)`` before the fit. Averages of the weights that other
+    callbacks keep get the masks of the module. Each change logs ``sparsity``, that of the whole
+    model.
 
     No model that is less sparse than the schedule's end is chosen by its score: until that sparsity
     is reached, a ``ModelCheckpoint`` with a ``monitor`` keeps its latest files, of which none is
@@ -167,36 +170,29 @@ class Pruning(DeliversLater):
         self._final = Prune(schedule(1.0), method, scope, layers, kinds, seed=seed)
         super().__init__(later=schedule(0.0) < self._final.sparsity)
         self.schedule = schedule
-        self._steps = 0.0
         self._target = 0.0
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Swap the layers and give them masks, before optimisers are made and weights loaded.
+    def prepare(self, module: nn.Module) -> None:
+        """Swap the layers of ``module`` in place and give them masks, as ``setup`` does."""
+        self._final.prepare(module)
 
-        Raises:
-            ValueError: If a callback before this one holds a copy of the module to average its
-                weights, or one prunes the same layers as torch does.
-        """
-        with refuse_earlier_copies(self, trainer, pl_module):
-            self._final.prepare(pl_module)
-        refuse_torch_pruning(self, trainer, pl_module)
+    def _choices(self) -> tuple[Mapping[str, bool], Sequence[str]]:
+        return dict.fromkeys(self._final.layers, True), self._final.kinds
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prune as the schedule says of what is done already: nothing, or a part in a resumed run.
 
         Raises:
-            ValueError: If the Trainer has no end, the model is sparser than the schedule's, or a
-                callback averages masks by a rule that they do not follow.
+            ValueError: If the Trainer has no end, or the model is sparser than the schedule's.
         """
         # Not earlier: it makes the dataloader, which then misses the place to resume from.
-        self._steps = trainer.estimated_stepping_batches
+        _, total = progress_of(trainer)
         # -1 is what the Trainer says of data without a length.
-        if self._steps == math.inf or self._steps < 0:
+        if total == math.inf or total < 0:
             raise InputValueError(
                 "Pruning: the Trainer has no end; set max_steps, or max_epochs if the data has a "
                 "length."
             )
-        refuse_averaged_masks(self, trainer, pl_module)
         self._final.check(pl_module)
         self._target = self._scheduled(trainer)
         if not self._final.is_reached(pl_module):
@@ -219,16 +215,17 @@ class Pruning(DeliversLater):
         """Warn of a model that is less sparse than it was to be."""
         super().on_train_end(trainer, pl_module)
         if self._unfinished:
+            done, total = progress_of(trainer)
             rank_zero_warn(
-                f"Pruning: training ended after {trainer.global_step} of {self._steps:.0f} steps "
+                f"Pruning: training ended after {done:.0f} of {total:.0f} steps "
                 f"at a sparsity of {self._final.sparsity_of(pl_module):.4g}, below the "
                 f"{self._final.sparsity:.4g} at the end of the schedule; train to the end, or call "
                 f"Prune({self._final.sparsity:.4g}) for the rest."
             )
 
     def _scheduled(self, trainer: L.Trainer) -> float:
-        # Several optimisers make several steps of a batch: they may count beyond the estimate.
-        return self.schedule(min(1.0, trainer.global_step / max(1.0, self._steps)))
+        done, total = progress_of(trainer)
+        return self.schedule(min(1.0, done / max(1.0, total)))
 
     def _prune(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         replace(self._final, sparsity=self._target).prune_up_to(pl_module)

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -23,8 +24,9 @@ class RngState(L.Callback):
     :class:`TextData`'s and any ``torchdata.stateful_dataloader.StatefulDataLoader`` does.
     ``validate``, ``test`` and ``predict`` with a ``ckpt_path`` leave the generators alone.
 
-    Covers Python's, NumPy's and torch's generators (of the CPU and of every CUDA device), not those
-    of worker processes. Each process of a distributed run would need a state of its own, but a
+    Covers Python's, NumPy's and torch's generators (of the CPU and of every CUDA device), and those
+    that were given to the training dataloaders or their samplers (``generator=``), not those of
+    worker processes. Each process of a distributed run would need a state of its own, but a
     checkpoint holds that of the first: resumed ranks all continue with it.
 
     Warns:
@@ -35,6 +37,7 @@ class RngState(L.Callback):
     def __init__(self) -> None:
         self._fitting = False
         self._resumed: dict[str, Any] | None = None
+        self._of_loaders: list[torch.Generator] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Note whether a checkpoint would be resumed; Lightning loads it after this."""
@@ -49,6 +52,7 @@ class RngState(L.Callback):
             "numpy": [numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]],
             "torch": torch.get_rng_state(),
             "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
+            "loaders": [generator.get_state() for generator in self._of_loaders],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -63,17 +67,19 @@ class RngState(L.Callback):
         Making the dataloaders' iterators, and much else, drew from them since they were loaded.
         """
         settle(trainer)
+        self._of_loaders = _generators_of(trainer)
         if trainer.fit_loop.is_resuming:
             _say_what_is_lost(trainer)
             self._take_up()
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the generators before an epoch's iterators are made, which draw from them."""
+        self._of_loaders = _generators_of(trainer)  # dataloaders may be others in each epoch
         self._take_up()
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Forget a state that no batch took up."""
-        self._fitting, self._resumed = False, None
+        self._fitting, self._resumed, self._of_loaders = False, None, []
 
     def _take_up(self) -> None:
         if self._resumed is not None:
@@ -88,6 +94,34 @@ class RngState(L.Callback):
         torch.set_rng_state(_on_cpu(state["torch"]))
         for device, numbers in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(_on_cpu(numbers), device)
+        # Older checkpoints have none.
+        for generator, numbers in zip(self._of_loaders, state.get("loaders", ()), strict=False):
+            generator.set_state(_on_cpu(numbers))
+
+
+def _generators_of(trainer: L.Trainer) -> list[torch.Generator]:
+    """Those of the training dataloaders and of their samplers, each once."""
+    owners: list[Any] = []
+    for loader in _training_loaders(trainer):
+        samplers = _samplers_of(loader)
+        owners += [loader, *samplers, *(each.dataset._sampler for each in samplers if _wraps(each))]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
+
+
+def _training_loaders(trainer: L.Trainer) -> list[Any]:
+    combined = trainer.fit_loop._combined_loader
+    return combined.flattened if combined else []
+
+
+def _samplers_of(loader: Any) -> list[Any]:
+    batches = getattr(loader, "batch_sampler", None)
+    return [getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
+
+
+def _wraps(sampler: Any) -> bool:
+    """Whether Lightning made it of another one, to share its samples among processes."""
+    return isinstance(sampler, DistributedSamplerWrapper)
 
 
 def _say_what_is_lost(trainer: L.Trainer) -> None:
@@ -95,7 +129,14 @@ def _say_what_is_lost(trainer: L.Trainer) -> None:
     _, batch = place_of(loop)
     if not batch:
         return
-    for loader in loop._combined_loader.flattened if loop._combined_loader else []:
+    for loader in _training_loaders(trainer):
+        if any(map(_wraps, _samplers_of(loader))):
+            rank_zero_warn(
+                f"RngState: the order of {type(loader).__name__}(shuffle=True) over several "
+                "processes is in no checkpoint, so this epoch goes on with other batches than the "
+                "uninterrupted one; pass sampler=DistributedSampler(dataset), or resume from the "
+                "end of an epoch."
+            )
         if not hasattr(loader, "load_state_dict"):
             rank_zero_warn(
                 f"RngState: {type(loader).__name__} does not keep its place, so this epoch goes on "

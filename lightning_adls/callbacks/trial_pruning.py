@@ -6,6 +6,7 @@ import lightning as L
 import optuna
 from optuna_integration import PyTorchLightningPruningCallback
 
+from lightning_adls.callbacks.progress import progress_of
 from lightning_adls.errors import InputValueError
 
 
@@ -40,7 +41,8 @@ class TrialPruning(PyTorchLightningPruningCallback):
         if trainer.sanity_checking:
             return
         check_metrics(trainer, self.monitor)
-        part = round(self._parts * trainer.global_step / trainer.estimated_stepping_batches)
+        done, total = progress_of(trainer)
+        part = round(self._parts * done / total)
         if part == self._reported:
             raise InputValueError(
                 f"TrialPruning: parts={self._parts} are too few for two validations after {part} "

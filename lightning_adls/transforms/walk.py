@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, NoMatchError
 from lightning_adls.layers import COMPUTING, KINDS, is_kind
 from lightning_adls.layers.carrying import carry_over
 from lightning_adls.transforms.owners import call_layers, calling_attentions, out_of_reach
@@ -65,7 +65,7 @@ def match(
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
             known = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputValueError(
+            raise NoMatchError(
                 f"{who}: pattern {pattern!r} matches none of the {len(names)} {what}; "
                 f"there are {known or f'no such {what}'}."
             )

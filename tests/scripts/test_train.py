@@ -172,6 +172,17 @@ def test_a_run_is_continued_evaluated_and_not_overwritten(
     assert "another process" in capsys.readouterr().err
 
 
+def test_a_continued_run_is_the_uninterrupted_one(run: Run) -> None:
+    keep = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    options = ["--trainer.callbacks.filename={epoch}", "--trainer.callbacks.save_top_k=-1"]
+    fit = ["fit", *TINY, "--trainer.max_epochs=2"]
+    assert run(TRAIN, *fit, "--run=a", keep, *options) == 0
+    begun = "lightning_logs/train/a/checkpoints/epoch=0.ckpt"
+    assert run(TRAIN, *fit, "--run=b", keep, *options, f"--ckpt_path={begun}") == 0
+    whole, rest = checkpoint("a")["state_dict"], checkpoint("b")["state_dict"]
+    assert all(torch.equal(whole[key], rest[key]) for key in whole)
+
+
 def test_a_checkpoint_of_another_model_and_weights_alone_are_named(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
