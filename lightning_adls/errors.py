@@ -13,6 +13,10 @@ class NoMatchError(InputValueError):
     """A pattern of names matches nothing."""
 
 
+class OtherNetworkError(InputValueError):
+    """A state dict is of another network."""
+
+
 class MissingFileError(InputValueError, FileNotFoundError):
     """A file, a folder or something on a hub is not there."""
 

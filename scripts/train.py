@@ -30,7 +30,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, OtherNetworkError
 from lightning_adls.labs import cli
 from lightning_adls.labs.continuing import (
     SettingsOfThisCall,
@@ -137,13 +137,15 @@ class TrainCLI(LightningCLI):
                 stack.enter_context(exclusive(self.folder / "run.lock"))
             try:
                 super()._run_subcommand(subcommand)
-            except RuntimeError as error:
-                if not str(error).startswith("Error(s) in loading state_dict"):
+            except (OtherNetworkError, RuntimeError) as error:
+                first, *others = str(error).splitlines()
+                if others and first.startswith("Error(s) in loading state_dict"):
+                    first = others[0].strip()
+                elif not isinstance(error, OtherNetworkError):
                     raise
-                first, *_ = str(error).splitlines()[1:]
                 raise InputValueError(
                     f"{LAB}: ckpt_path={self.config[subcommand].ckpt_path!r} is of another model; "
-                    f"repeat the arguments that it was made with: {first.strip()}"
+                    f"repeat the arguments that it was made with: {first}"
                 ) from error
         if subcommand == "fit" and self.trainer.global_step == self.steps_done:
             print("Nothing is left to train; raise --trainer.max_epochs or --trainer.max_steps.")

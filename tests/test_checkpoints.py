@@ -25,6 +25,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
+from lightning_adls.layers.packed_weight import PackedWeight
 from lightning_adls.models import bert, reuse_weights, sequence_classifier
 from lightning_adls.transforms import Drop, LoRA, Pack, Prune, Quantize, Transform
 from lightning_adls.transforms.quantize import recipe_of
@@ -55,7 +56,8 @@ def changed(change: str) -> nn.Sequential:
     model.train()(X)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(1.5).add_(0.01)
+            if not isinstance(parameter, PackedWeight):  # which is constant
+                parameter.mul_(1.5).add_(0.01)
     return model.eval()
 
 

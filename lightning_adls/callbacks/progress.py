@@ -25,6 +25,6 @@ def progress_of(trainer: L.Trainer, batches_ago: int = 0) -> tuple[float, float]
     all_batches = inf if epochs == -1 else trainer.num_training_batches * epochs
     max_steps = inf if trainer.max_steps == -1 else trainer.max_steps
     share = 1 - batches_ago / max(1, batches)
-    if batches / all_batches >= steps / max_steps:
+    if max_steps == inf or batches / all_batches > steps / max_steps:
         return batches * share, all_batches
     return steps * share, max_steps

@@ -50,6 +50,7 @@ class LayerSwapping(L.Callback):
                 torch's pruning masks them as well.
         """
         self._resumed = None
+        self._refuse_lazy_layers(pl_module)
         try:
             changed = self._swap(pl_module)
         except NoMatchError as error:
@@ -60,7 +61,6 @@ class LayerSwapping(L.Callback):
                     "call module.configure_model() before."
                 ) from error
             raise
-        self._refuse_lazy_layers(pl_module)
         refuse_torch_pruning(self, trainer, pl_module)
         if changed:
             refuse_earlier_copies(self, trainer)

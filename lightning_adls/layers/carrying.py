@@ -34,7 +34,8 @@ def check_replaceable(old: nn.Module, new: nn.Module) -> None:
         )
     if old._compiled_call_impl is not None:
         raise InputValueError(f"{who} was compiled by itself; compile it after it is replaced.")
-    if taken := sorted(_users(old, new) & _names(new)):
+    of_class = set(dir(type(new))) - set(dir(type(old)))
+    if taken := sorted(_users(old, new) & (_names(new) | of_class)):
         raise InputValueError(
             f"{who} has a {taken[0]!r} of yours, a name that {type(new).__name__} uses itself; "
             "rename it first."

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, OtherNetworkError
 from lightning_adls.layers.adapter import NAME
 from lightning_adls.layers.record import ADDED
 
@@ -53,7 +53,7 @@ def check_network(model: nn.Module, state: Mapping[str, Any], who: str, strict: 
     ours, theirs = network_of(model.state_dict()), network_of(state)
     for key in ours:
         if key in theirs and theirs[key] != ours[key]:
-            raise InputValueError(
+            raise OtherNetworkError(
                 f"{who}: {key!r} has the shape {theirs[key]} in the state dict and {ours[key]} in "
                 "the model; build the network that was saved, by PruneStructured where that was "
                 "used."
@@ -61,12 +61,12 @@ def check_network(model: nn.Module, state: Mapping[str, Any], who: str, strict: 
     if not strict:
         return
     if unknown := [key for key in theirs if key not in ours]:
-        raise InputValueError(
+        raise OtherNetworkError(
             f"{who}: the state dict has {unknown[0]!r}, which the model has not; build the network "
             "that was saved."
         )
     if missing := [key for key in ours if key not in theirs]:
-        raise InputValueError(
+        raise OtherNetworkError(
             f"{who}: the model has {missing[0]!r}, which the state dict has not; build the network "
             "that was saved, by Drop where that was used."
         )

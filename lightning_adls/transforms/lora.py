@@ -114,7 +114,9 @@ class LoRA:
             raise InputValueError(
                 "LoRA: the model has adapters already; call merge_lora(model) first."
             )
-        names = list(match(linear_layers(model), dict.fromkeys(self.layers), "LoRA"))
+        names = list(
+            match(linear_layers(model), dict.fromkeys(self.layers), "LoRA", "linear layers")
+        )
         for name in names:
             check_parameters(model.get_submodule(name), "LoRA")
         _refuse_shared(model, names)

@@ -174,6 +174,7 @@ def test_a_plain_run_goes_on_only_if_nothing_new_is_trained(tmp_path: Path, star
     trainer(learning).validate(Module(), datamodule=Data(), ckpt_path=path, verbose=False)
 
 
+@pytest.mark.filterwarnings("ignore:.*no group of the optimizer has the learned scale")
 def test_a_run_goes_on_whose_optimizer_leaves_scales_alone(tmp_path: Path) -> None:
     class Weights(Module):
         def configure_optimizers(self) -> torch.optim.Optimizer:
