@@ -30,6 +30,8 @@ from lightning_adls.models import bert, reuse_weights, sequence_classifier
 from lightning_adls.transforms import Drop, LoRA, Pack, Prune, Quantize, Transform
 from lightning_adls.transforms.quantize import recipe_of
 
+pytestmark = pytest.mark.conformance
+
 X = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
 IDS = torch.arange(18).view(2, 9)
 LEARNED = Quantize({"*": "LearnedInteger(width=4)"})

@@ -1,6 +1,8 @@
 """The examples of the user guide run as they stand."""
 
 import re
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,36 @@ def test_the_networks_of_the_models_page_are_trained(
         )
     ]
     assert sizes == [32, 64]
+
+
+def test_the_example_from_training_to_handing_on_goes_on_and_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    review, hand_on = _examples(DOCS / "reuse.md")
+    for epochs in (1, 2):  # the second goes on
+        small = review.replace("max_epochs=6", f"max_epochs={epochs}").replace("2048", "512")
+        (tmp_path / "review.py").write_text(small)
+        runpy.run_path("review.py", run_name="__main__")
+    assert re.findall(r"^step \d+", capsys.readouterr().out, re.M) == ["step 16", "step 32"]
+    runpy.run_path(_written(tmp_path / "hand_on.py", hand_on), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "weight=LearnedInteger(width=4)" in printed
+    assert "4.01 bits per weight" in printed
+    from transformers import DistilBertForSequenceClassification
+
+    from lightning_adls.layers import QuantizedLayer
+
+    plain = DistilBertForSequenceClassification.from_pretrained("plain")
+    assert not any(isinstance(layer, QuantizedLayer) for layer in plain.modules())
+    assert (plain.pre_classifier.weight == 0).float().mean() >= 0.5
+    sys.modules.pop("review")
+
+
+def _written(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
 
 
 def _examples(page: Path, language: str = "python") -> list[str]:

@@ -16,6 +16,8 @@ from lightning_adls import LoRA
 from lightning_adls.callbacks import Cubic, Pruning, QuantizationAwareTraining, RngState
 from lightning_adls.data import TextData
 
+pytestmark = pytest.mark.conformance
+
 STEPS = 4  # of an epoch
 
 

@@ -22,6 +22,8 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.transforms import Prune
 from lightning_adls.transforms.cost import sparsity_of
 
+pytestmark = pytest.mark.conformance
+
 
 class Net(L.LightningModule):
     def __init__(self) -> None:

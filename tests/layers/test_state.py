@@ -18,6 +18,8 @@ from lightning_adls.formats import Binary, LearnedInteger, MXInt, NumberFormat
 from lightning_adls.layers import LayerFormats, LayerRecord, QuantizedLayer, builder, weight_of
 from lightning_adls.layers.packed import PackedLinear
 
+pytestmark = pytest.mark.conformance
+
 FORMATS = [cls() for cls in NumberFormat.classes.values()]
 
 

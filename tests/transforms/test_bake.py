@@ -14,6 +14,8 @@ from lightning_adls.layers import QuantizedLayer
 from lightning_adls.transforms import LoRA, Pack, Prune, Quantize, Transform
 from lightning_adls.transforms.bake import bake
 
+pytestmark = pytest.mark.conformance
+
 WITHOUT_INPUTS: dict[str, tuple[type[nn.Module], Sequence[Transform]]] = {
     **{
         name: (Net, [Quantize({"*": {"weight": name, "bias": name}}, ALL)])

@@ -17,6 +17,8 @@ from lightning_adls.transforms.lora import merge_lora
 from lightning_adls.transforms.quantize import state_for
 from lightning_adls.transforms.rebuild import rebuild
 
+pytestmark = pytest.mark.conformance
+
 NETWORK = (Drop, PruneStructured)
 TWO_BACKENDS: list[Transform] = [
     Quantize({"*query": "Integer(width=6, frac_width=4)"}, backend="mase"),

@@ -28,6 +28,8 @@ from lightning_adls.transforms.configs import describe, read
 from lightning_adls.transforms.quantize import recipe_of, state_for
 from lightning_adls.transforms.walk import layers_of
 
+pytestmark = pytest.mark.conformance
+
 ALL = tuple(KINDS)
 IDS = torch.arange(30).view(3, 10)
 INTEGER = Quantize({"*": "Integer(width=6, frac_width=4)"})
