@@ -10,6 +10,9 @@ the weights and shows that the logits stay the same. Run:
 The same command continues an interrupted run and repeats nothing that is done.
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path

@@ -12,6 +12,9 @@ The same command continues an interrupted run and repeats nothing that is done; 
 widths, sparsities and methods add to it.
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product

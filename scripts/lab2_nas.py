@@ -12,6 +12,9 @@ judges each model after it was quantised and pruned: as it is, and trained again
 The same command continues an interrupted run and repeats nothing that is done.
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import product

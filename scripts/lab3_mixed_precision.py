@@ -13,6 +13,9 @@ model is quantised, trained within a budget and validated. Run:
 The same command continues an interrupted run and repeats nothing that is done.
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path

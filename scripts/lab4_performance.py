@@ -13,6 +13,9 @@ What cannot be measured gets a row that says why, and the exit status is 1 only 
 Times are not continued: a run of the same name measures everything anew.
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -15,6 +15,9 @@ does not hold have the defaults of configs/train.yaml. Data, Trainer and callbac
 of this call, the network (``--model.model``) and ``--recipe`` included.
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack

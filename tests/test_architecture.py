@@ -21,7 +21,7 @@ LEVELS = (
     {"layers"},
     {"kernels"},
     {"formats"},
-    {"hub", "locks", "settings", "weights"},
+    {"hub", "locks", "settings", "threads", "weights"},
     {"errors"},
 )
 ONLY_IN = {
@@ -191,3 +191,39 @@ print(type(model[1]).__name__, isinstance(model[1], Conv1D))
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert output.stdout.split() == ["False", "QuantizedTransformersConv1D", "True"]
+
+
+@pytest.mark.parametrize(
+    "script", sorted((PACKAGE.parent / "scripts").glob("*.py")), ids=lambda path: path.stem
+)
+def test_scripts_say_how_threads_wait_before_torch_is_imported(script: Path) -> None:
+    imported = [
+        node
+        for node in ast.parse(script.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert ast.unparse(imported[0]) == "import lightning_adls.labs.waiting"
+
+
+@pytest.mark.parametrize(
+    ("before", "statement", "after"),
+    [
+        ({}, "import lightning_adls.labs.waiting", "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "import lightning_adls.labs.waiting", "ACTIVE"),
+        ({}, "import lightning_adls, lightning_adls.layers", "None"),
+    ],
+)
+def test_only_scripts_change_how_threads_wait_and_the_user_wins(
+    before: dict[str, str], statement: str, after: str
+) -> None:
+    code = f"import os, sys; {statement}; print(os.environ.get('OMP_WAIT_POLICY'))"
+    if after == "PASSIVE":
+        code += "; assert 'torch' not in sys.modules"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(PACKAGE.parent), **before},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == after

@@ -9,6 +9,7 @@ import torch
 from lightning_adls.bench.contestant import Contestant
 from lightning_adls.bench.instruments.timing import Spread, break_even
 from lightning_adls.bench.workloads.variants import Variant
+from lightning_adls.threads import wait_policy
 
 Record = dict[str, Any]
 """A :class:`Measurement` by the names of its attributes; an experiment adds keys of its own."""
@@ -25,6 +26,7 @@ class Measurement:
         dtype: Of weights and inputs.
         training: Full training steps, or forward passes only.
         threads: Of torch on the CPU.
+        waiting: How they wait for work; see :func:`lightning_adls.threads.wait_policy`.
         batch: Samples per step.
         tokens: Of each sample.
         first_call_ms: Time of the first call, which compiles.
@@ -52,6 +54,7 @@ class Measurement:
     dtype: str
     training: bool
     threads: int
+    waiting: str
     batch: int | None = None
     tokens: int | None = None
     first_call_ms: float | None = None
@@ -90,6 +93,7 @@ def records_of(
             dtype=contestant.variant.dtype,
             training=training,
             threads=torch.get_num_threads(),
+            waiting=wait_policy(),
             batch=batch,
             tokens=tokens,
             error=contestant.error,

@@ -12,6 +12,7 @@ from lightning_adls import report
 from lightning_adls.bench.failures import one_line
 from lightning_adls.bench.records import Measurement, Record
 from lightning_adls.bench.workloads.variants import Variant
+from lightning_adls.threads import wait_policy
 
 
 class Results:
@@ -110,8 +111,16 @@ def attempt(
     target: str, variant: Variant, device: str, work: Callable[[], Mapping[str, Any]]
 ) -> Record:
     """A record of what ``work`` finds, or of why it fails."""
-    threads = torch.get_num_threads()
-    known = asdict(Measurement(target, str(variant), device, variant.dtype, False, threads))
+    measurement = Measurement(
+        target,
+        str(variant),
+        device,
+        variant.dtype,
+        training=False,
+        threads=torch.get_num_threads(),
+        waiting=wait_policy(),
+    )
+    known = asdict(measurement)
     try:
         return {**known, **work()}
     except Exception as error:  # the others are still to be measured

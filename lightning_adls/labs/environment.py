@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from lightning_adls.threads import wait_policy
+
 # The first are always there; the others by the command beside them.
 _REQUIRED = (
     "lightning",
@@ -57,7 +59,7 @@ def _machine() -> dict[str, str]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": f"{_usable_cores()} of {os.cpu_count()}",
-        "torch threads": str(torch.get_num_threads()),
+        "torch threads": f"{torch.get_num_threads()}, waiting: {wait_policy()}",
         "memory": _memory(),
         "CUDA devices": ", ".join(devices) or "none",
     }

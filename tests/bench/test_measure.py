@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_adls.bench import Measurement, Rounds, Variant, measure, sweep, token_ids
 from lightning_adls.models import bert
+from lightning_adls.threads import wait_policy
 
 Register = Callable[[Callable[..., Any]], str]
 FEW = Rounds(timed=3, warmup=1)
@@ -42,6 +43,7 @@ def test_rows_hold_consistent_numbers(mlp: nn.Sequential, x: Tensor) -> None:
         assert (row["target"], row["device"], row["training"]) == ("Sequential", "cpu", False)
         assert (row["batch"], row["tokens"], row["tokens_per_s"]) == (4, None, None)
         assert row["threads"] == torch.get_num_threads()
+        assert row["waiting"] == wait_policy()
         assert 0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
         assert row["samples_per_s"] == pytest.approx(4000 / row["median_ms"])
     eager, aot, bfloat16 = rows

@@ -21,7 +21,7 @@ def test_versions_are_those_that_the_packages_say() -> None:
     for module in (torch, lightning, numpy, optuna, peft, transformers):
         assert found[module.__name__] == module.__version__
     assert found["python"] == sys.version.split()[0]
-    assert found["torch threads"] == str(torch.get_num_threads())
+    assert found["torch threads"].startswith(f"{torch.get_num_threads()}, waiting: ")
     assert all(isinstance(value, str) and value for value in found.values())
 
 

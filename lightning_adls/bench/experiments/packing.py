@@ -114,7 +114,12 @@ class Packing:
         before["all"], after["all"] = sum(before.values()), sum(after.values())
         records = []
         for kind, size in before.items():
-            sizes = {"bytes_before": size, "bytes_after": after[kind], "threads": None}
+            sizes = {
+                "bytes_before": size,
+                "bytes_after": after[kind],
+                "threads": None,
+                "waiting": None,
+            }
             records.append(attempt(kind, Variant(), "any", sizes.copy))
         results.add(self.name, "memory", records)
 
