@@ -76,9 +76,8 @@ def main() -> None:
             for name, policy in POLICIES.items():
                 times[name].append(measured(policy, arguments))
     for name, values in times.items():
-        print(
-            f"{name:8} {statistics.median(values):8.1f} ms  ({min(values):.1f} to {max(values):.1f})"
-        )
+        spread = f"{min(values):.1f} to {max(values):.1f}"
+        print(f"{name:8} {statistics.median(values):8.1f} ms  ({spread})")
     ratios = [p / d for d, p in zip(times["default"], times["passive"], strict=True)]
     print(
         f"passive / default, median of {len(ratios)} rounds: {statistics.median(ratios):.3f} "
