@@ -30,8 +30,8 @@ class QuantizedLayer(nn.Module):
 
     All that changes an output in eval mode is in the state dict: ``enabled`` where it is false,
     ``input_sparsity`` where it was ever set, and backend and formats as ``_extra_state`` where
-    there are formats. A state dict without them, such as that of a plain layer, leaves them as they
-    are, and so it leaves mask and scales. One with other formats or another backend is refused.
+    there are formats. A state dict of a plain layer leaves them as they are, and so it leaves mask
+    and scales. One with other formats or another backend is refused.
 
     Scales that a format learns are parameters ``input_scales``, ``weight_scales`` and
     ``bias_scales``. The first training batch fits them to the data. Whether that was done is a
@@ -355,7 +355,9 @@ class QuantizedLayer(nn.Module):
     ) -> None:
         # Checkpoints of unquantised models have no switches, no mask and no scales, which change
         # nothing then; those of pruned ones bring a mask that this layer may not have yet.
-        if (enabled := state_dict.pop(f"{prefix}enabled", None)) is not None:
+        # A quantised layer, which has a record, says when it does not round.
+        rounds = True if prefix + RECORD_KEY in state_dict else None
+        if (enabled := state_dict.pop(f"{prefix}enabled", rounds)) is not None:
             self.enabled = bool(enabled)
         if (share := state_dict.pop(f"{prefix}input_sparsity", None)) is not None:
             self.input_sparsity = float(share)

@@ -151,6 +151,19 @@ def test_the_state_of_a_plain_layer_leaves_the_switches_as_they_are(
     assert (layer.enabled, layer.input_sparsity) == (False, 0.25)
 
 
+@pytest.mark.parametrize(("backend", "kind"), BACKENDS)
+def test_an_earlier_state_of_a_layer_that_rounded_has_it_round_again(
+    backend: str, kind: str
+) -> None:
+    plain, x = PAIRS[kind]()
+    layer = builder(backend)(plain, LayerFormats(weight=MXInt(width=3))).eval()
+    start, expected = saved(layer), call(layer, x)
+    layer.enabled = False
+    layer.load_state_dict(start)
+    assert layer.enabled
+    assert torch.equal(call(layer, x), expected)
+
+
 def test_values_of_switches_come_back_exactly_and_as_python_values() -> None:
     layer = builder("standard")(nn.Linear(4, 4), LayerFormats())
     for share in (0.1, 1 / 3, 0.0, 0.999999):
