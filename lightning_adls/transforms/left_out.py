@@ -25,20 +25,21 @@ def match_layers(
         ValueError: If a pattern matches nothing.
     """
     layers = layers_of(model, kinds)
+    unmatched = [
+        pattern
+        for pattern, choice in choices.items()
+        if choice == LayerFormats() and not any(fnmatchcase(name, pattern) for name in layers)
+    ]
+    # Only then: it walks over all parameters.
     others = [
         name
-        for uses in multiplied_weights(model)
+        for uses in (multiplied_weights(model) if unmatched else ())
         for use in uses
         if use.module_name not in layers
         for name in _names(use)
     ]
-    about_layers = {
-        pattern: choice
-        for pattern, choice in choices.items()
-        if choice != LayerFormats()
-        or any(fnmatchcase(name, pattern) for name in layers)
-        or not any(fnmatchcase(name, pattern) for name in others)
-    }
+    about_others = {p for p in unmatched if any(fnmatchcase(name, p) for name in others)}
+    about_layers = {p: choice for p, choice in choices.items() if p not in about_others}
     return match(layers, about_layers, who)
 
 
