@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_adls.layers import QuantizedLinear as QuantizedLinear
     from lightning_adls.layers.packed import PackedLinear as PackedLinear
     from lightning_adls.models import bert as bert
+    from lightning_adls.optimizers import adamw as adamw
     from lightning_adls.transforms import Drop as Drop
     from lightning_adls.transforms import LoRA as LoRA
     from lightning_adls.transforms import Pack as Pack
@@ -62,6 +63,7 @@ _MODULE_OF = {
     "TextClassifier": "classifier",
     "TextData": "data",
     "TrialPruning": "callbacks",
+    "adamw": "optimizers",
     "bake": "transforms.bake",
     "bert": "models",
     "calibrate": "transforms",

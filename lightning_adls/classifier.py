@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_adls.checkpoints import CompressedCheckpoints
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.models.inputs import input_names, select
+from lightning_adls.optimizers import adamw
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.configs import TRANSFORMS, describe, read
 from lightning_adls.transforms.parameter_groups import parameter_groups
@@ -202,7 +203,7 @@ class TextClassifier(CompressedCheckpoints):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and linear decay over the Trainer's budget of steps."""
         groups = parameter_groups(self, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = adamw(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise InputValueError(

@@ -1,0 +1,185 @@
+"""Time of a training step with each number format, as a multiple of the step in float32.
+
+A step is forward, loss, backward and a fused AdamW, of a BERT whose linear layers round input,
+weight and bias. All networks share their parameters, so that those of twelve layers fit in memory
+together; the learning rate is 0, so that none changes what the others compute with. Every round
+makes a step of each, in an order that is drawn anew, and each is divided by the step in float32 of
+its own round, so that a disturbance by other processes meets all alike.
+
+Run:
+    python benchmarks/step.py --threads 2
+    python benchmarks/step.py --network base --formats "MXInt(width=4)" Integer --rounds 5
+    python benchmarks/step.py --compile
+"""
+
+import argparse
+import copy
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning_adls.threads import WAIT_POLICY
+
+os.environ.setdefault(WAIT_POLICY, "PASSIVE")  # read once, when torch is imported
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from lightning_adls.bench import Rounds, alternate
+from lightning_adls.bench.workloads.devices import current
+from lightning_adls.formats import NumberFormat, parse
+from lightning_adls.models import bert
+from lightning_adls.transforms import Quantize
+
+NETWORKS = {
+    "small": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+}
+BATCHES = {"small": (32, 128), "base": (8, 128)}
+"""Rows and tokens of a batch."""
+FLOAT32 = "float32"
+
+
+def sharing(network: nn.Module) -> nn.Module:
+    """A copy on the same parameters."""
+    return copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
+
+
+def networks(name: str, formats: list[NumberFormat], device: torch.device) -> dict[str, nn.Module]:
+    """The network in float32, and one that rounds for each format, all in train mode."""
+    torch.manual_seed(0)
+    size = NETWORKS[name]
+    plain = bert(
+        vocab_size=1000,
+        intermediate_size=4 * size["hidden_size"],
+        max_position_embeddings=128,
+        **size,
+    ).to(device)
+    found = {FLOAT32: plain}
+    for fmt in formats:
+        found[str(fmt)] = sharing(plain)
+        Quantize({"*": str(fmt)})(found[str(fmt)])
+    return found
+
+
+def steps(found: dict[str, nn.Module], batch: tuple[int, int]) -> dict[str, Callable[[], None]]:
+    """A training step of each network."""
+    parameters = {id(p): p for network in found.values() for p in network.parameters()}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, fused=True)
+    device = next(iter(parameters.values())).device
+    ids = torch.randint(1000, batch, generator=torch.Generator().manual_seed(0)).to(device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    labels = torch.arange(batch[0], device=device) % 2
+
+    def step_of(network: nn.Module) -> Callable[[], None]:
+        def step() -> None:
+            nn.functional.cross_entropy(network(**inputs).logits, labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return {name: step_of(network) for name, network in found.items()}
+
+
+def cell(values: Tensor) -> str:
+    """Median, smallest and largest."""
+    return f"{values.median():.2f} ({values.min():.2f} - {values.max():.2f})"
+
+
+def measure(arguments: argparse.Namespace, compiled: bool) -> dict[str, str]:
+    """By name, the time of the step in float32 in ms, then the others as multiples of it."""
+    found = networks(arguments.network, arguments.formats, arguments.device)
+    if compiled:
+        torch.compiler.reset()
+        for network in found.values():
+            network.compile(isolate_recompiles=True, dynamic=False)
+    with current(arguments.device):
+        times_ms = alternate(
+            steps(found, BATCHES[arguments.network]), Rounds(timed=arguments.rounds)
+        )
+    plain_ms = times_ms.pop(FLOAT32)
+    return {FLOAT32: f"{cell(plain_ms)} ms"} | {
+        name: cell(values / plain_ms) for name, values in times_ms.items()
+    }
+
+
+def machine(device: torch.device) -> str:
+    """What the times were taken on."""
+    threads = (
+        f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}"
+    )
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {threads}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {threads}"
+
+
+def format_argument(text: str) -> NumberFormat:
+    """Parse a format; argparse shows the message of this kind of error only."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive(text: str) -> int:
+    """Parse a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--network",
+        choices=NETWORKS,
+        default="small",
+        help="small: 2 layers, 128 wide, 32 rows of 128 tokens; base: 12 layers, 768 wide, 8 rows",
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        type=format_argument,
+        default=[cls() for cls in NumberFormat.classes.values()],
+        help="formats to time, as text (default: every format with its defaults)",
+    )
+    parser.add_argument("--rounds", type=positive, default=10, help="timed ones (default: 10)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--compile", action="store_true", help="time compiled steps too, each in its own multiples"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print a table with one row for each format."""
+    arguments = parse_arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    rows, tokens = BATCHES[arguments.network]
+    print(machine(arguments.device))
+    print(
+        f"Median (smallest - largest) of {arguments.rounds} rounds; {arguments.network} network, "
+        f"{rows} rows of {tokens} tokens; steps in those of float32, eager or compiled as they are."
+    )
+    ways = {"eager": False} | ({"compiled": True} if arguments.compile else {})
+    columns = {way: measure(arguments, compiled) for way, compiled in ways.items()}
+    table = Table("training step", *columns)
+    for name in columns["eager"]:
+        table.add_row(name, *(cells[name] for cells in columns.values()))
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()
