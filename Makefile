@@ -4,7 +4,8 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 lab4 train test lint format bench clean help
+.PHONY: lab0 lab1 lab2 lab3 lab4 train test lint format clean help \
+  bench bench-formats bench-step bench-flow
 
 help:
 	@echo "make lab0    fine-tune a BERT, whole and with LoRA (ARGS='--help' for options, as everywhere)"
@@ -15,7 +16,10 @@ help:
 	@echo "make train   fit, validate, test or predict: ARGS='fit --config configs/train.yaml'"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   the number formats against copying a tensor"
+	@echo "make bench   three tables of speed, each also by itself, with ARGS:"
+	@echo "make bench-formats   the number formats against copying a tensor"
+	@echo "make bench-step      a training step with each format against one in float32"
+	@echo "make bench-flow      Lab 3 against MASE's flow"
 
 lab0: .venv/.lora
 	$(BIN)/python scripts/lab0_finetune.py $(ARGS)
@@ -48,8 +52,21 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Sizes at which all three are done in a quarter of an hour on two cores.
 bench: .venv/.package
+	$(BIN)/python benchmarks/formats.py --repeats 10
+	$(BIN)/python benchmarks/step.py --rounds 5
+	$(BIN)/python benchmarks/step.py --rounds 5 --compile --formats Integer MXInt Binary
+	$(BIN)/python benchmarks/mase_flow.py --reviews 500 --validation 250 --minutes 5
+
+bench-formats: .venv/.package
 	$(BIN)/python benchmarks/formats.py $(ARGS)
+
+bench-step: .venv/.package
+	$(BIN)/python benchmarks/step.py $(ARGS)
+
+bench-flow: .venv/.package
+	$(BIN)/python benchmarks/mase_flow.py $(ARGS)
 
 clean:
 	rm -rf .venv

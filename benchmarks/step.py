@@ -12,16 +12,15 @@ Run:
     python benchmarks/step.py --compile
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 import argparse
 import copy
 import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-
-from lightning_adls.threads import WAIT_POLICY
-
-os.environ.setdefault(WAIT_POLICY, "PASSIVE")  # read once, when torch is imported
 
 import torch
 from rich.console import Console
@@ -32,6 +31,7 @@ from lightning_adls.bench import Rounds, alternate
 from lightning_adls.bench.workloads.devices import current
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.models import bert
+from lightning_adls.optimizers import adamw
 from lightning_adls.transforms import Quantize
 
 NETWORKS = {
@@ -68,7 +68,7 @@ def networks(name: str, formats: list[NumberFormat], device: torch.device) -> di
 def steps(found: dict[str, nn.Module], batch: tuple[int, int]) -> dict[str, Callable[[], None]]:
     """A training step of each network."""
     parameters = {id(p): p for network in found.values() for p in network.parameters()}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, fused=True)
+    optimizer = adamw(parameters.values(), lr=0.0)
     device = next(iter(parameters.values())).device
     ids = torch.randint(1000, batch, generator=torch.Generator().manual_seed(0)).to(device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -6,12 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputValueError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+AUTO = "auto"
+
+
+def fast_precision(accelerator: str) -> str:
+    """The precision that a training is fast in: ``bf16-mixed`` on a GPU that has it.
+
+    Args:
+        accelerator: Of a Trainer. On a CPU it is always ``32-true``.
+    """
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,9 @@ class Budget:
         epochs: Passes over the training data; a fraction (0.25) is a share of one pass, rounded
             down to whole steps, but at least one.
         reports: Validations, see :class:`Reports`; the pruner is asked at each.
-        precision: Of the Trainer: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        precision: Of the Trainer: ``32-true``, ``bf16-mixed`` or ``16-mixed``; or ``auto``, which
+            is ``bf16-mixed`` on a CUDA device that has it and ``32-true`` anywhere else. Formats
+            are compared in ``32-true``: others multiply in fewer bits than some formats have.
         gradient_clip: Largest norm of the gradient, above 0.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
 
@@ -43,10 +57,14 @@ class Budget:
             )
         if self.reports < 1:
             raise InputValueError(f"Budget: reports={self.reports} is below 1.")
-        if self.precision not in PRECISIONS:
-            raise InputValueError(f"Budget: precision={self.precision!r} is none of {PRECISIONS}.")
+        if self.precision not in (*PRECISIONS, AUTO):
+            choices = (*PRECISIONS, AUTO)
+            raise InputValueError(f"Budget: precision={self.precision!r} is none of {choices}.")
         if not self.gradient_clip > 0:
             raise InputValueError(f"Budget: gradient_clip={self.gradient_clip} is not above 0.")
+        if self.precision == AUTO:
+            # Now, so that a study that goes on on another machine sees the difference.
+            object.__setattr__(self, "precision", fast_precision(self.accelerator))
 
     def check(self) -> None:
         """Refuse what this machine cannot give, before any work starts.

@@ -92,10 +92,12 @@ class TextClassifier(CompressedCheckpoints):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup = warmup
+        self._classes_are_known = False
         # One per stage: validation runs within a training epoch, which must not lose its count.
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        # They validate nothing, which would wait for the device.
+        self.train_accuracy, self.val_accuracy, self.test_accuracy = (
+            MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(3)
+        )
         if compile:
             # Not torch.compile(self): self.log breaks it, and its wrapper changes every key.
             # Isolated, because torch counts the graphs of all models of one class together: after a
@@ -108,7 +110,9 @@ class TextClassifier(CompressedCheckpoints):
         Raises:
             ValueError: With both numbers, if the data module has a ``num_classes``.
         """
-        self._require(getattr(getattr(self.trainer, "datamodule", None), "num_classes", 0))
+        num_classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", 0)
+        self._require(num_classes)
+        self._classes_are_known = num_classes > 0
 
     def _require(self, num_classes: int) -> None:
         if num_classes > self.hparams["num_classes"]:
@@ -147,15 +151,24 @@ class TextClassifier(CompressedCheckpoints):
         logits: Tensor = self.model(**inputs).logits
         return logits
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
-        labels = batch["labels"]
-        # Else a GPU ends in an assertion that names neither the label nor the number of classes.
+    def _check_labels(self, labels: Tensor) -> None:
+        """Refuse labels that are no class, where a data module has not promised it.
+
+        On a GPU such a label ends in an assertion that names neither it nor the number of classes;
+        but to read it there waits for the GPU.
+        """
+        if self._classes_are_known and labels.device.type != "cpu":
+            return
         lowest, highest = torch.stack(labels.aminmax()).tolist()
         self._require(highest + 1)
         if lowest < 0:
             raise InputValueError(
                 f"TextClassifier: labels={lowest} is no class; number the classes from 0."
             )
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        labels = batch["labels"]
+        self._check_labels(labels)
         logits = self.logits(batch)
         if logits.shape[-1] != self.hparams["num_classes"]:
             raise InputValueError(

@@ -90,11 +90,11 @@ def _choose(optimizer: Optimizer) -> None:
         )
 
 
-def _count_versions(optimizer: Optimizer, args: object, kwargs: object) -> None:
+def _count_versions(optimizer: Optimizer, *_: object) -> None:
     increment_version([p for p in _parameters(optimizer) if p.grad is not None])
 
 
-def _stay_fused(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _stay_fused(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     # Torch takes over whether the saved one was fused, and places the count of steps by that.
     groups = [group | {"fused": True} for group in state_dict["param_groups"]]
     return state_dict | {"param_groups": groups}

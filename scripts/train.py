@@ -13,6 +13,8 @@ What the command line and the files of ``--config`` say wins over a checkpoint o
 Arguments of the model that neither of them gives are those of the checkpoint, and those that it
 does not hold have the defaults of configs/train.yaml. Data, Trainer and callbacks are always those
 of this call, the network (``--model.model``) and ``--recipe`` included.
+
+``--trainer.precision`` is ``32-true`` on a CPU and ``bf16-mixed`` on a GPU unless it is given.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
@@ -31,6 +33,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lightning_adls.budget import fast_precision
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, OtherNetworkError
@@ -129,6 +132,9 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, or end with one line."""
+        trainer = self.config_init[self.subcommand].trainer
+        if trainer.precision is None:
+            kwargs["precision"] = fast_precision(trainer.accelerator)
         with cli.refusing(*REFUSALS):
             return super().instantiate_trainer(**kwargs)
 

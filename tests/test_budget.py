@@ -141,3 +141,19 @@ def test_what_the_machine_cannot_give_is_refused_before_any_work(
 def test_what_the_machine_can_give_passes_the_check() -> None:
     for precision in ("32-true", "bf16-mixed"):
         Budget(accelerator="cpu", precision=precision).check()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "has_gpu", "precision"),
+    [
+        *(("auto", True, "bf16-mixed"), ("gpu", True, "bf16-mixed"), ("cpu", True, "32-true")),
+        ("auto", False, "32-true"),
+    ],
+)
+def test_the_automatic_precision_is_that_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, has_gpu: bool, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert Budget(precision="auto", accelerator=accelerator).precision == precision
+    assert Budget(accelerator=accelerator).precision == "32-true", "formats are compared in it"

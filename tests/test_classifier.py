@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from lightning_adls.classifier import TextClassifier, warmup_and_decay
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
+from lightning_adls.layers import QuantizedLayer
 from lightning_adls.transforms import LoRA, Prune, Quantize, Transform
 from lightning_adls.transforms.quantize import recipe_of
 
@@ -49,6 +50,40 @@ def test_logged_accuracy_is_the_share_of_right_answers_over_the_whole_split(
             right += int((module.eval().logits(batch).argmax(-1) == batch["labels"]).sum())
             rows += len(batch["labels"])
     assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(right / rows)
+
+
+@pytest.mark.parametrize("transforms", [[], [FOUR_BITS]], ids=["float32", "quantised"])
+def test_scores_do_not_depend_on_the_size_of_evaluation_batches(
+    build: Build, trainer: L.Trainer, texts: TextData, transforms: list[Transform]
+) -> None:
+    module, found = build(transforms), []
+    for size in (7, 64):
+        texts.eval_batch_size = size
+        trainer.validate(module, datamodule=texts, verbose=False)
+        found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    # Sums in other orders, and other padding, change the last bits.
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_evaluation_is_in_inference_mode_and_rounds_each_weight_once(
+    build: Build, trainer: L.Trainer, texts: TextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes, rounded = [], []
+    plain = QuantizedLayer._round_weight
+
+    def noting(layer: QuantizedLayer) -> Tensor:
+        rounded.append(layer)
+        modes.append(torch.is_inference_mode_enabled())
+        return plain(layer)
+
+    monkeypatch.setattr(QuantizedLayer, "_round_weight", noting)
+    module = build([FOUR_BITS])
+    texts.eval_batch_size = 16
+    trainer.validate(module, datamodule=texts, verbose=False)
+    assert len(texts.val_dataloader()) == 4
+    assert all(modes)
+    layers = [layer for layer in module.modules() if isinstance(layer, QuantizedLayer)]
+    assert len(rounded) == len(set(rounded)) == len(layers) > 0
 
 
 def test_quantised_training_moves_the_weights(

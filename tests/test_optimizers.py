@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 

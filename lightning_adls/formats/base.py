@@ -149,6 +149,11 @@ class NumberFormat(ABC):
         """Nominal bits per element; in a block format with the element's part of the exponent."""
         return float(self.code_bits)
 
+    @property
+    def rounds_at_random(self) -> bool:
+        """Whether training rounds the same values to others each time."""
+        return False
+
     def storage_bits(self, shape: Sequence[int]) -> int:
         """Bits to store a tensor of this shape, everything that its elements share included."""
         return math.prod(shape) * self.code_bits
@@ -251,7 +256,7 @@ class _StraightThrough(torch.autograd.Function):
         wide = widen(x)
         ctx.fmt, ctx.batched = fmt, batched
         inside = None
-        if fmt.ste == "clipped":
+        if fmt.ste == "clipped" and x.requires_grad:
             low, high = fmt._limits(wide, scales)
             inside = ~((wide < low) | (wide > high))  # negated, so that NaN counts as inside
         ctx.save_for_backward(inside, scales, None if scales is None else x)

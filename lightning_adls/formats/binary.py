@@ -77,6 +77,10 @@ class Binary(NumberFormat):
     def code_bits(self) -> int:
         return 1
 
+    @property
+    def rounds_at_random(self) -> bool:
+        return self.stochastic
+
     def storage_bits(self, shape: Sequence[int]) -> int:
         return super().storage_bits(shape) + 32 * scale_count(shape, self.scale)
 

@@ -1,9 +1,10 @@
-"""The rounded weight that a layer keeps while nothing trains, and what it was made of."""
+"""The rounded weight that a layer keeps while nothing trains it, and what it was made of."""
 
 from collections.abc import Sequence
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
@@ -19,11 +20,15 @@ class KeptWeight:
         weight: What is kept.
         tensors: What decides it.
         settings: What decides it besides; compared with ``==``.
+        by_value: Whether values are compared too, with copies of the tensors. That sees every
+            write, also those for which torch counts no version, and waits for the device.
     """
 
-    def __init__(self, weight: Tensor, tensors: Sequence[Tensor], settings: Any) -> None:
+    def __init__(
+        self, weight: Tensor, tensors: Sequence[Tensor], settings: Any, by_value: bool
+    ) -> None:
         self.weight = weight
-        self._seen = [_Seen(tensor) for tensor in tensors]
+        self._seen = [_Seen(tensor, by_value) for tensor in tensors]
         self._settings = settings
 
     def is_made_of(self, tensors: Sequence[Tensor], settings: Any) -> bool:
@@ -38,7 +43,8 @@ class KeptWeight:
 class _Seen:
     """A tensor as it was: the object, its memory and how often it had been written to."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, by_value: bool) -> None:
+        self._values = tensor.detach().clone() if by_value else None
         self._tensor = TensorWeakRef(tensor)
         self._memory = ref(tensor.untyped_storage())
         self._version = tensor._version
@@ -48,4 +54,5 @@ class _Seen:
             self._tensor() is tensor
             and self._memory() is tensor.untyped_storage()
             and self._version == tensor._version
+            and (self._values is None or torch.equal(self._values, tensor))
         )

@@ -1,7 +1,7 @@
 """What all quantised layers share: formats, mask, learned scales, the kept rounded weight."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -25,8 +25,10 @@ class QuantizedLayer(nn.Module):
     the scales, the formats or the switches change. Another tensor in their place is seen, also one
     assigned to ``weight.data``, and so are the usual writes. Torch counts no version for what is
     written in place through ``weight.data`` or a NumPy array of the same memory, and none for the
-    step of a fused optimiser, which is seen if the layer computed with gradients before it: call
-    ``train()`` or ``eval()`` after such a write.
+    step of its fused optimisers, which is seen if the layer computed with gradients before it: call
+    ``train()`` or ``eval()`` after such a write. (:func:`lightning_adls.adamw` counts versions.)
+    In train mode, on the CPU, the rounded weight is kept if it is frozen, together with a copy of
+    the weight to compare it with, which sees every write.
 
     All that changes an output in eval mode is in the state dict: ``enabled`` where it is false,
     ``input_sparsity`` where it was ever set, and backend and formats as ``_extra_state`` where
@@ -227,26 +229,24 @@ class QuantizedLayer(nn.Module):
                 f"{type(self).__name__}: a nested input cannot be rounded; pad it (an "
                 "nn.TransformerEncoder does so with use_nested_tensor=False)."
             )
-        features = input.movedim(self.feature_dim, -1)
+        moved = self.feature_dim != -1
+        features = input.movedim(self.feature_dim, -1) if moved else input
         rounded = self._round("input", features)
         if self.input_sparsity:
             dropped = round(self.input_sparsity * features.shape[-1])
             smallest = features.abs().topk(dropped, dim=-1, largest=False).indices
             rounded = rounded.scatter(-1, smallest, 0.0)
-        return rounded.movedim(-1, self.feature_dim)
+        return rounded.movedim(-1, self.feature_dim) if moved else rounded
 
     def rounded_weight(self) -> Tensor:
         """The weight as it is multiplied: rounded, then masked."""
+        if self.formats.weight is None and self.weight_mask is None:
+            return self._weight()
         if torch.compiler.is_compiling():
             return self._round_weight()
         tensors = (self._weight(), self.weight_mask, self.scales_of("weight"), self.weight_fitted)
         parts = [part for part in tensors if part is not None]
-        if (
-            self.training
-            or (torch.is_grad_enabled() and any(part.requires_grad for part in parts))
-            or any(part.is_inference() for part in parts)  # these count no versions
-        ):
-            # Neither do fused optimisers, whose step may come next.
+        if not self._may_keep(parts):
             self._kept = None
             return self._round_weight()
         # An inference tensor cannot serve a later forward with gradients: keep the two apart.
@@ -254,8 +254,26 @@ class QuantizedLayer(nn.Module):
         settings = (self.formats, self.enabled, inference)
         kept = self._kept
         if kept is None or not kept.is_made_of(parts, settings):
-            kept = self._kept = KeptWeight(self._round_weight(), parts, settings)
+            kept = KeptWeight(self._round_weight(), parts, settings, by_value=self.training)
+            self._kept = kept
         return kept.weight
+
+    def _may_keep(self, parts: Sequence[Tensor]) -> bool:
+        """Whether nothing trains what the rounded weight is made of, and all writes are seen."""
+        if any(part.is_inference() for part in parts):  # these count no versions
+            return False
+        trained = any(part.requires_grad for part in parts)
+        if not self.training:
+            # Fused optimisers count no versions, and their step may come after gradients.
+            return not (torch.is_grad_enabled() and trained)
+        # A frozen weight is compared by value: teachers that follow a student are often written
+        # through `weight.data`. Elsewhere than on the CPU the comparison would wait.
+        fmt = self.formats.weight
+        return (
+            not trained
+            and self._weight().device.type == "cpu"
+            and not (fmt is not None and fmt.rounds_at_random)
+        )
 
     def rounded_bias(self) -> Tensor | None:
         """The bias as it is added."""
@@ -271,7 +289,9 @@ class QuantizedLayer(nn.Module):
     def _round_weight(self) -> Tensor:
         weight = self._weight()
         if self.formats.weight is not None:
-            weight = self.from_rows(self._round("weight", self.to_rows(weight)))
+            rows = self.to_rows(weight)
+            rounded = self._round("weight", rows)
+            weight = rounded if rows is weight else self.from_rows(rounded)
         if self.weight_mask is not None:
             weight = weight.masked_fill(~self.weight_mask, 0.0)
         return weight

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from lightning_adls.formats import Binary, Integer, LearnedInteger, ResidualSign
 from lightning_adls.layers import KINDS, LayerFormats, QuantizedLayer, builder, weight_of
+from lightning_adls.optimizers import adamw
 
 FOUR_BITS = LayerFormats(weight=Integer(width=4, frac_width=3))
 ALL_FOUR_BITS = LayerFormats(*[Integer(width=4, frac_width=3)] * 3)
@@ -81,6 +82,26 @@ def assign_data(layer: QuantizedLayer) -> None:
     weight_of(layer).data = torch.randn_like(weight_of(layer))
 
 
+def write_through_data(layer: QuantizedLayer) -> None:
+    weight_of(layer).data.mul_(-0.5)  # torch counts no version
+
+
+def write_through_numpy(layer: QuantizedLayer) -> None:
+    weight_of(layer).detach().numpy()[...] *= -0.5  # nor here
+
+
+def step_unseen(layer: QuantizedLayer) -> None:
+    optimizer = torch.optim.AdamW([weight_of(layer)], lr=0.7, fused=True)  # nor here
+    weight_of(layer).grad = torch.randn_like(weight_of(layer))
+    optimizer.step()
+
+
+def step_seen(layer: QuantizedLayer) -> None:
+    optimizer = adamw([weight_of(layer)], lr=0.7)
+    weight_of(layer).grad = torch.randn_like(weight_of(layer))
+    optimizer.step()
+
+
 def set_mask(layer: QuantizedLayer) -> None:
     layer.weight_mask = torch.rand_like(weight_of(layer)) > 0.5
 
@@ -107,9 +128,10 @@ def forget_formats(layer: QuantizedLayer) -> None:
 
 
 CHANGES = (
-    *(write, step, load, load_by_assigning, replace_parameter, assign_data),
+    *(write, step, step_seen, load, load_by_assigning, replace_parameter, assign_data),
     *(set_mask, write_mask, remove_mask, switch_off, assign_formats, forget_formats),
 )
+UNSEEN = (write_through_data, write_through_numpy, step_unseen)
 
 
 @pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference"])
@@ -270,3 +292,73 @@ def test_a_weight_without_parameters_of_its_own_is_not_kept() -> None:
             assert torch.equal(expected, functional_call(layer, {"weight": weight}, (x,)))
             weight.neg_()
             assert not torch.equal(expected, functional_call(layer, {"weight": weight}, (x,)))
+
+
+def frozen(layer: QuantizedLayer) -> QuantizedLayer:
+    return layer.train().requires_grad_(False)
+
+
+def test_a_frozen_weight_is_kept_in_training(sample: Sample) -> None:
+    layer = frozen(sample[0])
+    first = layer.rounded_weight()
+    assert layer.rounded_weight() is first
+    assert layer.train().rounded_weight() is not first
+
+
+@pytest.mark.parametrize("change", [*CHANGES, *UNSEEN], ids=lambda change: change.__name__)
+def test_every_change_of_a_frozen_weight_is_seen_in_training(
+    sample: Sample, change: Callable[[QuantizedLayer], None]
+) -> None:
+    layer = frozen(sample[0])
+    layer.weight_mask = torch.ones_like(weight_of(layer), dtype=torch.bool)
+    layer.weight_mask[-1] = False
+    before = layer.rounded_weight()
+    with torch.no_grad():
+        change(layer)
+    assert torch.equal(layer.rounded_weight(), deepcopy(layer).rounded_weight())
+    assert not torch.equal(layer.rounded_weight(), before), "a change that shows"
+
+
+def test_another_dtype_or_device_of_a_frozen_weight_is_seen(sample: Sample) -> None:
+    layer = frozen(sample[0])
+    layer.rounded_weight()
+    assert layer.double().rounded_weight().dtype == torch.float64
+    assert torch.equal(layer.rounded_weight(), deepcopy(layer).rounded_weight())
+    assert layer.to("meta").rounded_weight().is_meta
+    assert layer._kept is None, "to compare it would wait for other devices than the CPU"
+
+
+def test_a_weight_that_thaws_is_rounded_at_each_step_again(sample: Sample) -> None:
+    layer, x = sample
+    kept = frozen(layer).rounded_weight()
+    layer.requires_grad_(True)
+    call(layer, x).square().sum().backward()
+    assert weight_of(layer).grad is not None
+    with torch.no_grad():  # as the first pass of activation checkpointing
+        assert layer.rounded_weight() is not kept
+        assert layer.rounded_weight() is not layer.rounded_weight()
+
+
+def test_what_is_rounded_at_random_is_drawn_anew_though_frozen() -> None:
+    plain, _ = PAIRS["Linear"]()
+    layer = frozen(builder("standard")(plain, LayerFormats(weight=Binary(stochastic=True))))
+    assert not torch.equal(layer.rounded_weight(), layer.rounded_weight())
+
+
+def test_frozen_layers_train_the_others_as_if_they_were_rounded_anew() -> None:
+    def gradients(keeps: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        layers = [nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)]
+        model = nn.Sequential(*(builder("standard")(layer, ALL_FOUR_BITS) for layer in layers))
+        model[1].requires_grad_(False)
+        x, found = torch.randn(4, 8), []
+        for _ in range(3):
+            model(x).square().sum().backward()
+            if not keeps:
+                model[1].train()
+        for parameter in (*model[0].parameters(), *model[2].parameters()):
+            assert parameter.grad is not None
+            found.append(parameter.grad)
+        return found
+
+    assert all(map(torch.equal, gradients(keeps=True), gradients(keeps=False)))

@@ -1,0 +1,60 @@
+"""A training step of a layer waits for no device, whatever it rounds to."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from samples import PAIRS, call
+from torch import Tensor, nn
+from waits import Waits
+
+from lightning_adls.formats import NumberFormat
+from lightning_adls.layers import LayerFormats, builder
+from lightning_adls.optimizers import adamw
+
+
+def train_step(layer: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    output = call(layer, x)  # type: ignore[arg-type]
+    output.square().sum().backward()
+    torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def variants(cls: type[NumberFormat]) -> Iterator[NumberFormat]:
+    """The format with each kind of gradient, and a stochastic one."""
+    yield cls()
+    yield cls(ste="clipped")
+    if cls.__name__ == "Binary":
+        yield cls(scale="per_channel", stochastic=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", NumberFormat.classes)
+@pytest.mark.parametrize("kind", PAIRS)
+def test_no_layer_of_any_format_waits_in_a_training_step(kind: str, name: str) -> None:
+    for fmt in variants(NumberFormat.classes[name]):
+        plain, x = PAIRS[kind]()
+        layer = builder("standard")(plain, LayerFormats(fmt, fmt, fmt))
+        layer.weight_mask = torch.rand_like(layer._weight()) > 0.5
+        layer.input_sparsity = 0.25 if kind != "Embedding" else 0.0
+        optimizer = adamw(layer.parameters())
+        for _ in range(2):  # the first fits scales
+            train_step(layer, x, optimizer)
+        with Waits() as found:
+            train_step(layer, x, optimizer)
+        assert not found, fmt
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="set_sync_debug_mode needs a CUDA device")
+@pytest.mark.parametrize("name", NumberFormat.classes)
+def test_cuda_itself_sees_no_waiting(name: str) -> None:
+    fmt = NumberFormat.classes[name]()
+    layer = builder("standard")(nn.Linear(64, 32, device="cuda"), LayerFormats(fmt, fmt, fmt))
+    x, optimizer = torch.randn(8, 64, device="cuda"), adamw(layer.parameters())
+    for _ in range(2):
+        train_step(layer, x, optimizer)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train_step(layer, x, optimizer)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
