@@ -1,16 +1,20 @@
 """A training step of a layer waits for no device, whatever it rounds to."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from samples import PAIRS, call
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from waits import Waits
 
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import LayerFormats, builder
 from lightning_adls.optimizers import adamw
+
+aten = torch.ops.aten
 
 
 def train_step(layer: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -43,6 +47,42 @@ def test_no_layer_of_any_format_waits_in_a_training_step(kind: str, name: str) -
         with Waits() as found:
             train_step(layer, x, optimizer)
         assert not found, fmt
+
+
+class Copies(TorchDispatchMode):
+    """Copies between devices, which wait unless they are from pinned memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        source = {aten._to_copy: 0, aten.copy_: 1}.get(func.overloadpacket)
+        if source is not None and args[source].device != result.device:
+            self.found.append(f"{func}: {args[source].device} to {result.device}")
+        return result
+
+
+def test_a_copy_between_devices_is_noticed() -> None:
+    with Copies() as copies:
+        torch.ones(2).to("meta")
+        torch.empty(2, device="meta").copy_(torch.ones(2))
+    assert len(copies.found) == 2
+
+
+@pytest.mark.parametrize("name", NumberFormat.classes)
+def test_no_format_copies_anything_to_its_device(name: str) -> None:
+    for fmt in variants(NumberFormat.classes[name]):
+        plain, x = PAIRS["Linear"]()
+        layer = builder("standard")(plain.to("meta"), LayerFormats(fmt, fmt, fmt))
+        x = x.to("meta")  # the one device besides the CPU that is always there
+        call(layer, x).square().sum().backward()  # fits scales
+        with Copies() as copies:
+            call(layer, x).square().sum().backward()
+        assert not copies.found, fmt
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="set_sync_debug_mode needs a CUDA device")
