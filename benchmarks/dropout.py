@@ -1,11 +1,13 @@
-"""What dropout costs a training, and what it is worth: accuracy and time of several settings.
+r"""What dropout costs a training, and what it is worth: accuracy and time of several settings.
 
-A setting is two probabilities, ``HIDDEN/ATTENTION``. Trainings of all settings and seeds, each with
-the same batches and starting weights per seed:
+A setting is two probabilities, ``HIDDEN/ATTENTION``; ``HIDDEN/ATTENTION/torch`` has ``nn.Dropout``
+in the place of ours. Trainings of all settings and seeds, with the same batches and starting
+weights for each seed:
 
-    python benchmarks/dropout.py accuracy --dataset stanfordnlp/imdb \\
-        --tokenizer google-bert/bert-base-uncased --checkpoint prajjwal1/bert-tiny \\
-        --settings 0.1/0.1 0.1/0 --seeds 0 1 2
+    python benchmarks/dropout.py accuracy --settings 0.1/0.1 0.1/0 --seeds 0 1 2
+    python benchmarks/dropout.py accuracy --dataset stanfordnlp/imdb --max-length 128 --epochs 2 \
+        --tokenizer google-bert/bert-base-uncased --checkpoint prajjwal1/bert-tiny \
+        --learning-rate 1.5e-4 --csv imdb.csv --test
 
 Each training is a row of ``--csv``; the same command continues and repeats no finished row. What it
 prints is the accuracy on validation rows carved from train, by which a setting is to be chosen.
@@ -13,11 +15,12 @@ prints is the accuracy on validation rows carved from train, by which a setting 
 
 Training steps, the settings in turn:
 
-    python benchmarks/dropout.py time --batch 8 --tokens 512 --settings 0.1/0.1 0.1/0 0/0
+    python benchmarks/dropout.py time --batch 8 --tokens 512 --settings 0.1/0.1/torch 0.1/0.1 0.1/0
 """
 
 import argparse
 import csv
+import hashlib
 import math
 import os
 import statistics
@@ -31,23 +34,47 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 
 # isort: split
 import torch
+from torch import nn
 
 from lightning_adls import Quantize, TextClassifier, TextData, bert
 from lightning_adls.budget import Budget
 from lightning_adls.labs.task import Task
+from lightning_adls.layers.dropout import BitDropout
 
 # What a row is told by: another value of any of these is another row.
 TOLD_BY = (
     *("setting", "seed", "dataset", "checkpoint", "max_length", "truncation", "limit_train"),
     *("limit_test", "epochs", "batch_size", "learning_rate", "precision"),
+    *("hidden", "layers", "heads"),
 )
 Row = dict[str, str]
 
 
 def probabilities(setting: str) -> dict[str, float]:
-    """The arguments of ``bert`` that ``HIDDEN/ATTENTION`` stands for."""
-    hidden, attention = setting.split("/")
+    """The arguments of ``bert`` that a setting stands for."""
+    hidden, attention, *_ = setting.split("/")
     return {"dropout": float(hidden), "attention_dropout": float(attention)}
+
+
+def dimensions(arguments: argparse.Namespace, tokens: int) -> dict[str, int]:
+    """The arguments of ``bert`` that make a new one."""
+    return {
+        "hidden_size": arguments.hidden,
+        "num_hidden_layers": arguments.layers,
+        "num_attention_heads": arguments.heads,
+        "intermediate_size": 4 * arguments.hidden,
+        "max_position_embeddings": tokens,
+    }
+
+
+def use_dropout_of(setting: str, model: nn.Module) -> None:
+    """Put torch's dropout in the place of ours if the setting says so."""
+    if not setting.endswith("/torch"):
+        return
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, BitDropout):
+                setattr(parent, name, nn.Dropout(child.p))
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -85,14 +112,20 @@ def task_of(key: Row, arguments: argparse.Namespace) -> Task:
         limit_train=arguments.limit_train,
         limit_test=arguments.limit_test,
     )
-    model = partial(bert, checkpoint=arguments.checkpoint, **probabilities(key["setting"]))
+    start: dict[str, Any] = {"checkpoint": arguments.checkpoint}
+    if arguments.checkpoint is None:
+        start = dimensions(arguments, arguments.max_length)
+    model = partial(bert, **start, **probabilities(key["setting"]))
     classifier = partial(TextClassifier, learning_rate=arguments.learning_rate)
-    return Task(data, model, classifier, seed=int(key["seed"]), loggers=())
+    task = Task(data, model, classifier, seed=int(key["seed"]), loggers=())
+    use_dropout_of(key["setting"], task.network)
+    return task
 
 
 def weights_of(key: Row, path: Path) -> Path:
     """Where the weights of a row are kept."""
-    return path.with_suffix("") / f"{key['setting'].replace('/', '-')}-{key['seed']}.pt"
+    told = hashlib.sha256(repr([key[name] for name in TOLD_BY]).encode()).hexdigest()[:8]
+    return path.with_suffix("") / f"{key['setting'].replace('/', '-')}-{key['seed']}-{told}.pt"
 
 
 def train(key: Row, arguments: argparse.Namespace, budget: Budget) -> Row:
@@ -122,10 +155,9 @@ def test(key: Row, arguments: argparse.Namespace, budget: Budget, path: Path) ->
 def mean_and_error(values: Sequence[float]) -> str:
     """Mean and its standard error."""
     if len(values) < 2:
-        return f"{statistics.fmean(values):8.4f}          "
-    return (
-        f"{statistics.fmean(values):8.4f} +- {statistics.stdev(values) / math.sqrt(len(values)):.4f}"
-    )
+        return f"{statistics.fmean(values):8.4f} (one seed)"
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.fmean(values):8.4f} +- {error:.4f}"
 
 
 def show(title: str, table: dict[str, dict[str, float]]) -> None:
@@ -136,7 +168,7 @@ def show(title: str, table: dict[str, dict[str, float]]) -> None:
         differences = [values[seed] - table[baseline][seed] for seed in values]
         each = ", ".join(f"{difference:+.4f}" for difference in differences)
         print(
-            f"  {setting:10} {mean_and_error(list(values.values()))}   "
+            f"  {setting:14} {mean_and_error(list(values.values()))}   "
             f"{mean_and_error(differences)}  ({each})"
         )
 
@@ -170,15 +202,9 @@ def accuracy(arguments: argparse.Namespace) -> None:
 def stepper(setting: str, arguments: argparse.Namespace) -> Any:
     """A function that makes one training step."""
     torch.manual_seed(0)
-    model = bert(
-        vocab_size=1000,
-        hidden_size=arguments.hidden,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=arguments.heads,
-        intermediate_size=4 * arguments.hidden,
-        max_position_embeddings=arguments.tokens,
-        **probabilities(setting),
-    )
+    sizes = dimensions(arguments, arguments.tokens)
+    model = bert(vocab_size=1000, **sizes, **probabilities(setting))
+    use_dropout_of(setting, model)
     if arguments.recipe is not None:
         Quantize({"*": arguments.recipe})(model)
     if arguments.compile:
@@ -217,7 +243,7 @@ def times(arguments: argparse.Namespace) -> None:
     for setting, values in measured.items():
         ratios = [value / base for value, base in zip(values, measured[baseline], strict=True)]
         print(
-            f"  {setting:10} {statistics.median(values):9.1f} ms   "
+            f"  {setting:14} {statistics.median(values):9.1f} ms   "
             f"{statistics.median(ratios):.3f} of {baseline}"
         )
 
@@ -230,27 +256,30 @@ def main() -> None:
     timed = commands.add_parser("time", help="time training steps")
     for command in (trained, timed):
         command.add_argument(
-            "--settings", nargs="+", default=["0.1/0.1", "0.1/0"], help="HIDDEN/ATTENTION each"
+            "--settings",
+            nargs="+",
+            default=["0.1/0.1", "0.1/0"],
+            help="HIDDEN/ATTENTION or HIDDEN/ATTENTION/torch",
         )
-    trained.add_argument("--dataset", default="stanfordnlp/imdb")
-    trained.add_argument("--tokenizer", default="google-bert/bert-base-uncased")
-    trained.add_argument("--checkpoint", default="prajjwal1/bert-tiny")
-    trained.add_argument("--max-length", type=int, default=128)
+        command.add_argument("--hidden", type=int, default=128, help="width of a new network")
+        command.add_argument("--layers", type=int, default=2)
+        command.add_argument("--heads", type=int, default=2)
+    trained.add_argument("--dataset", default="reviews", help="as of TextData")
+    trained.add_argument("--tokenizer", help="a name on the hub or a folder")
+    trained.add_argument("--checkpoint", help="a BERT to start from; without it a new one")
+    trained.add_argument("--max-length", type=int, default=64)
     trained.add_argument("--truncation", default="head_tail")
     trained.add_argument("--limit-train", type=int, help="most rows to train on")
     trained.add_argument("--limit-test", type=int, help="most rows to test on")
     trained.add_argument("--epochs", type=float, default=2)
     trained.add_argument("--batch-size", type=int, default=32)
-    trained.add_argument("--learning-rate", type=float, default=1.5e-4)
+    trained.add_argument("--learning-rate", type=float, default=1e-3)
     trained.add_argument("--precision", default="32-true")
     trained.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     trained.add_argument("--csv", type=Path, default=Path("dropout.csv"))
     trained.add_argument("--test", action="store_true", help="read the test split in the end")
     timed.add_argument("--batch", type=int, default=32)
     timed.add_argument("--tokens", type=int, default=128)
-    timed.add_argument("--hidden", type=int, default=128)
-    timed.add_argument("--layers", type=int, default=2)
-    timed.add_argument("--heads", type=int, default=2)
     timed.add_argument("--recipe", help="a format for all layers, such as Integer(width=8)")
     timed.add_argument("--compile", action="store_true")
     timed.add_argument("--threads", type=int, default=1)

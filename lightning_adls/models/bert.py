@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.layers.dropout import use_bit_dropout
 from lightning_adls.models.loading import load, read_config, require_bert
 
 _DEFAULTS = {
@@ -84,10 +85,10 @@ def bert(
                 f"do not give {', '.join(given)}."
             )
         require_bert("bert", checkpoint, read_config("bert", checkpoint, vocab_size))
-        loaded, _ = load("bert", checkpoint, **options)
+        network: nn.Module = load("bert", checkpoint, **options)[0]
+        use_bit_dropout(network)
         # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-        network: nn.Module = loaded.train()
-        return network
+        return network.train()
     sizes = {**_DEFAULTS, **given}
     _check_sizes(vocab_size, sizes)
     # Transformers takes seconds to import and is not needed to parse a command line.
@@ -95,6 +96,7 @@ def bert(
 
     config = BertConfig(**{**options, **sizes, "vocab_size": vocab_size})
     built: nn.Module = BertForSequenceClassification(config)
+    use_bit_dropout(built)
     return built.train()
 
 

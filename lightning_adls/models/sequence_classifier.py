@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.layers.dropout import use_bit_dropout
 from lightning_adls.models.loading import load, quiet, read_config
 
 _WHO = "sequence_classifier"
@@ -76,6 +77,7 @@ def sequence_classifier(
     if checkpoint is None:
         shares = (dropout, attention_dropout)
         built = _from_dimensions(model_type, config or {}, vocab_size, shares, options, how)
+        use_bit_dropout(built)
         return built.train()
     if model_type is not None or config:
         raise InputValueError(
@@ -91,10 +93,10 @@ def sequence_classifier(
         )
     options |= _dropouts(known, dropout, attention_dropout)
     with _refusing(f"attention={attention!r}"):
-        loaded, _ = load(_WHO, checkpoint, **options, **how)
+        network: nn.Module = load(_WHO, checkpoint, **options, **how)[0]
+    use_bit_dropout(network)
     # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-    network: nn.Module = loaded.train()
-    return network
+    return network.train()
 
 
 def _from_dimensions(
