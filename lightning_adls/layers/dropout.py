@@ -41,7 +41,8 @@ class BitDropout(nn.Dropout):
 
 
 def _draws_here(input: Tensor) -> bool:
-    recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    recorded = torch.compiler.is_exporting() or traced
     # `vmap` decides by its argument `randomness` how often torch's dropout draws.
     batched = torch._C._functorch.is_batchedtensor(input)
     return input.device.type == "cpu" and input.is_floating_point() and not (recorded or batched)
@@ -51,10 +52,13 @@ def _draws_here(input: Tensor) -> bool:
 def _factors(input: Tensor, dropped: int) -> Tensor:
     """What each element is multiplied with: 0 in ``dropped`` of 2^15 cases."""
     numbers = input.new_empty((input.numel() + 3) // 4, dtype=torch.int64)
-    # Not `random_`, which would break a compiled graph. It draws 63 bits, and the shift puts the
-    # one that is missing where it decides nothing.
-    draws = torch.ops.aten.random(numbers) << 1
-    bits = draws.view(torch.int16)[: input.numel()].view(input.shape)
+    if torch.compiler.is_compiling():
+        numbers = torch.ops.aten.random(numbers)  # the same numbers; `random_` breaks the graph
+    else:
+        numbers.random_()
+    # They have 63 random bits. This puts the one that is missing where it decides nothing.
+    numbers <<= 1
+    bits = numbers.view(torch.int16)[: input.numel()].view(input.shape)
     # Not by a mask of bool, which torch multiplies with many times slower.
     factors = input.new_empty(input.shape)
     torch.ge(bits, 2 * dropped - 2**_BITS, out=factors)

@@ -167,9 +167,10 @@ def test_a_switch_of_the_configuration_is_no_probability() -> None:
         config={**sizes, "intermediate_size": 32, "mask_token_id": 4},
         vocab_size=50,
         pad_token_id=1,
-        dropout=0.0,
+        dropout=0.3,
     )
-    assert model.config.token_dropout is True
+    assert model.config.hidden_dropout_prob == 0.3
+    assert model.config.token_dropout is False
 
 
 def test_a_checkpoint_folder_is_loaded_in_train_mode_with_its_weights(
