@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.layers.dropout import use_bit_dropout
 from lightning_adls.models.loading import load, read_config, require_bert
 
 _DEFAULTS = {
@@ -27,6 +28,7 @@ def bert(
     intermediate_size: int | None = None,
     max_position_embeddings: int | None = None,
     dropout: float = 0.1,
+    attention_dropout: float = 0.1,
     attention: str = "sdpa",
 ) -> nn.Module:
     """A BERT that classifies sequences, in train mode.
@@ -45,7 +47,9 @@ def bert(
         num_attention_heads: A divisor of ``hidden_size``, 2 without a checkpoint.
         intermediate_size: Width of the feed-forward layers, 512 without a checkpoint.
         max_position_embeddings: Longest input in tokens, 512 without a checkpoint.
-        dropout: Probability in the hidden layers and in the attention, 0 to below 1.
+        dropout: Probability in the hidden layers and before the head, 0 to below 1.
+        attention_dropout: Probability with which a weight of the attention is dropped, 0 to below
+            1. Above 0 it keeps torch's attention off its fused path on the CPU.
         attention: ``sdpa``, torch's fused attention, or ``eager``.
 
     Raises:
@@ -63,14 +67,15 @@ def bert(
     given = {name: value for name, value in dimensions.items() if value is not None}
     if num_classes < 2:
         raise InputValueError(f"bert: num_classes={num_classes} is below 2.")
-    if not 0 <= dropout < 1:
-        raise InputValueError(f"bert: dropout={dropout} is not in 0 <= dropout < 1.")
+    for name, value in {"dropout": dropout, "attention_dropout": attention_dropout}.items():
+        if not 0 <= value < 1:
+            raise InputValueError(f"bert: {name}={value} is not in 0 <= {name} < 1.")
     if attention not in ("sdpa", "eager"):
         raise InputValueError(f"bert: attention={attention!r} is neither 'sdpa' nor 'eager'.")
     options: dict[str, Any] = {
         "num_labels": num_classes,
         "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
+        "attention_probs_dropout_prob": attention_dropout,
         "attn_implementation": attention,
     }
     if checkpoint is not None:
@@ -80,10 +85,10 @@ def bert(
                 f"do not give {', '.join(given)}."
             )
         require_bert("bert", checkpoint, read_config("bert", checkpoint, vocab_size))
-        loaded, _ = load("bert", checkpoint, **options)
+        network: nn.Module = load("bert", checkpoint, **options)[0]
+        use_bit_dropout(network)
         # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-        network: nn.Module = loaded.train()
-        return network
+        return network.train()
     sizes = {**_DEFAULTS, **given}
     _check_sizes(vocab_size, sizes)
     # Transformers takes seconds to import and is not needed to parse a command line.
@@ -91,6 +96,7 @@ def bert(
 
     config = BertConfig(**{**options, **sizes, "vocab_size": vocab_size})
     built: nn.Module = BertForSequenceClassification(config)
+    use_bit_dropout(built)
     return built.train()
 
 

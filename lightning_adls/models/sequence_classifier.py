@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.layers.dropout import use_bit_dropout
 from lightning_adls.models.loading import load, quiet, read_config
 
 _WHO = "sequence_classifier"
@@ -24,6 +25,7 @@ def sequence_classifier(
     vocab_size: int | None = None,
     pad_token_id: int | None = None,
     dropout: float | None = None,
+    attention_dropout: float | None = None,
     attention: str | None = None,
 ) -> nn.Module:
     """A network of Transformers that classifies sequences, in train mode.
@@ -44,12 +46,15 @@ def sequence_classifier(
             the last token that is none, so a checkpoint that has another is refused.
         dropout: Probability, 0 to below 1, of every dropout that the configuration names; None
             leaves them as they are.
+        attention_dropout: Probability, 0 to below 1, of those among them that drop weights of the
+            attention; None leaves them to ``dropout``.
         attention: ``sdpa``, torch's fused attention, or ``eager``; None takes the fused one where
             the network has it.
 
     Raises:
-        ValueError: If an argument is out of range, unknown to the model type or missing, or
-            ``model_type`` or ``config`` come with a checkpoint.
+        ValueError: If an argument is out of range, unknown to the model type or missing, if
+            ``model_type`` or ``config`` come with a checkpoint, or if the configuration names no
+            dropout of the attention and ``attention_dropout`` is given.
         FileNotFoundError: If ``checkpoint`` is neither a folder nor to be had from the hub.
 
     Example:
@@ -60,8 +65,9 @@ def sequence_classifier(
     """
     if num_classes < 2:
         raise InputValueError(f"{_WHO}: num_classes={num_classes} is below 2.")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise InputValueError(f"{_WHO}: dropout={dropout} is not in 0 <= dropout < 1.")
+    for name, value in {"dropout": dropout, "attention_dropout": attention_dropout}.items():
+        if value is not None and not 0 <= value < 1:
+            raise InputValueError(f"{_WHO}: {name}={value} is not in 0 <= {name} < 1.")
     if attention not in (None, "sdpa", "eager"):
         raise InputValueError(f"{_WHO}: attention={attention!r} is neither 'sdpa' nor 'eager'.")
     options: dict[str, Any] = {"num_labels": num_classes}
@@ -69,7 +75,9 @@ def sequence_classifier(
         options["pad_token_id"] = pad_token_id
     how = {} if attention is None else {"attn_implementation": attention}
     if checkpoint is None:
-        built = _from_dimensions(model_type, config or {}, vocab_size, dropout, options, how)
+        shares = (dropout, attention_dropout)
+        built = _from_dimensions(model_type, config or {}, vocab_size, shares, options, how)
+        use_bit_dropout(built)
         return built.train()
     if model_type is not None or config:
         raise InputValueError(
@@ -83,18 +91,19 @@ def sequence_classifier(
             f"{_WHO}: pad_token_id={pad_token_id} of the tokenizer is not the {known.pad_token_id} "
             f"of checkpoint={checkpoint!r}; use the checkpoint's tokenizer."
         )
+    options |= _dropouts(known, dropout, attention_dropout)
     with _refusing(f"attention={attention!r}"):
-        loaded, _ = load(_WHO, checkpoint, **options, **_dropouts(known, dropout), **how)
+        network: nn.Module = load(_WHO, checkpoint, **options, **how)[0]
+    use_bit_dropout(network)
     # from_pretrained returns eval mode and Lightning keeps it: no dropout for the whole run.
-    network: nn.Module = loaded.train()
-    return network
+    return network.train()
 
 
 def _from_dimensions(
     model_type: str | None,
     entries: Mapping[str, Any],
     vocab_size: int | None,
-    dropout: float | None,
+    dropouts: tuple[float | None, float | None],
     options: Mapping[str, Any],
     how: Mapping[str, str],
 ) -> nn.Module:
@@ -113,7 +122,7 @@ def _from_dimensions(
     with quiet():  # special tokens that only generate text may lie outside of a small vocabulary
         original = AutoConfig.for_model(model_type)
         _check_entries(model_type, entries, {*original.to_dict(), *original.attribute_map})
-        entries = {**_dropouts(original, dropout), **entries}
+        entries = {**_dropouts(original, *dropouts), **entries}
         with _refusing(f"config={dict(entries)}"):
             config = AutoConfig.for_model(model_type, **entries, **options, vocab_size=vocab_size)
             _check_sizes(config)
@@ -161,15 +170,25 @@ def _check_sizes(config: Any) -> None:
         )
 
 
-def _dropouts(config: Any, dropout: float | None) -> dict[str, float]:
-    """Every dropout of a configuration, set to one probability; None sets none."""
-    if dropout is None:
-        return {}
-    return {
-        name: dropout
+def _dropouts(config: Any, dropout: float | None, attention: float | None) -> dict[str, float]:
+    """The dropouts of a configuration that change, those of the attention apart."""
+    named = [
+        name
         for name, value in config.to_dict().items()
-        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float | int)
-    }
+        if ("dropout" in name or name.endswith("_pdrop"))
+        and isinstance(value, float | int)
+        and not isinstance(value, bool)
+    ]
+    of_attention = [name for name in named if "attention" in name or "attn" in name]
+    if attention is not None and not of_attention:
+        raise InputValueError(
+            f"{_WHO}: attention_dropout={attention}, but {config.model_type!r} names no dropout of "
+            f"the attention in its configuration, only {', '.join(named) or 'none at all'}."
+        )
+    chosen = dict.fromkeys(named, dropout)
+    if attention is not None:
+        chosen |= dict.fromkeys(of_attention, attention)
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from lightning_adls.errors import InputValueError, MissingPackageError
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.adapter import keep_record
 from lightning_adls.layers.carrying import check_parameters
+from lightning_adls.layers.dropout import use_bit_dropout
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
 # Inputs on which the change by merging is measured.
@@ -97,7 +98,9 @@ class LoRA:
         replace_layers(model, names, lambda _, layer: layer, carry=False)
         inject_adapter_in_model(config, model)
         for name in names:
-            keep_record(model.get_submodule(name))
+            layer = model.get_submodule(name)
+            keep_record(layer)
+            use_bit_dropout(layer.get_submodule("lora_dropout"))
         for name in trained:
             parameters[name].requires_grad_(True)
 

@@ -8,12 +8,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lightning_adls.layers.dropout import BitDropout
 from lightning_adls.models import bert, check_length, reuse_weights
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.quantize import Quantize
 
+ATTENTION = 0.1  # by default
 
-def small(**changes: int) -> nn.Module:
+
+def small(**changes: float) -> nn.Module:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, **changes}
     return bert(vocab_size=50, **sizes)  # type: ignore[arg-type]
 
@@ -48,12 +51,23 @@ def test_padding_does_not_change_the_logits() -> None:
 def test_a_checkpoint_folder_is_loaded_in_train_mode_with_its_weights(tmp_path: Path) -> None:
     model = small()
     model.save_pretrained(tmp_path)  # type: ignore[operator]
-    loaded = bert(str(tmp_path), dropout=0.3)
+    loaded = bert(str(tmp_path), dropout=0.3, attention_dropout=0.2)
     assert loaded.training
     assert all(module.training for module in loaded.modules())
-    assert {m.p for m in loaded.modules() if isinstance(m, nn.Dropout)} == {0.3}
+    assert dropouts(loaded) == (0.2, {0.3})
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def dropouts(model: nn.Module) -> tuple[float, set[float]]:
+    """The probability in the attention of the one layer, and those everywhere else."""
+    found = {n: m.p for n, m in model.named_modules() if isinstance(m, BitDropout)}
+    return found.pop("bert.encoder.layer.0.attention.self.dropout"), set(found.values())
+
+
+def test_the_attention_has_a_dropout_of_its_own() -> None:
+    assert dropouts(small(dropout=0.3)) == (ATTENTION, {0.3})
+    assert dropouts(small(attention_dropout=0.2)) == (0.2, {0.1})
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,8 @@ def test_a_checkpoint_folder_is_loaded_in_train_mode_with_its_weights(tmp_path: 
         ({"num_classes": 1}, "num_classes=1 is below 2"),
         ({"hidden_size": 30, "num_attention_heads": 4}, "no multiple of num_attention_heads=4"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0 is below 1"),
-        ({"dropout": 1.0}, r"dropout=1\.0"),
+        ({"dropout": 1.0}, r"bert: dropout=1\.0 is not in 0 <= dropout < 1"),
+        ({"attention_dropout": -0.1}, r"attention_dropout=-0\.1 is not in"),
         ({"attention": "flash"}, "attention='flash'"),
     ],
 )

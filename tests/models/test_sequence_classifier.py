@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_adls.layers.dropout import BitDropout
 from lightning_adls.models import check_length, sequence_classifier
 from lightning_adls.transforms.quantize import Quantize
 
@@ -45,6 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 24},
 }
 PAD = 3
+OF_ATTENTION = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
 
 def small(model_type: str, **arguments: Any) -> nn.Module:
@@ -138,6 +140,39 @@ def test_every_dropout_of_the_configuration_is_set(model_type: str) -> None:
     assert probabilities(small(model_type)) != {0.3}
 
 
+def test_dropout_of_the_attention_is_set_apart(model_type: str) -> None:
+    def attention(config: Any) -> dict[str, float]:
+        return {n: v for n, v in config.to_dict().items() if n in OF_ATTENTION}
+
+    model: Any = small(model_type, dropout=0.3, attention_dropout=0.0)
+    assert set(attention(model.config).values()) == {0.0}
+    found = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
+    assert found == {0.0, 0.3}
+    assert all(isinstance(m, BitDropout) for m in model.modules() if isinstance(m, nn.Dropout))
+    alone: Any = small(model_type, attention_dropout=0.25)
+    assert set(attention(alone.config).values()) == {0.25}
+    others = {m.p for m in small(model_type).modules() if isinstance(m, nn.Dropout)}
+    assert {m.p for m in alone.modules() if isinstance(m, nn.Dropout)} <= {0.25, *others}
+
+
+def test_a_network_without_dropout_in_its_attention_is_refused_one() -> None:
+    with pytest.raises(ValueError, match=r"attention_dropout=0\.0, but 'fnet' names no dropout of"):
+        sequence_classifier(model_type="fnet", vocab_size=50, attention_dropout=0.0)
+
+
+def test_a_switch_of_the_configuration_is_no_probability() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model: Any = sequence_classifier(
+        model_type="esm",
+        config={**sizes, "intermediate_size": 32, "mask_token_id": 4},
+        vocab_size=50,
+        pad_token_id=1,
+        dropout=0.3,
+    )
+    assert model.config.hidden_dropout_prob == 0.3
+    assert model.config.token_dropout is False
+
+
 def test_a_checkpoint_folder_is_loaded_in_train_mode_with_its_weights(
     model_type: str, tmp_path: Path
 ) -> None:
@@ -145,7 +180,7 @@ def test_a_checkpoint_folder_is_loaded_in_train_mode_with_its_weights(
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     loaded = sequence_classifier(str(tmp_path), vocab_size=50, pad_token_id=PAD, dropout=0.3)
     assert all(module.training for module in loaded.modules())
-    assert {m.p for m in loaded.modules() if isinstance(m, nn.Dropout)} == {0.3}
+    assert {m.p for m in loaded.modules() if isinstance(m, BitDropout)} == {0.3}
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
 
@@ -179,6 +214,7 @@ def test_a_checkpoint_without_a_padding_token_takes_the_tokenizers(tmp_path: Pat
         ({"pad_token_id": 50}, r"pad_token_id=50 is not in 0\.\.49"),
         ({"num_classes": 1}, "num_classes=1 is below 2"),
         ({"dropout": 1.0}, r"dropout=1\.0"),
+        ({"attention_dropout": 1.0}, r"attention_dropout=1\.0"),
         ({"attention": "flash"}, "attention='flash'"),
         ({"model_type": "xlnet", "attention": "sdpa", "config": {}}, "refused by Transformers"),
     ],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.layers import QuantizedLinear
+from lightning_adls.layers.dropout import BitDropout
 from lightning_adls.models import bert
 from lightning_adls.transforms import Prune, Quantize
 from lightning_adls.transforms.flops import flops_per_sample
@@ -98,6 +99,7 @@ def test_dropout_acts_in_training_alone_and_on_the_adapter_alone() -> None:
     assert 2900 < kept.min() <= kept.max() < 3250
     torch.testing.assert_close(kept, kept.round(), atol=1e-2, rtol=0)
     assert not torch.equal(model(x) - linear(x), model(x) - linear(x))
+    assert [m.p for m in model.modules() if isinstance(m, BitDropout)] == [0.25]
 
 
 def test_training_moves_the_adapters_and_the_head_and_nothing_else(
