@@ -120,17 +120,17 @@ def _parts(x: Tensor, level_scales: Tensor) -> list[Tensor]:
     """What every level contributes: its scale with the sign of the residual."""
     parts, residual = [], x + 0.0  # which makes -0.0 positive
     for scale in level_scales:
+        if parts:
+            residual.sub_(parts[-1])
         parts.append(with_sign_of(scale, residual))
-        residual = residual - parts[-1]
     return parts
 
 
 def _total(parts: list[Tensor]) -> Tensor:
-    """The sum, in an order that encoding and rounding agree on."""
-    total = parts[0]
+    """The sum, in an order that encoding and rounding agree on; changes the first."""
     for part in parts[1:]:
-        total = total + part
-    return total
+        parts[0].add_(part)
+    return parts[0]
 
 
 def _normal_scales(levels: int) -> Tensor:
