@@ -19,6 +19,9 @@ Bound = Tensor | float
 # How ``calibrated`` weighs what saturates against what is rounded away.
 OBSERVERS = ("minmax", "percentile", "mse")
 
+PART = 1 << 18
+"""Elements that are rounded at a time, 1 MiB of float32; see docs/performance.md."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -153,6 +156,11 @@ class NumberFormat(ABC):
         """Bits to store a tensor of this shape, everything that its elements share included."""
         return math.prod(shape) * self.code_bits
 
+    @property
+    def rounds_rows_apart(self) -> bool:
+        """Whether rows of the last dimension, rounded by themselves, are rounded as together."""
+        return False
+
     @abstractmethod
     def round(self, x: Tensor) -> Tensor:
         """Round float32 or float64 ``x``, out of place: the arithmetic and nothing else."""
@@ -236,6 +244,22 @@ def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.clamp(-limit, limit).to(dtype)
 
 
+def _round_in_parts(fmt: NumberFormat, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
+    """Round ``x``, on a CPU a part at a time if it is large, so that passes find it in the cache.
+
+    Smaller parts than these cost more than they save: every pass has to be called for each.
+    """
+    large = x.numel() >= 4 * PART and x.is_contiguous() and fmt.rounds_rows_apart
+    if not large or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return fmt._round(x, scales, training)
+    rows = x.view(-1, x.shape[-1])
+    rounded = torch.empty_like(rows)
+    count = max(PART // x.shape[-1], 1)
+    for part, place in zip(rows.split(count), rounded.split(count), strict=True):
+        place.copy_(fmt._round(part, scales, training))
+    return rounded.view(x.shape)
+
+
 def _inside(x: Tensor, low: Bound, high: Bound) -> Tensor:
     """1 where ``x`` lies in ``low..high`` or is NaN, else 0; shape and dtype of ``x``."""
     # Faster than comparing into bools. Not `ge`, which NaN fails.
@@ -260,7 +284,7 @@ class _StraightThrough(torch.autograd.Function):
         clipped = fmt.ste == "clipped" and scales is None
         inside = _inside(wide, *fmt._limits(wide, None)).bool() if clipped else None
         ctx.save_for_backward(inside, scales, None if scales is None else x)
-        return narrow(fmt._round(wide, scales, training), x.dtype)
+        return narrow(_round_in_parts(fmt, wide, scales, training), x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:

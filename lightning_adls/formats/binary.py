@@ -87,6 +87,10 @@ class Binary(NumberFormat):
     def code_bits(self) -> int:
         return 1
 
+    @property
+    def rounds_rows_apart(self) -> bool:
+        return self.scale == "none" and not self.stochastic  # parts would draw other numbers
+
     def storage_bits(self, shape: Sequence[int]) -> int:
         return super().storage_bits(shape) + 32 * scale_count(shape, self.scale)
 

@@ -68,6 +68,10 @@ class BlockFormat(NumberFormat):
         return floor_log2(scale)
 
     @property
+    def rounds_rows_apart(self) -> bool:
+        return not isinstance(self.block_size, tuple) or self.block_size[0] == 1
+
+    @property
     def bits(self) -> float:
         sizes = self.block_size if isinstance(self.block_size, tuple) else (self.block_size,)
         if WHOLE in sizes:

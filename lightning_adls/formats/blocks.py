@@ -57,6 +57,9 @@ def block_max(blocks: Tensor) -> Tensor:
     """Largest finite magnitude of each block, its dimensions kept with size 1."""
     if without_bits.are_bits_unknown():
         return _amax(without_bits.finite_magnitude(blocks)[0])
+    if torch.compiler.is_compiling():
+        magnitude = blocks.abs()
+        return _amax(magnitude.where(magnitude < torch.inf, 0.0))
     digits, _, integer = layout(blocks.dtype)
     # Doubling loses the sign. Added to that, this makes infinity and NaN, whose bits are the
     # largest, overflow to the smallest integers, below what becomes of zero. Integers because eager

@@ -117,6 +117,10 @@ class Log(NumberFormat):
         return self.width
 
     @property
+    def rounds_rows_apart(self) -> bool:
+        return True
+
+    @property
     def _range(self) -> tuple[int, int]:
         """Smallest and largest exponent."""
         standard = (1 << (self.width - 2)) - 1

@@ -93,6 +93,10 @@ class _Minifloat(NumberFormat):
         return self.width
 
     @property
+    def rounds_rows_apart(self) -> bool:
+        return True
+
+    @property
     def _bias(self) -> int:
         standard = (1 << (self.exponent_width - 1)) - 1
         return standard if self.exponent_bias is None else self.exponent_bias
