@@ -2,8 +2,9 @@
 
 Copying reads and writes every element once, as rounding at best does. Copy, eager and compiled
 calls take turns, in an order that is drawn anew each turn, and each is divided by the copy of its
-own turn, so that a disturbance by other processes meets all three alike. Compiling is part of the
-warm-up, which is not timed.
+own turn, so that a disturbance by other processes meets all alike. Compiling is part of the
+warm-up, which is not timed. With a backward pass, gradients of the tensor and of the scales that a
+format learns are computed too. Aims are marked where a median misses them.
 
 Run:
     python benchmarks/formats.py
@@ -11,6 +12,7 @@ Run:
 """
 
 import argparse
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -28,35 +30,52 @@ from lightning_adls.formats import NumberFormat, parse
 SHAPES = {"activation": (8, 128, 768), "weight": (768, 3072)}
 """Of a linear layer of BERT-base, with 8 sequences of 128 tokens."""
 
+AIMS = {"eager": 8.0, "compiled": 3.0}
+"""Copies that rounding may take, without a backward pass."""
 
-def cell(spread: Spread) -> str:
-    """Median, and 10th and 90th percentile."""
-    return f"{spread.median:.2f} ({spread.p10:.2f} - {spread.p90:.2f})"
+
+def cell(spread: Spread, aim: float = math.inf) -> str:
+    """Median, and 10th and 90th percentile; marked if the median is above the aim."""
+    missed = " !" if spread.median > aim else ""
+    return f"{spread.median:.2f} ({spread.p10:.2f} - {spread.p90:.2f}){missed}"
 
 
 def measure(
     fmt: NumberFormat, shape: tuple[int, ...], device: torch.device, rounds: Rounds, compiled: bool
 ) -> list[str]:
     """Cells of a row: time to copy in ms, then times to round as multiples of it."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    leaves = [x.clone().requires_grad_()]
+    if (scales := fmt.initial_scales()) is not None:
+        leaves.append(scales.to(device).requires_grad_())
     torch.compiler.reset()  # torch stops compiling after a few formats otherwise
 
     # A function of its own for each format: torch.compile recognises functions by their code.
-    def rounded(x: Tensor) -> Tensor:
-        return fmt(x)
+    def rounded(*tensors: Tensor) -> Tensor:
+        return fmt(*tensors)
 
-    calls: dict[str, Callable[[], object]] = {
-        "copy": lambda: x.clone(),
-        "eager": lambda: rounded(x),
-    }
+    ways: dict[str, Callable[..., Tensor]] = {"eager": rounded}
     if compiled:
-        fast = torch.compile(rounded, fullgraph=True, dynamic=False)
-        calls["compiled"] = lambda: fast(x)
+        ways["compiled"] = torch.compile(rounded, fullgraph=True, dynamic=False)
+    calls: dict[str, Callable[[], object]] = {"copy": lambda: x.clone()}
+    for name, way in ways.items():
+        calls[name] = lambda way=way: way(x)
+        calls[f"{name}, backward"] = lambda way=way: with_backward(way, leaves, grad)
     with torch.no_grad(), current(device):
         times_ms = alternate(calls, rounds)
     copy_ms = times_ms.pop("copy")
-    ratios = [rounding_ms / copy_ms for rounding_ms in times_ms.values()]
-    return [cell(Spread.of(values)) for values in (copy_ms, *ratios)]
+    ratios = {name: Spread.of(ms / copy_ms) for name, ms in times_ms.items()}
+    cells = [cell(ratio, AIMS.get(name, math.inf)) for name, ratio in ratios.items()]
+    return [cell(Spread.of(copy_ms)), *cells]
+
+
+@torch.enable_grad()
+def with_backward(
+    rounded: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor
+) -> tuple[Tensor, ...]:
+    """Round the first of ``leaves``, by the scales after it, and take the gradients of all."""
+    return torch.autograd.grad(rounded(*leaves), leaves, grad)
 
 
 def machine(device: torch.device) -> str:
@@ -113,7 +132,12 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     print(machine(arguments.device))
     print(f"Median (10th - 90th percentile) of {arguments.repeats} turns; rounding in copies.")
-    columns = ["copy (ms)", "eager", *([] if arguments.no_compile else ["compiled"])]
+    names = ["eager"] if arguments.no_compile else ["eager", "compiled"]
+    aims = ", ".join(f"{name} {AIMS[name]:g}" for name in names)
+    print(f"Aims without a backward pass: {aims}; a ! marks what is above.")
+    columns = ["copy (ms)"]
+    for name in names:
+        columns += [name, f"{name}, with backward"]
     rounds = Rounds(timed=arguments.repeats)
     table = Table("format", "tensor", *columns)
     for fmt in arguments.formats:

@@ -19,6 +19,9 @@ Bound = Tensor | float
 # How ``calibrated`` weighs what saturates against what is rounded away.
 OBSERVERS = ("minmax", "percentile", "mse")
 
+PART = 1 << 18
+"""Elements that are rounded at a time, 1 MiB of float32; see docs/performance.md."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -158,6 +161,11 @@ class NumberFormat(ABC):
         """Bits to store a tensor of this shape, everything that its elements share included."""
         return math.prod(shape) * self.code_bits
 
+    @property
+    def rounds_rows_apart(self) -> bool:
+        """Whether rows of the last dimension, rounded by themselves, are rounded as together."""
+        return False
+
     @abstractmethod
     def round(self, x: Tensor) -> Tensor:
         """Round float32 or float64 ``x``, out of place: the arithmetic and nothing else."""
@@ -241,6 +249,28 @@ def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.clamp(-limit, limit).to(dtype)
 
 
+def _round_in_parts(fmt: NumberFormat, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
+    """Round ``x``, on a CPU a part at a time if it is large, so that passes find it in the cache.
+
+    Smaller parts than these cost more than they save: every pass has to be called for each.
+    """
+    large = x.numel() >= 4 * PART and x.is_contiguous() and fmt.rounds_rows_apart
+    if not large or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return fmt._round(x, scales, training)
+    rows = x.view(-1, x.shape[-1])
+    rounded = torch.empty_like(rows)
+    count = max(PART // x.shape[-1], 1)
+    for part, place in zip(rows.split(count), rounded.split(count), strict=True):
+        place.copy_(fmt._round(part, scales, training))
+    return rounded.view(x.shape)
+
+
+def _inside(x: Tensor, low: Bound, high: Bound) -> Tensor:
+    """1 where ``x`` lies in ``low..high`` or is NaN, else 0; shape and dtype of ``x``."""
+    # Faster than comparing into bools. Not `ge`, which NaN fails.
+    return torch.minimum(x - low, high - x).lt_(0).eq_(0)
+
+
 class _StraightThrough(torch.autograd.Function):
     # Returns the rounded value itself. `x + (q - x).detach()` has the same gradient, but that sum
     # can leave the grid in bfloat16.
@@ -255,22 +285,25 @@ class _StraightThrough(torch.autograd.Function):
     ) -> Tensor:
         wide = widen(x)
         ctx.fmt, ctx.batched = fmt, batched
-        inside = None
-        if fmt.ste == "clipped" and x.requires_grad:
-            low, high = fmt._limits(wide, scales)
-            inside = ~((wide < low) | (wide > high))  # negated, so that NaN counts as inside
+        # Where x is kept for the scales, it says later what was inside.
+        clipped = fmt.ste == "clipped" and scales is None and x.requires_grad
+        inside = _inside(wide, *fmt._limits(wide, None)).bool() if clipped else None
         ctx.save_for_backward(inside, scales, None if scales is None else x)
-        return narrow(fmt._round(wide, scales, training), x.dtype)
+        return narrow(_round_in_parts(fmt, wide, scales, training), x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         inside, scales, x = ctx.saved_tensors
         scales_grad = None
+        if ctx.fmt.ste == "clipped" and scales is not None and ctx.needs_input_grad[0]:
+            inside = _inside(widen(x), *ctx.fmt._limits(widen(x), scales))
         if ctx.needs_input_grad[1]:
             elements = x[:1].numel() if ctx.batched else x.numel()
             scales_grad = ctx.fmt._scales_gradient(widen(x), scales, widen(grad))
             scales_grad = (scales_grad * ctx.fmt._gradient_scale(elements)).to(scales.dtype)
-        return grad if inside is None else grad * inside, scales_grad, None, None, None
+        # In the dtype of numbers: eager torch takes several times as long to multiply by a mask.
+        x_grad = grad if inside is None else inside.to(grad.dtype).mul_(grad)
+        return x_grad, scales_grad, None, None, None
 
 
 # Under a name of its own because torch leaves `apply` untyped.

@@ -1,5 +1,6 @@
 """One bit per element: the sign."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,17 +26,26 @@ def mean_magnitude(x: Tensor, scale: str) -> Tensor:
         Shape of ``x`` with every averaged dimension kept as 1.
     """
     magnitude, infinite = finite_magnitude(x)
-    return weighted_mean(magnitude, 1 + infinite, scale)
+    return mean_without(infinite, magnitude, scale)
 
 
-def weighted_mean(magnitude: Tensor, weight: Tensor, scale: str) -> Tensor:
-    """Sum of magnitudes over sum of weights, or 0 if these are all 0; shapes as above."""
+def mean_without(left_out: Tensor, magnitude: Tensor, scale: str) -> Tensor:
+    """Mean of magnitudes, of which some are left out, or 0 if all are; shapes as above.
+
+    Args:
+        left_out: 1 where a magnitude is left out, which is 0 there, else 0; dtype of ``magnitude``.
+        magnitude: float32 or float64.
+        scale: As above.
+    """
     first = 1 if scale == "per_channel" and magnitude.ndim > 1 else 0
     dims = tuple(range(first, magnitude.ndim))
     # In float64 a sum of float32 neither overflows nor depends, but for the last bit of the mean
     # in the rarest of cases, on its order.
     total = magnitude.sum(dims, keepdim=True, dtype=torch.float64)
-    count = weight.sum(dims, keepdim=True, dtype=torch.float64)
+    elements = math.prod(magnitude.shape[first:])
+    # Float32 counts up to 2**24, and sums several times as fast.
+    exact = torch.float64 if elements > 2**24 else magnitude.dtype
+    count = elements - left_out.sum(dims, keepdim=True, dtype=exact).double()
     return (total / count.clamp_(min=1)).to(magnitude.dtype)
 
 
@@ -80,6 +90,10 @@ class Binary(NumberFormat):
     @property
     def rounds_at_random(self) -> bool:
         return self.stochastic
+
+    @property
+    def rounds_rows_apart(self) -> bool:
+        return self.scale == "none" and not self.stochastic  # parts would draw other numbers
 
     def storage_bits(self, shape: Sequence[int]) -> int:
         return super().storage_bits(shape) + 32 * scale_count(shape, self.scale)

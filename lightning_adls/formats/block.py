@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_adls.formats.block_base import BlockFormat
+from lightning_adls.formats.block_base import BlockFormat, round_to_steps
 from lightning_adls.formats.checks import check_integer, check_mantissa
 from lightning_adls.formats.codes import sign_and_magnitude, with_sign
-from lightning_adls.formats.floats import floor_log2, largest_integer, largest_value, power_of_two
-from lightning_adls.formats.log import decode_power, encode_power, round_log2, round_to_power
+from lightning_adls.formats.floats import floor_power, largest_integer, largest_value
+from lightning_adls.formats.log import decode_power, encode_power, round_power, round_to_power
 from lightning_adls.formats.minifloat import decode_minifloat, encode_minifloat, round_significand
 
 
@@ -59,19 +59,19 @@ class BlockFP(BlockFormat):
         bias = standard if self.exponent_bias is None else self.exponent_bias
         return -bias, min((1 << self.exponent_width) - 1 - bias, 128)
 
-    def exponent(self, largest: Tensor) -> Tensor:
-        return floor_log2(largest) + 1
+    # Half of 2**s, and elements doubled for it: float32 has no 2**128.
+    def scale(self, largest: Tensor) -> Tensor:
+        lowest, highest = self.shared_range
+        return floor_power(largest, lowest - 1, highest - 1)
 
-    def scale(self, s: Tensor, dtype: torch.dtype) -> Tensor:
-        return power_of_two(s - 1, dtype)  # elements are doubled: float32 has no 2**128
+    def exponent(self, scale: Tensor) -> Tensor:
+        return super().exponent(scale) + 1
 
     def largest_element(self, dtype: torch.dtype) -> float:
         return largest_integer(self.width - 1, dtype) * 2.0 ** (2 - self.width)
 
-    def round_element(self, x: Tensor) -> Tensor:
-        largest = largest_integer(self.width - 1, x.dtype)
-        whole = x.mul_(2.0 ** (self.width - 1)).round_().clamp_(-largest, largest)
-        return whole.mul_(2.0 ** (2 - self.width))
+    def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
+        return round_to_steps(blocks, scale, self.width)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return with_sign((x.abs() * 2.0 ** (self.width - 1)).long(), x, self.width)
@@ -134,8 +134,12 @@ class BlockMinifloat(BlockFormat):
     def largest_element(self, dtype: torch.dtype) -> float:
         return largest_value(self._grid[0], 0, dtype)
 
-    def round_element(self, x: Tensor) -> Tensor:
-        return round_significand(x, *self._grid, self.largest_element(x.dtype))
+    def scale(self, largest: Tensor) -> Tensor:
+        return floor_power(largest, *self.shared_range)
+
+    def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
+        largest = self.largest_element(blocks.dtype)
+        return round_significand(blocks / scale, *self._grid, largest).mul_(scale)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return encode_minifloat(x, *self._grid, self.width)
@@ -188,14 +192,15 @@ class BlockLog(BlockFormat):
         """Exponent of code 1, where the top code has exponent 1."""
         return 3 - (1 << (self.width - 1))
 
-    def exponent(self, largest: Tensor) -> Tensor:
-        return round_log2(largest) - 1
+    def scale(self, largest: Tensor) -> Tensor:
+        lowest, highest = self.shared_range
+        return round_power(largest, lowest + 1, highest + 1) / 2
 
     def largest_element(self, dtype: torch.dtype) -> float:
         return 2.0
 
-    def round_element(self, x: Tensor) -> Tensor:
-        return round_to_power(x, self._lowest, 1)
+    def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
+        return round_to_power(blocks / scale, self._lowest, 1).mul_(scale)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return encode_power(x, self._lowest, self.width)

@@ -11,15 +11,15 @@ from torch import Tensor
 from lightning_adls.formats.base import NumberFormat
 from lightning_adls.formats.blocks import WHOLE, BlockSize, block_count, block_max, merge, split
 from lightning_adls.formats.checks import check_block_size
-from lightning_adls.formats.floats import floor_log2, power_of_two
+from lightning_adls.formats.floats import floor_log2, largest_integer, layout, power_of_two
 
 
 @dataclass(frozen=True)
 class BlockFormat(NumberFormat):
     """Elements times ``2**s``, where a block of them shares ``s``.
 
-    A subclass says which ``s`` belongs to a block's largest magnitude, and how elements that were
-    divided by ``2**s`` are rounded and encoded. ``s`` is taken over finite elements.
+    A subclass says which scale belongs to a block's largest magnitude, and how elements that were
+    divided by it are rounded and encoded. The scale is taken over finite elements.
 
     Args:
         block_size: Elements per block along the last dimension, or (rows, columns) of a tile over
@@ -44,15 +44,16 @@ class BlockFormat(NumberFormat):
         """Smallest and largest ``s``; code 0 is the smallest."""
 
     @abstractmethod
-    def round_element(self, x: Tensor) -> Tensor:
-        """Round elements that were divided by ``2**s``, to be multiplied by ``scale``.
+    def scale(self, largest: Tensor) -> Tensor:
+        """What the elements of a block of this largest magnitude are multiplied by, ``2**s``."""
 
-        May change ``x``, a temporary.
-        """
+    @abstractmethod
+    def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
+        """Round ``blocks``, out of place, to elements times ``scale``."""
 
     @abstractmethod
     def largest_element(self, dtype: torch.dtype) -> float:
-        """Largest value that ``round_element`` returns."""
+        """Largest element that ``round_blocks`` gives."""
 
     @abstractmethod
     def encode_element(self, x: Tensor) -> Tensor:
@@ -62,13 +63,13 @@ class BlockFormat(NumberFormat):
     def decode_element(self, codes: Tensor) -> Tensor:
         """The float64 elements that codes stand for."""
 
-    def exponent(self, largest: Tensor) -> Tensor:
-        """``s`` before it is limited to its range, int64, for the largest magnitude of a block."""
-        return floor_log2(largest)
+    def exponent(self, scale: Tensor) -> Tensor:
+        """``s``, int64."""
+        return floor_log2(scale)
 
-    def scale(self, s: Tensor, dtype: torch.dtype) -> Tensor:
-        """What rounded elements are multiplied by."""
-        return power_of_two(s, dtype)
+    @property
+    def rounds_rows_apart(self) -> bool:
+        return not isinstance(self.block_size, tuple) or self.block_size[0] == 1
 
     @property
     def bits(self) -> float:
@@ -81,23 +82,18 @@ class BlockFormat(NumberFormat):
         shared = block_count(torch.Size(shape), self.block_size) * self.shared_bits
         return super().storage_bits(shape) + shared
 
-    def _exponent(self, blocks: Tensor) -> Tensor:
-        return self.exponent(block_max(blocks)).clamp(*self.shared_range)
-
     def round(self, x: Tensor) -> Tensor:
         blocks = split(x, self.block_size)
-        s = self._exponent(blocks)
-        elements = self.round_element(blocks * power_of_two(-s, x.dtype))
-        return merge(elements.mul_(self.scale(s, x.dtype)), x.shape)
+        return merge(self.round_blocks(blocks, self.scale(block_max(blocks))), x.shape)
 
     def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         blocks = split(x, self.block_size)
-        scale = self.scale(self._exponent(blocks), x.dtype)
+        scale = self.scale(block_max(blocks))
         largest = merge((scale * self.largest_element(x.dtype)).expand(blocks.shape), x.shape)
         return -largest, largest
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        s = self._exponent(split(x, self.block_size))
+        s = self.exponent(self.scale(block_max(split(x, self.block_size))))
         rounded = split(self.round(x).double(), self.block_size)
         codes = self.encode_element(rounded * power_of_two(-s, torch.float64))
         shared = (s - self.shared_range[0]).squeeze(-1).squeeze(-2)
@@ -109,3 +105,13 @@ class BlockFormat(NumberFormat):
         s = shared.reshape(*blocks.shape[:-3], 1, blocks.shape[-2], 1) + self.shared_range[0]
         values = self.decode_element(blocks) * power_of_two(s, torch.float64)
         return merge(values, codes.shape)
+
+
+def round_to_steps(blocks: Tensor, scale: Tensor, width: int) -> Tensor:
+    """Round to whole numbers of ``width`` bits, sign included, times ``scale * 2**(2 - width)``."""
+    largest = largest_integer(width - 1, blocks.dtype)
+    if width <= layout(blocks.dtype).digits:  # every step is a number of this dtype
+        steps = scale * 2.0 ** (2 - width)
+        return (blocks / steps).round_().clamp_(-largest, largest).mul_(steps)
+    whole = (blocks / scale).mul_(2.0 ** (width - 2)).round_().clamp_(-largest, largest)
+    return whole.mul_(2.0 ** (2 - width)).mul_(scale)

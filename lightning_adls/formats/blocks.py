@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_adls.formats.floats import finite_magnitude, layout
+from lightning_adls.formats import without_bits
+from lightning_adls.formats.floats import layout
 
 BlockSize = int | tuple[int, int]
 WHOLE = -1  # the size of a block that takes in a whole dimension
@@ -54,11 +55,18 @@ def block_count(shape: torch.Size, block_size: BlockSize) -> int:
 
 def block_max(blocks: Tensor) -> Tensor:
     """Largest finite magnitude of each block, its dimensions kept with size 1."""
-    magnitude, _ = finite_magnitude(blocks)
+    if without_bits.are_bits_unknown():
+        return _amax(without_bits.finite_magnitude(blocks)[0])
     if torch.compiler.is_compiling():
-        return _amax(magnitude)
-    # In the order of their values, and faster: eager torch is slow at few floats.
-    return _amax(magnitude.view(layout(blocks.dtype).integer)).view(blocks.dtype)
+        magnitude = blocks.abs()
+        return _amax(magnitude.where(magnitude < torch.inf, 0.0))
+    digits, _, integer = layout(blocks.dtype)
+    # Doubling loses the sign. Added to that, this makes infinity and NaN, whose bits are the
+    # largest, overflow to the smallest integers, below what becomes of zero. Integers because eager
+    # torch is slow at the maximum of few floats.
+    zero = torch.iinfo(integer).min + (1 << (digits + 1))
+    largest = _amax(blocks.view(integer).mul(2).add_(zero)).clamp_(min=zero)
+    return ((largest - zero) >> 1).bitwise_and_(torch.iinfo(integer).max).view(blocks.dtype)
 
 
 def _amax(magnitude: Tensor) -> Tensor:

@@ -45,18 +45,13 @@ def finite_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
     """Magnitudes, with zero for what is not finite.
 
     Returns:
-        ``abs(x)`` or 0, and integers that are -1 where ``x`` is not finite, else 0.
+        ``abs(x)`` or 0, and 1 where ``x`` is not finite, else 0; both in the dtype of ``x``.
     """
     if without_bits.are_bits_unknown():
         return without_bits.finite_magnitude(x)
-    digits, bias, integer = layout(x.dtype)
-    sign = torch.iinfo(integer).min
-    # Moved down by the bits of infinity, those of finite magnitudes are negative; with the sign
-    # flipped they are above all others, which a clamp brings to zero. Integers because comparing
-    # and selecting floats, or testing them for NaN, takes torch many times as long.
-    bits = (x.view(integer) & ~sign).sub_((2 * bias + 1) << digits).bitwise_xor_(sign)
-    infinite = bits >> (torch.iinfo(integer).bits - 1)
-    return bits.clamp_(min=1 << digits).sub_(1 << digits).view(x.dtype), infinite
+    finite = torch.nan_to_num(x, 0.0, 0.0, 0.0)
+    infinite = (x - finite).ne_(0)  # faster than comparing into bools
+    return finite.abs_(), infinite
 
 
 def keep_nan(rounded: Tensor, x: Tensor) -> Tensor:
@@ -78,6 +73,25 @@ def floor_log2(x: Tensor) -> Tensor:
     if without_bits.are_bits_unknown():
         return without_bits.floor_log2(x)
     return (x.double().view(torch.int64) >> 52) - 1023
+
+
+def floor_power(x: Tensor, lowest: int, highest: int) -> Tensor:
+    """``2**floor(log2(x))`` for finite ``x >= 0``, limited to ``2**lowest..2**highest``.
+
+    Args:
+        x: float32 or float64.
+        lowest: At least -128; smaller powers are not told apart in float32.
+        highest: At most the largest exponent of the dtype.
+    """
+    if without_bits.are_bits_unknown():
+        return power_of_two(floor_log2(x).clamp(lowest, highest), x.dtype)
+    digits, bias, integer = layout(x.dtype)
+    bits = x.view(integer)
+    # The first digit alone, which a subnormal number has in place of an exponent, is 2**-127. Where
+    # there is an exponent, that is more.
+    first_digit = bits & (1 << (digits - 1))
+    power = torch.maximum(bits & ((2 * bias + 1) << digits), first_digit)
+    return power.view(x.dtype).clamp_(2.0**lowest, 2.0**highest)
 
 
 def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:

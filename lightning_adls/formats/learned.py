@@ -56,6 +56,10 @@ class LearnedInteger(NumberFormat):
     def code_bits(self) -> int:
         return self.width
 
+    @property
+    def rounds_rows_apart(self) -> bool:
+        return True
+
     def storage_bits(self, shape: Sequence[int]) -> int:
         return super().storage_bits(shape) + 32
 
@@ -97,7 +101,9 @@ class LearnedInteger(NumberFormat):
     def _scales_gradient(self, x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
         low, high = self._range()
         v = x / self._step(x, scales)
-        slope = torch.where(v <= low, low, torch.where(v >= high, high, v.round() - v))
+        # v between the bounds, else 0: eager torch takes ten times as long to select by a mask.
+        between = torch.ops.aten.hardtanh_backward(v, v, low, high)
+        slope = v.clamp_(low, high).round_().sub_(between)
         return slope.mul_(grad).sum().reshape(1) * torch.where(scales < 0, -1.0, 1.0)
 
     def _gradient_scale(self, elements: int) -> float:

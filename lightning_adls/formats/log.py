@@ -20,11 +20,19 @@ from lightning_adls.formats.floats import (
 )
 
 
-def round_log2(x: Tensor) -> Tensor:
-    """``round(log2(x))`` as int64, for finite ``x >= 0``; at most -1022 for 0."""
+def round_power(x: Tensor, lowest: int, highest: int) -> Tensor:
+    """``2**round(log2(x))`` for finite ``x >= 0``, limited to ``2**lowest..2**highest``.
+
+    Args:
+        x: float32 or float64.
+        lowest: Smallest exponent, of a normal number of the dtype.
+        highest: Largest exponent, of a number of the dtype.
+    """
     if without_bits.are_bits_unknown():
-        return without_bits.round_log2(x)
-    return floor_log2((x.double().view(torch.int64) + _carry_from_root_two(52)).view(torch.float64))
+        return power_of_two(without_bits.round_log2(x).clamp(lowest, highest), x.dtype)
+    digits, _, integer = layout(x.dtype)
+    power = x.view(integer).add(_carry_from_root_two(digits)).bitwise_and_(-1 << digits)
+    return power.view(x.dtype).clamp_(2.0**lowest, 2.0**highest)
 
 
 def _carry_from_root_two(digits: int) -> int:
@@ -107,6 +115,10 @@ class Log(NumberFormat):
     @property
     def code_bits(self) -> int:
         return self.width
+
+    @property
+    def rounds_rows_apart(self) -> bool:
+        return True
 
     @property
     def _range(self) -> tuple[int, int]:

@@ -40,10 +40,9 @@ def _push_out_digits(y: Tensor, mantissa: int, lowest: int) -> Tensor:
         exponent = floor_log2(y.abs()).clamp(min=lowest)
         added = power_of_two(exponent + (digits - mantissa), y.dtype) * 1.5
         return y + added - added
-    shift = y.view(integer) & ((2 * bias + 1) << digits)
-    shift.clamp_(min=(lowest + bias) << digits)
-    shift.add_(((digits - mantissa) << digits) + (1 << (digits - 1)))
-    return y.add_(shift.view(y.dtype)).sub_(shift.view(y.dtype))
+    power = (y.view(integer) & ((2 * bias + 1) << digits)).view(y.dtype).clamp_(min=2.0**lowest)
+    factor = 1.5 * 2.0 ** (digits - mantissa)
+    return y.add_(power, alpha=factor).sub_(power, alpha=factor)
 
 
 def significand_and_exponent(x: Tensor, mantissa: int, lowest: int) -> tuple[Tensor, Tensor]:
@@ -92,6 +91,10 @@ class _Minifloat(NumberFormat):
     @property
     def code_bits(self) -> int:
         return self.width
+
+    @property
+    def rounds_rows_apart(self) -> bool:
+        return True
 
     @property
     def _bias(self) -> int:

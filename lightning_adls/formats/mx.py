@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats.block_base import BlockFormat
+from lightning_adls.formats.block_base import BlockFormat, round_to_steps
 from lightning_adls.formats.blocks import BlockSize
 from lightning_adls.formats.checks import check_integer
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
-from lightning_adls.formats.floats import floor_log2, largest_integer
+from lightning_adls.formats.floats import floor_power, largest_integer, layout
 from lightning_adls.formats.minifloat import decode_minifloat, encode_minifloat, round_significand
 
 # (exponent bits, mantissa bits): exponent bias and largest value of the OCP elements. The largest
@@ -67,13 +67,14 @@ class MXInt(_MX):
     def code_bits(self) -> int:
         return self.width
 
+    def scale(self, largest: Tensor) -> Tensor:
+        return floor_power(largest, *self.shared_range)
+
     def largest_element(self, dtype: torch.dtype) -> float:
         return largest_integer(self.width - 1, dtype) * 2.0 ** (2 - self.width)
 
-    def round_element(self, x: Tensor) -> Tensor:
-        largest = largest_integer(self.width - 1, x.dtype)
-        whole = x.mul_(2.0 ** (self.width - 2)).round_().clamp_(-largest, largest)
-        return whole.mul_(2.0 ** (2 - self.width))
+    def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
+        return round_to_steps(blocks, scale, self.width)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return to_twos_complement((x * 2.0 ** (self.width - 2)).long(), self.width)
@@ -127,16 +128,19 @@ class MXFP(_MX):
         """Exponent bias and largest value."""
         return _ELEMENTS[self.exponent_width, self.mantissa_width]
 
-    def exponent(self, largest: Tensor) -> Tensor:
+    def scale(self, largest: Tensor) -> Tensor:
         emax = math.frexp(self._element[1])[1] - 1
-        return floor_log2(largest) - emax
+        lowest, highest = self.shared_range
+        highest = min(highest + emax, layout(largest.dtype).bias)
+        return floor_power(largest, lowest + emax, highest) * 2.0**-emax
 
     def largest_element(self, dtype: torch.dtype) -> float:
         return self._element[1]
 
-    def round_element(self, x: Tensor) -> Tensor:
+    def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
         bias, largest = self._element
-        return round_significand(x, self.mantissa_width, 1 - bias, largest)
+        elements = round_significand(blocks / scale, self.mantissa_width, 1 - bias, largest)
+        return elements.mul_(scale)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return encode_minifloat(x, self.mantissa_width, 1 - self._element[0], self.code_bits)

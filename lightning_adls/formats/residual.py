@@ -53,6 +53,10 @@ class ResidualSign(NumberFormat):
     def code_bits(self) -> int:
         return self.levels
 
+    @property
+    def rounds_rows_apart(self) -> bool:
+        return self.scale == "none"
+
     def storage_bits(self, shape: Sequence[int]) -> int:
         shared = max(1, scale_count(shape, self.scale)) * self.levels
         return super().storage_bits(shape) + 32 * shared
@@ -84,11 +88,14 @@ class ResidualSign(NumberFormat):
         return -largest, largest
 
     def _scales_gradient(self, x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
-        parts = _parts(x, self._level_scales(x, scales))
         # A level scale is abs(scale) times the mean magnitude, which a scale of one gives.
         factors = self._level_scales(x, torch.ones_like(scales))
-        pairs = zip(parts, factors, strict=True)
-        sums = [torch.copysign(factor, part).mul_(grad).sum() for part, factor in pairs]
+        sums: list[Tensor] = []
+        residual = x + 0.0  # as in _parts
+        for factor, scale in zip(factors, self._level_scales(x, scales), strict=True):
+            sums.append(torch.copysign(factor, residual).mul_(grad).sum())
+            if len(sums) < self.levels:
+                residual.sub_(torch.copysign(scale, residual))
         return torch.stack(sums) * torch.where(scales < 0, -1.0, 1.0)
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,17 +127,17 @@ def _parts(x: Tensor, level_scales: Tensor) -> list[Tensor]:
     """What every level contributes: its scale with the sign of the residual."""
     parts, residual = [], x + 0.0  # which makes -0.0 positive
     for scale in level_scales:
+        if parts:
+            residual.sub_(parts[-1])
         parts.append(with_sign_of(scale, residual))
-        residual = residual - parts[-1]
     return parts
 
 
 def _total(parts: list[Tensor]) -> Tensor:
-    """The sum, in an order that encoding and rounding agree on."""
-    total = parts[0]
+    """The sum, in an order that encoding and rounding agree on; changes the first."""
     for part in parts[1:]:
-        total = total + part
-    return total
+        parts[0].add_(part)
+    return parts[0]
 
 
 def _normal_scales(levels: int) -> Tensor:

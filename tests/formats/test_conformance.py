@@ -248,6 +248,28 @@ def test_the_clipped_gradient_is_zero_outside_the_limits_and_one_at_them(text: s
 
 
 @every_format
+def test_the_clipped_gradient_of_a_nan_passes_and_of_an_infinity_does_not(text: str) -> None:
+    fmt = dataclasses.replace(parse(text), ste="clipped")
+    for scales in (None, fmt.initial_scales()):  # which keep x for the backward pass
+        x = hard_input().requires_grad_()
+        fmt(x, scales).sum().backward()
+        assert x.grad is not None
+        assert x.grad[0, :3].tolist() == [1.0, 0.0, 0.0]
+
+
+@every_format
+def test_a_large_tensor_is_rounded_in_parts_as_it_is_as_a_whole(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fmt = parse(text)
+    tensors = (mixed(40, 33), mixed(2, 20, 33), mixed(2000), mixed(1000, 2), mixed(33, 40).t())
+    expected = [fmt(x) for x in tensors]
+    monkeypatch.setattr("lightning_adls.formats.base.PART", 100)
+    for x, whole in zip(tensors, expected, strict=True):
+        assert torch.equal(fmt(x), whole)
+
+
+@every_format
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_changes_nothing(text: str, dtype: torch.dtype) -> None:
     fmt, x = parse(text), mixed(6, 33)
