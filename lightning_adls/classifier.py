@@ -122,7 +122,7 @@ class TextClassifier(CompressedCheckpoints):
         super().on_load_checkpoint(checkpoint)
         chosen = checkpoint.get("hyper_parameters", {}).get("compile", "auto")
         if self._in_fit() and self.hparams["compile"] == "auto" and chosen != "auto":
-            print(f"compile=auto: {chosen}, as the checkpoint was trained")
+            self.print(f"compile=auto: {chosen or 'eager'}, as the checkpoint was trained")
             self._choose(chosen)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

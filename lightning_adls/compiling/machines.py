@@ -45,7 +45,9 @@ def key_of(model: nn.Module, kind: str) -> str:
 
 
 def mark_compiled(key: str) -> None:
-    """Note on disk that graphs of this key are kept there."""
+    """Note on disk that graphs of this key are kept there, unless torch keeps none."""
+    if torch.compiler.config.force_disable_caches:
+        return
     folder = keep_on_disk() / _MARKS
     folder.mkdir(parents=True, exist_ok=True)
     (folder / key).touch()

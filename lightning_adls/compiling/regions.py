@@ -109,10 +109,12 @@ def _compile(blocks: Sequence[nn.Module], prepare: Callable[[Any], None]) -> Non
     options: dict[str, Any] = {"recompile_limit": limit, "isolate_recompiles": True}
     compiled: Callable[..., Any] = torch.compile(call_block, **options)
 
+    # Else torch runs eagerly what is over the limit, and says so in a log.
+    refusing = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
+
     def call(block: nn.Module, *arguments: Any, **named: Any) -> Any:
         prepare((arguments, named))
-        # Else torch runs eagerly what is over the limit, and says so in a log.
-        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        with refusing:
             try:
                 return compiled(block, *arguments, **named)
             except torch._dynamo.exc.FailOnRecompileLimitHit as error:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_adls.compiling import Machine, decide, machine, remember_machine
-from lightning_adls.compiling import machines
+from lightning_adls.compiling import Machine, decide, machine, machines, remember_machine
 from lightning_adls.compiling.machines import key_of, mark_compiled
 from lightning_adls.models import bert
 from lightning_adls.transforms import Quantize
