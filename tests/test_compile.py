@@ -341,7 +341,7 @@ def test_auto_compiles_where_that_pays_and_says_so(
             fit(module, texts)
         assert (module.hparams["compile"], found.graphs) == (chosen, graphs)
         said = capsys.readouterr().out
-        assert said.startswith(f"compile=auto: {chosen or 'eager'}, 24 steps save")
+        assert said.startswith(f"compile=auto: {chosen or 'eager'}, 6 steps save")
         assert said.count("\n") == 1
 
 

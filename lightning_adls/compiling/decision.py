@@ -10,17 +10,23 @@ from lightning_adls.compiling.machines import Machine, key_of
 from lightning_adls.compiling.regions import repeated_blocks
 from lightning_adls.layers import formats_of
 
-# Measured by benchmarks/compiling.py on two cores; docs/performance.md has the table.
-# Seconds to start the compiler, and for each kind of layer, by whether its graphs are kept on disk.
-START_SECONDS = {"cold": 12.0, "warm": 4.0}
-SECONDS_PER_KIND = {"cold": 25.0, "warm": 3.0}
-# Share of an eager step that compiled layers save, by the format that rounds; others as blocks.
-SAVED_WITHOUT_FORMAT = 0.02
+# Rough, for two cores; docs/performance.md says where they come from, and benchmarks/compiling.py
+# measures them. Seconds to start the compiler and for each kind of layer, by whether its graphs are
+# kept on disk.
+START_SECONDS = {"cold": 15.0, "warm": 5.0}
+SECONDS_PER_KIND = {"cold": 30.0, "warm": 5.0}
+# Share of an eager step that compiling saves, by the format that rounds; others are block formats.
+SAVED_WITHOUT_FORMAT = 0.03
 SAVED = {
     "Integer": 0.04,
-    "MinifloatIEEE": 0.05,
-    "MinifloatDenorm": 0.05,
-    "Log": 0.06,
+    "MinifloatIEEE": 0.06,
+    "MinifloatDenorm": 0.06,
+    "Log": 0.08,
+    "BlockLog": 0.07,
+    "Binary": 0.15,
+    "Ternary": 0.16,
+    "ResidualSign": 0.03,
+    "LearnedInteger": 0.23,
 }
 SAVED_OTHERS = 0.12
 # A step of training takes as long as so many of its matrix products.
@@ -44,9 +50,9 @@ def decide(model: nn.Module, steps: float, tokens: int, kind: str, machine: Mach
     """Compile the repeated layers if that saves more seconds than it costs, by an estimate.
 
     A step is estimated to be ``6 * tokens`` operations for each weight that is multiplied with
-    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), at the machine's measured speed; the share
-    of it that compiling saves, and what compiling costs, are what benchmarks/compiling.py found on
-    two cores. Nothing is timed here: the same arguments give the same decision.
+    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), at the machine's measured speed. The share
+    of it that compiling saves and what compiling costs are constants for two cores, rough on other
+    machines. Nothing is timed here: the same arguments give the same decision.
 
     Args:
         model: The network, with its formats.
@@ -58,8 +64,8 @@ def decide(model: nn.Module, steps: float, tokens: int, kind: str, machine: Mach
     Example:
         >>> from lightning_adls import bert
         >>> network = bert(vocab_size=9, hidden_size=64)
-        >>> print(decide(network, 100, 4096, "32-true", Machine(1e11, frozenset())).reason)
-        eager, 100 steps save 0.0 s (2 % of 2 ms each) and compiling costs 37.0 s (cold cache)
+        >>> decide(network, 100, 4096, "32-true", Machine(1e11, frozenset())).compile
+        False
     """
     kinds = {str(block) for block in repeated_blocks(model)}
     if not kinds:

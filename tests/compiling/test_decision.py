@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_adls.compiling import Machine, decide, machine, machines, remember_machine
+from lightning_adls.compiling.decision import SECONDS_PER_KIND
 from lightning_adls.compiling.machines import key_of, mark_compiled
 from lightning_adls.models import bert
 from lightning_adls.transforms import Quantize
@@ -48,7 +49,7 @@ def test_less_is_asked_of_slow_formats_fast_machines_and_warm_caches() -> None:
         return next(2**n for n in range(60) if decide(model, 2**n, 4096, "32-true", where).compile)
 
     usual = least(network("Integer(width=4)"), SLOW)
-    assert least(network("ResidualSign"), SLOW) < usual
+    assert least(network("LearnedInteger(width=4)"), SLOW) < usual
     assert least(network("Integer(width=4)"), Machine(1e12, frozenset())) > usual
     warm = Machine(1e9, frozenset({key_of(network("Integer(width=4)"), "32-true")}))
     assert least(network("Integer(width=4)"), warm) < usual
@@ -64,7 +65,7 @@ def test_layers_that_differ_cost_more() -> None:
         for model in (network("Integer(width=2)", layers=4), mixed)
     ]
     costs = [float(reason.split("costs ")[1].split()[0]) for reason in reasons]
-    assert costs[1] - costs[0] == pytest.approx(3 * 25.0)
+    assert costs[1] - costs[0] == pytest.approx(3 * SECONDS_PER_KIND["cold"])
 
 
 def test_without_repeated_layers_it_says_so() -> None:
