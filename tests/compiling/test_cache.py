@@ -39,7 +39,7 @@ class Network(nn.Module):
         return x
 
 torch.manual_seed(0)
-x = torch.randn(3, 5, 8)
+x = torch.randn(3, 5, 8, requires_grad=True)
 found = []
 for width in json.loads(sys.argv[1]):
     counters.clear()

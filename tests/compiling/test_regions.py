@@ -157,9 +157,18 @@ def test_it_compiles_the_layers_of_any_lightning_module() -> None:
     compile_layers(module)
     with watched() as found:
         for size in ((2, 3, 8), (4, 5, 8)):
-            x = torch.randn(size)
+            x = torch.randn(size, requires_grad=True)
             torch.testing.assert_close(module(x), eager(x))
     assert (found.graphs, found.breaks) == (1, ())
+
+
+def test_a_first_layer_whose_input_needs_no_gradient_is_of_a_kind_of_its_own() -> None:
+    model = network(INTEGER, INTEGER, INTEGER)
+    model.get_submodule("bert.embeddings").requires_grad_(False)
+    compile_layers(model)
+    with watched() as found:
+        step(model, batch(4, 8))
+    assert (found.graphs, found.breaks) == (2, ())
 
 
 def test_a_network_without_repeated_layers_is_refused() -> None:
