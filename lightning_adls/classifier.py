@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_adls.checkpoints import CompressedCheckpoints
+from lightning_adls.compiling import compile_layers, compile_whole, decide, machine
+from lightning_adls.compiling.machines import key_of, mark_compiled
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.optimizers import adamw
@@ -21,6 +23,7 @@ from lightning_adls.transforms.parameter_groups import parameter_groups
 from lightning_adls.transforms.quantize import state_for
 
 Batch = dict[str, Tensor]
+Compile = bool | Literal["layers", "auto"]
 
 _NO_INPUTS = ("labels", "index")  # Transformers would compute a loss of its own from labels
 
@@ -46,11 +49,17 @@ class TextClassifier(CompressedCheckpoints):
         weight_decay: Of AdamW, for matrices only: not for biases, norms and learned scales.
         warmup: Share of all steps in which the learning rate rises from 0, 0 to 1; it falls
             linearly to 0 over the rest.
-        compile: Compile the inner network in place; keys of the state dict stay as they are. A fit
-            compiles one graph to train and one to validate, for batches of all sizes but one: a
-            batch of a single row needs a graph of its own. Each mode takes one more graph for what
-            runs before learned scales are fitted, and one more if rounding begins later in the
-            fit. To validate, test and predict outside of a fit takes one graph.
+        compile: True compiles the inner network in place; keys of the state dict stay as they are.
+            A fit compiles one graph to train and one to validate, for batches of all sizes but one:
+            a batch of a single row needs a graph of its own. Each mode takes one more graph for
+            what runs before learned scales are fitted, and one more if rounding begins later in the
+            fit. To validate, test and predict outside of a fit takes one graph. ``layers`` compiles
+            only the repeated layers, once for all that are alike, which takes a fraction of the
+            time; see :func:`lightning_adls.compiling.compile_layers`. Both run on an error where
+            torch would give up and run eagerly. ``auto`` chooses ``layers`` or false by an estimate
+            before the first step of a fit, says so in one line, and puts its choice in the place of
+            ``auto`` in ``hparams``: checkpoints have it, and a fit that continues from one keeps
+            it. Compiled and eager training differ in last bits and in the dropout that they draw.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -64,7 +73,7 @@ class TextClassifier(CompressedCheckpoints):
         learning_rate: float = 2e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
@@ -73,6 +82,10 @@ class TextClassifier(CompressedCheckpoints):
             raise InputValueError(f"TextClassifier: weight_decay={weight_decay} is below 0.")
         if not 0 <= warmup <= 1:
             raise InputValueError(f"TextClassifier: warmup={warmup} is not in 0..1.")
+        if compile not in (False, True, "layers", "auto"):
+            raise InputValueError(
+                f"TextClassifier: compile={compile!r} is not true, false, 'layers' or 'auto'."
+            )
         changes = [_transform(transform) for transform in transforms]
         # Text and numbers only: a checkpoint with live objects does not load with weights_only.
         self.save_hyperparameters(
@@ -98,11 +111,45 @@ class TextClassifier(CompressedCheckpoints):
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
             MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(3)
         )
-        if compile:
-            # Not torch.compile(self): self.log breaks it, and its wrapper changes every key.
-            # Isolated, because torch counts the graphs of all models of one class together: after a
-            # few trials of a search it would compile no more.
-            self.model.compile(isolate_recompiles=True)
+        self._compile(compile)
+
+    def _compile(self, compile: Compile) -> None:
+        # Not torch.compile(self): self.log breaks it, and its wrapper changes every key.
+        if compile == "layers":
+            compile_layers(self.model)
+        elif compile is True:
+            compile_whole(self.model)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for any compressed module; ``compile="auto"`` becomes what the fit had chosen."""
+        super().on_load_checkpoint(checkpoint)
+        chosen = checkpoint.get("hyper_parameters", {}).get("compile", "auto")
+        if self._in_fit() and self.hparams["compile"] == "auto" and chosen != "auto":
+            self.print(f"compile=auto: {chosen or 'eager'}, as the checkpoint was trained")
+            self._choose(chosen)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Before the first step, choose what ``compile="auto"`` is."""
+        if self.hparams["compile"] != "auto":
+            return
+        batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
+        kind = self.trainer.precision
+        decision = decide(
+            self.model, batches, batch["input_ids"].numel(), kind, machine(self.device.type)
+        )
+        # Processes are not equally fast, but have to compute the same.
+        decision = self.trainer.strategy.broadcast(decision)
+        self.print(f"compile=auto: {decision.reason}")
+        self._choose(decision.compile)
+
+    def _choose(self, compile: Compile) -> None:
+        self.hparams["compile"] = compile
+        self._compile(compile)
+
+    def on_fit_end(self) -> None:
+        """Note that the graphs are on disk, for a later choice."""
+        if self.hparams["compile"] == "layers":
+            mark_compiled(key_of(self.model, self.trainer.precision))
 
     def setup(self, stage: str) -> None:
         """Refuse data of more classes than there are outputs, before any work.
@@ -143,7 +190,7 @@ class TextClassifier(CompressedCheckpoints):
         """Logits, ``(batch, classes)``, of a batch as dataloaders give it."""
         inputs = select(batch, self._input_names)
         inputs = {name: value for name, value in inputs.items() if name not in _NO_INPUTS}
-        if self.hparams["compile"]:
+        if self.hparams["compile"] is True:
             # One graph for all sizes. Not by `dynamic=True`, which turns the constants of a format
             # into variables too: torch cannot differentiate some formats then.
             for tensor in inputs.values():

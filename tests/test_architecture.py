@@ -16,7 +16,7 @@ LEVELS = (
     {"search", "bench"},
     {"callbacks", "budget", "report"},
     {"classifier", "data", "mase"},
-    {"checkpoints"},
+    {"checkpoints", "compiling"},
     {"models", "transforms"},
     {"layers"},
     {"kernels"},

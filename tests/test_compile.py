@@ -16,6 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from lightning_adls.bench.instruments.graphs import watched
 from lightning_adls.callbacks import Calibration, OneShot, Pruning, QuantizationAwareTraining
 from lightning_adls.classifier import TextClassifier
+from lightning_adls.compiling import Machine
 from lightning_adls.data import TextData
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import LayerFormats, QuantizedLayer, quantized
@@ -25,6 +26,7 @@ from lightning_adls.transforms.walk import layers_of
 
 LEARNED = [name for name, cls in NumberFormat.classes.items() if cls.learns_scales]
 LEARNING = Quantize({"head": {"input": "LearnedInteger(width=4)", "weight": "ResidualSign"}})
+ROUNDING_ALL = Quantize({"*": "MXInt(width=4)"})
 ROUNDING = Quantize({"head": {"input": "Integer(width=4)", "weight": "MXInt(width=4)"}})
 
 
@@ -294,3 +296,80 @@ def test_a_resumed_compiled_run_ends_where_an_uninterrupted_one_does(
     fit(resumed, texts, ckpt_path=path, limit_val_batches=0)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+SLOW, FAST = Machine(1.0, frozenset()), Machine(1e30, frozenset())
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Machine], None]:
+    """Pretend that the next fits run on a machine, with a cache of its own."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+
+    def on(machine: Machine) -> None:
+        monkeypatch.setattr("lightning_adls.classifier.machine", lambda device: machine)
+
+    return on
+
+
+def test_layers_of_a_fit_compile_to_the_stated_graphs(
+    uneven: TextData, fit: Callable[..., L.Trainer]
+) -> None:
+    model = bert(
+        vocab_size=uneven.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=3,
+        intermediate_size=16,
+        max_position_embeddings=48,
+    )
+    with watched() as found:
+        fit(TextClassifier(model, [ROUNDING_ALL], compile="layers"), uneven)
+    # Train and validate, whatever the number of layers, and batches without padding in each.
+    assert 2 <= found.graphs <= 4
+    assert found.breaks == ()
+
+
+def test_auto_compiles_where_that_pays_and_says_so(
+    texts: TextData,
+    tiny_bert: nn.Module,
+    fit: Callable[..., L.Trainer],
+    on: Callable[[Machine], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for machine, chosen in ((FAST, False), (SLOW, "layers")):
+        on(machine)
+        module = TextClassifier(deepcopy(tiny_bert), compile="auto")
+        with watched() as found:
+            fit(module, texts)
+        assert module.hparams["compile"] == chosen
+        assert bool(found.graphs) == bool(chosen)
+        said = capsys.readouterr().out
+        assert said.startswith(f"compile=auto: {chosen or 'eager'}, 6 steps save")
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("begun", "later"), [(SLOW, FAST), (FAST, SLOW)])
+def test_a_continued_fit_keeps_what_auto_chose(
+    begun: Machine,
+    later: Machine,
+    texts: TextData,
+    tiny_bert: nn.Module,
+    fit: Callable[..., L.Trainer],
+    on: Callable[[Machine], None],
+    tmp_path: Path,
+) -> None:
+    on(begun)
+    module = TextClassifier(deepcopy(tiny_bert), compile="auto")
+    path = tmp_path / "half.ckpt"
+    fit(module, texts, max_epochs=1, limit_val_batches=0).save_checkpoint(path)
+    on(later)
+    resumed = TextClassifier(deepcopy(tiny_bert), compile="auto")
+    with watched() as found:
+        fit(resumed, texts, ckpt_path=path, limit_val_batches=0)
+    assert resumed.hparams["compile"] == module.hparams["compile"]
+    assert bool(found.graphs) == (begun is SLOW)
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="compile='some' is not true, false, 'layers' or 'auto'"):
+        TextClassifier(BagOfWords(4), compile="some")  # type: ignore[arg-type]

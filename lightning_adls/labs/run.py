@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import yaml
 
+from lightning_adls.compiling import remember_machine
 from lightning_adls.errors import InputValueError
 from lightning_adls.locks import exclusive
 from lightning_adls.report import Row, write_json
@@ -93,6 +94,9 @@ class Run:
         The first step begins a run; a lab whose work is in no step does it itself.
         """
         (self.folder / "config.yaml").write_text(self._config_yaml, encoding="utf-8")
+        sections = [value for value in self.settings.values() if isinstance(value, dict)]
+        if any(section.get("compile") == "auto" for section in sections):
+            remember_machine(self.folder / "machine.json")
 
     def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Row:
         """The row of a step: from an earlier call if it finished then, or else from ``work``.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_adls.compiling import machines
 from lightning_adls.labs.run import LOGS, Run, settings_of
 from lightning_adls.report import Row
 
@@ -138,3 +139,21 @@ def test_a_torn_write_leaves_the_earlier_steps(monkeypatch: pytest.MonkeyPatch) 
                 run.step("b", lambda: {"x": 2})
         assert json.loads((run.folder / "run.json").read_text())["steps"] == {"a": {"x": 1}}
         assert run.step("b", lambda: {"x": 3}) == {"x": 3}
+
+
+def test_all_calls_of_a_run_choose_whether_to_compile_by_the_machine_that_it_began_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(machines, "_remembered", {})
+    found = []
+    for _ in range(2):
+        machines._here.cache_clear()  # as another process
+        with Run("lab", "x", "classifier: {compile: auto}\n") as run:
+            run.begin()
+        found.append(machines.machine("cpu"))
+        machines.mark_compiled("later")
+    assert found[0] == found[1]
+    with Run("lab", "y", "classifier: {compile: true}\n") as run:
+        run.begin()
+    assert not (run.folder / "machine.json").exists()
