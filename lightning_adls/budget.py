@@ -1,6 +1,5 @@
 """What a training may spend."""
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +67,6 @@ class Budget:
         Raises:
             ValueError: If this machine has no such accelerator, or not in this precision.
         """
-        # Trainers and their modules refer to each other: without this the models and optimisers of
-        # a dozen earlier trainings would wait in memory.
-        gc.collect()
         steps = max(1, int(self.epochs * steps_per_epoch))
         reports = Reports(steps, self.reports)
         try:
@@ -101,6 +97,23 @@ class Budget:
                 f"accelerator={self.accelerator!r} here; use {trainer.precision!r}."
             )
         return trainer
+
+
+def release(trainer: L.Trainer) -> None:
+    """Let go of the module and the optimizers of a Trainer that has done its work.
+
+    They refer to each other: without this the models of a dozen trainings would wait in memory for
+    a garbage collection. The Trainer still knows its metrics and how far it came.
+    """
+    module = trainer.strategy.lightning_module
+    if module is None:
+        return
+    module.trainer = None
+    strategy: Any = trainer.strategy
+    strategy._lightning_module = strategy.model = None
+    strategy.optimizers, strategy.lr_scheduler_configs = [], []
+    connector: Any = trainer._data_connector
+    connector._datahook_selector = None
 
 
 class Reports(L.Callback):

@@ -11,6 +11,10 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Mapping
@@ -38,7 +42,6 @@ from lightning_adls.report import Row
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 
-HERE = Path(__file__).resolve()
 COLUMNS = {
     "model": ("model", ""),
     "val_accuracy": ("val acc.", ".4f"),
@@ -225,6 +228,6 @@ def write(lab: ModelRun, summary: Mapping[str, object]) -> None:
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         {**TASK_ARGUMENTS, "lora_classifier": TASK_ARGUMENTS["classifier"]},
     )

@@ -13,6 +13,10 @@ widths, sparsities and methods add to it.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Sequence
@@ -41,7 +45,6 @@ from lightning_adls.models import NetworkFactory
 from lightning_adls.report import Row
 from lightning_adls.transforms import Prune, PruneStructured, Quantize
 
-HERE = Path(__file__).resolve()
 # Arguments in which calls of one run may differ: what a step depends on stands in its name.
 PASSING = {
     *("widths", "frac_widths", "observer", "calibration_batches"),
@@ -277,6 +280,6 @@ def draw(rows: Rows, best: str, folder: Path) -> None:
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         TASK_ARGUMENTS,
     )

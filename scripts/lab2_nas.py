@@ -13,6 +13,10 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -50,7 +54,6 @@ from lightning_adls.search import (
 )
 from lightning_adls.transforms import Prune, Quantize, Transform
 
-HERE = Path(__file__).resolve()
 # Arguments in which calls of one run may differ: each study is stored under what it depends on.
 PASSING = {"storage", "trials", "samplers", "only", "seeds"}
 DIMENSIONS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
@@ -258,7 +261,7 @@ def show(ranking: Mapping[str, Row], rows: Mapping[str, Row], folder: Path) -> N
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         # The architecture is what is searched.
         {**TASK_ARGUMENTS, "model": (NetworkFactory, {"checkpoint", *FROM_DATA, *DIMENSIONS})},
     )

@@ -1,4 +1,4 @@
-"""Lab 3: search a number format for every tensor of every linear layer of a network.
+r"""Lab 3: search a number format for every tensor of every linear layer of a network.
 
 Each study searches one family of formats: every layer chooses its own formats and parameters, the
 model is quantised, trained within a budget and validated. Run:
@@ -14,6 +14,10 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Collection, Mapping
@@ -42,7 +46,6 @@ from lightning_adls.search import Budget, FormatSpace, Objective, SamplerFactory
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match
 
-HERE = Path(__file__).resolve()
 # Arguments in which calls of one run may differ. (Each study remembers its own space and whether it
 # is trained.)
 PASSING = {
@@ -254,6 +257,6 @@ def write_summary(
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         TASK_ARGUMENTS,
     )

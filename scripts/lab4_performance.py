@@ -14,6 +14,10 @@ Times are not continued: a run of the same name measures everything anew.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 import shlex
@@ -42,7 +46,6 @@ from lightning_adls.labs.run import Run
 from lightning_adls.labs.tables import table
 from lightning_adls.models import NetworkFactory
 
-HERE = Path(__file__).resolve()
 PartName = Literal["compile", "attention", "mxint8"]
 console = Console()
 
@@ -138,13 +141,13 @@ def print_environment(results: Results) -> None:
         print(
             "No GPU here: numbers of CUDA devices are missing. On a machine with one, get them by"
         )
-        print(f"  python scripts/{HERE.name} {given} --run {shlex.quote(run)}")
+        print(f"  python scripts/{Path(__file__).name} {given} --run {shlex.quote(run)}")
 
 
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         {"model": (NetworkFactory, {"num_classes"})},
         interrupted="what was measured is on disk; the same command measures anew",
     )

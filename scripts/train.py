@@ -16,6 +16,10 @@ of this call, the network (``--model.model``) and ``--recipe`` included.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 import sys
@@ -47,7 +51,24 @@ from lightning_adls.locks import exclusive
 from lightning_adls.models import FROM_DATA, accepted, check_length, check_outputs
 from lightning_adls.transforms import Quantize, summarize
 
-DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "train.yaml"
+DEFAULTS = short_help.defaults_of(__file__)
+COMMANDS = ["fit", "validate", "test", "predict"]
+# What each first part of an option is, for the short help.
+OPTIONS = {
+    "run": "Name of the folder, by default the next version_N.",
+    "data": "The data set; --data.ARGUMENT changes one of its arguments.",
+    "model": "How the network (--model.model) is trained.",
+    "trainer": "Lightning's Trainer; --trainer.ARGUMENT changes one of its arguments.",
+    "ckpt_path": "A checkpoint to go on from or to judge: last, best, or the path of a file.",
+    "weights": "A checkpoint to start from, quantised or not.",
+    "recipe": "A YAML recipe to quantise by.",
+    "seed_everything": "Seed of everything.",
+    "weights_only": "Whether a checkpoint may hold nothing but tensors and text.",
+    "verbose": "Of validate and test: print the metrics.",
+    "return_predictions": "Of predict.",
+    "optimizer": "Another optimizer than the model's own.",
+    "lr_scheduler": "Another schedule than the model's own.",
+}
 LAB = "train"
 # What a Trainer says of arguments that are wrong, or cannot be on this machine.
 REFUSALS = (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException)
@@ -79,19 +100,16 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what the classes do not have."""
         parser.set_defaults({NETWORK.name: {"class_path": NETWORK.class_path}})
-        parser.add_argument("--recipe", type=str | None, help="A YAML recipe to quantise by.")
-        parser.add_argument(
-            "--weights", type=str | None, help="A checkpoint to start from, quantised or not."
-        )
-        parser.add_argument(
-            "--run", type=str | None, help="Name of the folder, by default the next version_N."
-        )
+        for name in ("recipe", "weights", "run"):
+            parser.add_argument(f"--{name}", type=str | None, help=OPTIONS[name])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, or end with one line."""
         arguments = sys.argv[1:] if args is None else args
         with cli.refusing(ArgumentError, UnicodeDecodeError):
             NETWORK.explain(arguments)
+            command = next((each for each in arguments if each in COMMANDS), COMMANDS[0])
+            cli.explain(self._subcommand_parsers[command], arguments)
             read = NETWORK.read_files(arguments)
             self.config = parser.parse_args([*read, *placeholders(parser, read)])
             network = replace(NETWORK, command=self.config.subcommand)
@@ -231,7 +249,7 @@ def main() -> None:
             "exit_on_error": False,
             **{
                 command: {"default_config_files": [str(DEFAULTS)], "exit_on_error": False}
-                for command in ("fit", "validate", "test", "predict")
+                for command in COMMANDS
             },
         },
         trainer_defaults={"callbacks": [SettingsOfThisCall(), PredictionWriter()]},

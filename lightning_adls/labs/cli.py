@@ -15,10 +15,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.ending import ending, refuse, refusing
+from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.network import NetworkSection, network_factory
 from lightning_adls.models import NetworkFactory
 
-__all__ = ["add_section", "construct", "ending", "parse", "quiet", "refuse", "refusing", "run"]
+__all__ = [
+    *("add_section", "construct", "ending", "explain", "parse", "quiet", "refuse", "refusing"),
+    "run",
+]
 
 _OURS = ("lightning_adls", "__main__")
 
@@ -82,6 +86,7 @@ def parse(
         for network in networks.values():
             network.explain(arguments)
             read = network.read_files(read)
+        explain(parser, arguments)
         parsed = _parsed(parser, read)
         for network in networks.values():
             network.drop_overruled_defaults(parser, parsed, arguments)

@@ -33,6 +33,8 @@ class Bars(Listener):
             TextColumn("{task.fields[best]}"),
             TimeElapsedColumn(),
             console=console,
+            # Else the last state of all bars would be printed once more, after their lines.
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
 
