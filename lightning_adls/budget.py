@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputValueError
@@ -67,6 +68,7 @@ class Budget:
         Raises:
             ValueError: If this machine has no such accelerator, or not in this precision.
         """
+        check_accelerator(self.accelerator)
         steps = max(1, int(self.epochs * steps_per_epoch))
         reports = Reports(steps, self.reports)
         try:
@@ -97,6 +99,20 @@ class Budget:
                 f"accelerator={self.accelerator!r} here; use {trainer.precision!r}."
             )
         return trainer
+
+
+def check_accelerator(name: object) -> None:
+    """Refuse a GPU where there is none.
+
+    Args:
+        name: As a Trainer takes it.
+
+    Raises:
+        InputValueError: If so.
+    """
+    kinds = {"gpu": (CUDAAccelerator, MPSAccelerator), "cuda": (CUDAAccelerator,)}
+    if name in kinds and not any(kind.is_available() for kind in kinds[str(name)]):
+        raise InputValueError(f"accelerator={name!r}: there is no GPU here; use cpu or auto.")
 
 
 def release(trainer: L.Trainer) -> None:

@@ -153,7 +153,9 @@ def main(
         Run("lab2", run, config_yaml, passing=PASSING) as lab,
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
-        bars, searches = search.Bars(console), dict[str, Search[Architecture]]()
+        # Task 2 searches twice more.
+        bars = search.Bars(console, studies=(len(only) + 2) * len(seeds))
+        searches = dict[str, Search[Architecture]]()
         results = search.ResultsFile(lab.folder / "results.csv", searches)
 
         def open_search(kind: str, sampler: str, seed: int) -> Search[Architecture]:

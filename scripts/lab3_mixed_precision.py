@@ -165,7 +165,7 @@ def main(
         ModelRun("lab3", run, config_yaml, task, passing=PASSING) as lab,
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
-        bars, searches = search.Bars(console), dict[str, Search[Quantize]]()
+        bars, searches = search.Bars(console, len(only)), dict[str, Search[Quantize]]()
         results = search.ResultsFile(lab.folder / "results.csv", searches)
         for name, space in spaces.items():
             trained = train and name not in untrained

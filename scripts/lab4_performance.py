@@ -45,6 +45,7 @@ from lightning_adls.labs.environment import environment
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.tables import table
 from lightning_adls.models import NetworkFactory
+from lightning_adls.remaining import Remaining
 
 PartName = Literal["compile", "attention", "mxint8"]
 console = Console()
@@ -59,7 +60,7 @@ def main(
     parts: list[PartName],
     devices: list[str],
     dtypes: list[str],
-    rounds: Rounds,
+    rounds: Callable[..., Rounds],
     seed: int = 0,
     run: str = "default",
 ) -> None:
@@ -80,7 +81,7 @@ def main(
     """
     if not (parts and devices and dtypes):
         raise InputValueError("lab4: give at least one of parts, of devices and of dtypes.")
-    dtypes = list(dict.fromkeys(dtypes))
+    dtypes, in_rounds = list(dict.fromkeys(dtypes)), rounds(seed=seed)
     eager = [Variant(dtype=dtype) for dtype in dtypes]
     torch.manual_seed(seed)
     network = model(num_classes=2).eval()
@@ -90,17 +91,18 @@ def main(
     with Run("lab4", run, config_yaml, passing=yaml.safe_load(config_yaml)) as lab:
         lab.begin()
         results = Results(lab.folder, EXTRA_KEYS, environment())
+        turns = Turns(len(set(devices)) * len(set(parts)))
         if "compile" in parts:
-            for device in in_turn(devices, "compile"):
-                compiling.measure(results, network, dtypes, rounds, device)
+            for device in turns.of(devices, "compile"):
+                compiling.measure(results, network, dtypes, in_rounds, device)
             show(compiling, results)
         if "attention" in parts:
-            for device in in_turn(devices, "attention"):
-                attention.measure(results, eager, rounds, device)
+            for device in turns.of(devices, "attention"):
+                attention.measure(results, eager, in_rounds, device)
             show(attention, results)
         if "mxint8" in parts:
-            for device in in_turn(devices, "mxint8"):
-                mxint8.measure(results, eager, rounds, device)
+            for device in turns.of(devices, "mxint8"):
+                mxint8.measure(results, eager, in_rounds, device)
             mxint8.count_bytes(results, network)
             show(mxint8, results)
 
@@ -112,11 +114,23 @@ def main(
         sys.exit(1)
 
 
-def in_turn(devices: Sequence[str], part: PartName) -> Iterator[str]:
-    """Each device once, announced."""
-    for device in dict.fromkeys(devices):
-        console.print(f"{part} on {device} ...")
-        yield device
+class Turns:
+    """Announces what is measured next, and how long that will take.
+
+    Args:
+        total: Parts times devices.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._remaining = total, 0, Remaining()
+
+    def of(self, devices: Sequence[str], part: PartName) -> Iterator[str]:
+        """Each device once."""
+        for device in dict.fromkeys(devices):
+            console.print(f"{part} on {device} ...")
+            yield device
+            self._done += 1
+            console.print(self._remaining.after_one(self._done, self._total), highlight=False)
 
 
 def show(part: Part, results: Results) -> None:
@@ -148,6 +162,6 @@ if __name__ == "__main__":
     cli.run(
         main,
         short_help.defaults_of(__file__),
-        {"model": (NetworkFactory, {"num_classes"})},
+        {"model": (NetworkFactory, {"num_classes"}), "rounds": (Rounds, set())},
         interrupted="what was measured is on disk; the same command measures anew",
     )

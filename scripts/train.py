@@ -35,6 +35,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lightning_adls.budget import check_accelerator
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, OtherNetworkError
@@ -111,11 +112,20 @@ class TrainCLI(LightningCLI):
             command = next((each for each in arguments if each in COMMANDS), COMMANDS[0])
             cli.explain(self._subcommand_parsers[command], arguments)
             read = NETWORK.read_files(arguments)
-            self.config = parser.parse_args([*read, *placeholders(parser, read)])
+            flags, read = cli.printing(read)
+            try:
+                self.config = parser.parse_args([*read, *placeholders(parser, read)])
+            except ArgumentError as error:
+                raise InputValueError(cli.readable(str(error), parser)) from error
             network = replace(NETWORK, command=self.config.subcommand)
-            network.drop_overruled_defaults(parser, self.config, arguments)
+            network.drop_overruled_defaults(parser, self.config, read)
             # Not validated: what is required may stand in the script's own YAML.
             self.given = parser.parse_args(read, defaults=False, _skip_validation=True)
+            if flags is not None:
+                of_command = self._subcommand_parsers[command]
+                options = {"skip_unset": False, **flags}
+                print(of_command.dump(self.config[command], **options), end="")
+                sys.exit(0)
 
     def _parse_ckpt_path(self) -> None:
         """Find the folder and the checkpoint, and take from it what the user did not give."""
@@ -148,6 +158,7 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, or end with one line."""
         with cli.refusing(*REFUSALS):
+            check_accelerator(self.config[self.subcommand].trainer.accelerator)
             return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -21,7 +21,7 @@ LEVELS = (
     {"layers"},
     {"kernels"},
     {"formats"},
-    {"hub", "locks", "settings", "threads", "weights"},
+    {"hub", "locks", "remaining", "settings", "threads", "weights"},
     {"errors"},
 )
 ONLY_IN = {

@@ -118,8 +118,6 @@ class Task:
         folder: Path,
         name: str,
         callbacks: Sequence[L.Callback] = (),
-        *,
-        progress_bar: bool = False,
     ) -> dict[str, float]:
         """Train within a budget; its curves are the TensorBoard run ``name`` below ``folder``.
 
@@ -134,10 +132,8 @@ class Task:
         shutil.rmtree(folder / name, ignore_errors=True)
         loggers = [make(save_dir=folder, name="", version=name) for make in self.loggers]
         own = [make() for make in self.callbacks]
-        if progress_bar:
-            own.append(TrainingBar(name))
         steps = len(self.texts.train_dataloader())
-        trainer = budget.trainer(steps, loggers, [*callbacks, *own])
+        trainer = budget.trainer(steps, loggers, [*callbacks, *own, TrainingBar(name)])
         started = perf_counter()
         try:
             trainer.fit(module, datamodule=self.texts)

@@ -1,5 +1,6 @@
-"""A training on the screen: a bar, or where there is no terminal a line for each validation."""
+"""A training on the screen: a bar, or where there is no terminal a line now and then."""
 
+from time import monotonic
 from typing import Any
 
 import lightning as L
@@ -7,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_adls.callbacks.progress import progress_of
+
+_LINE_SECONDS = 10.0  # from one line to the next
 
 
 class TrainingBar(L.Callback):
@@ -38,6 +41,7 @@ class TrainingBar(L.Callback):
         """Draw the bar."""
         self._task = self._bar.add_task(self._name, total=progress_of(trainer)[1], accuracy="")
         self._bar.start()
+        self._said = monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Move it on."""
@@ -45,11 +49,12 @@ class TrainingBar(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the accuracy."""
-        if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.total_batch_idx + 1:
+        if trainer.sanity_checking:
             return
         accuracy = f"val acc. {float(trainer.callback_metrics['val/accuracy']):.4f}"
         self._bar.update(self._task, accuracy=accuracy)
-        if not self._console.is_terminal:
+        if not self._console.is_terminal and monotonic() - self._said >= _LINE_SECONDS:
+            self._said = monotonic()
             done, total = progress_of(trainer)
             line = f"{self._name}: {done:.0f} of {total:.0f} steps, {accuracy}"
             self._console.print(line, highlight=False)

@@ -14,6 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from lightning_adls.remaining import Remaining
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.search import Search
 
@@ -23,9 +24,14 @@ class Bars(Listener):
 
     Args:
         console: Where they are drawn.
+        studies: How many searches there will be; those that are not told of yet are taken to have
+            as many trials as the first.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, studies: int = 1) -> None:
+        self._studies = studies
+        self._searches: list[Search[Any]] = []
+        self._remaining = Remaining()
         self._bars = Progress(
             TextColumn("{task.description:<20}"),
             BarColumn(),
@@ -52,6 +58,7 @@ class Bars(Listener):
 
     def begun(self, search: Search[Any]) -> None:
         """Add a bar."""
+        self._searches.append(search)
         done = len(search.counted)
         best = "complete already" if search.complete else ""
         self._tasks[search.name] = self._bars.add_task(
@@ -62,13 +69,24 @@ class Bars(Listener):
         """Move the bar on, and say why a trial failed."""
         done, curve = len(search.counted), search.curve
         best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
-        self._bars.update(self._tasks[search.name], completed=done, best=best)
+        far = self._far()
+        self._bars.update(self._tasks[search.name], completed=done, best=f"{best}; {far}")
         console = self._bars.console
         if error := trial.user_attrs.get("error"):
             console.print(f"{search.name} trial {done}: {error}")
         if not console.is_terminal:
-            console.print(f"{search.name} {done}/{search.total} {trial.state.name.lower()}, {best}")
+            state = f"{search.name} {done}/{search.total} {trial.state.name.lower()}, {best}"
+            console.print(f"{state}; {far}", highlight=False, soft_wrap=True)
+
+    def _far(self) -> str:
+        """How many trials of all searches are done, and how long the others will take."""
+        totals = [search.total for search in self._searches]
+        total = sum(totals) + totals[0] * max(0, self._studies - len(totals))
+        return self._remaining.after_one(sum(len(s.counted) for s in self._searches), total)
 
     def ended(self, search: Search[Any]) -> None:
         """Stop the clock of the bar."""
+        curve = search.curve
+        best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
+        self._bars.update(self._tasks[search.name], best=best)
         self._bars.stop_task(self._tasks[search.name])

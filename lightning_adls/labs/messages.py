@@ -1,0 +1,61 @@
+"""What jsonargparse says of a command line, in the words of who wrote it."""
+
+import re
+from collections.abc import Iterator
+from inspect import signature
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from lightning_adls.errors import InputValueError, did_you_mean
+from lightning_adls.labs.network import imported
+
+_KEY = re.compile(r'Parser key "([\w.]+)": ?')
+# A class that does not take an argument, and names that nothing has.
+_CLASS = re.compile(r"class_path '([\w.]+)'")
+_UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption '|[Kk]ey ')([\w.]+)")
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] "
+    r"Errors: (?P<errors>.*) Given value type: <class '\w+'> Given value: (?P<value>.*)$"
+)
+_NOTHING_ELSE = re.compile(r"(- Expected a <class '\w+'> ?)+$")
+_NONE = "<class 'NoneType'>"
+
+
+def readable(message: str, parser: ArgumentParser) -> str:
+    """The message in one line, with what was probably meant.
+
+    Args:
+        message: Of an error of the parser.
+        parser: Whose options there are.
+    """
+    text = _KEY.sub(r"--\1: ", " ".join(message.split()), count=1)
+    if union := _UNION.search(text):
+        kinds = union["kinds"].replace(_NONE, "null").replace(", ", " or ")
+        if _NOTHING_ELSE.match(union["errors"]):
+            what = f"{union['value']!r} is not {kinds}"
+        else:
+            what = union["errors"].replace(f"- Expected a {_NONE}", "").strip(" -")
+        text = text[: union.start()] + what
+    if unknown := _UNKNOWN.search(text):
+        meant = did_you_mean(unknown[1], _names(parser, text, unknown[1]))
+        text = text.removesuffix(".") + meant
+    if "dot import path" in text:
+        # It says what it tried, and not what would be right.
+        text += "; a class is named by its path, such as optuna.samplers.TPESampler"
+    return text if text.endswith(("?", ".")) else f"{text}."
+
+
+def _names(parser: Any, text: str, wrong: str) -> Iterator[str]:
+    """What may have been meant: parameters of the class that refuses, or options."""
+    for class_path in _CLASS.findall(text):
+        try:
+            yield from signature(imported(class_path)).parameters
+        except (InputValueError, TypeError, ValueError):
+            continue
+    options = [action.dest for action in parser._actions]
+    for subparser in getattr(parser._subcommands_action, "choices", None) or {}:
+        options += [a.dest for a in parser._subcommands_action.choices[subparser]._actions]
+    yield from options
+    if "." not in wrong:
+        yield from (option.rpartition(".")[2] for option in options)
