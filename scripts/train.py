@@ -258,8 +258,13 @@ def main() -> None:
         seed_everything_default=0,
         parser_kwargs={
             "exit_on_error": False,
+            "allow_abbrev": False,
             **{
-                command: {"default_config_files": [str(DEFAULTS)], "exit_on_error": False}
+                command: {
+                    "default_config_files": [str(DEFAULTS)],
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                }
                 for command in COMMANDS
             },
         },

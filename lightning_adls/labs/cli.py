@@ -81,6 +81,7 @@ def parse(
         description=(main.__doc__ or "").split("\n")[0],
         default_config_files=[str(defaults)],
         exit_on_error=False,
+        allow_abbrev=False,
         formatter_class=_Help,
     )
     parser.add_argument("--config", action="config", help="A YAML file with arguments.")

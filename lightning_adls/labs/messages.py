@@ -11,15 +11,16 @@ from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs.network import imported
 
 _KEY = re.compile(r'Parser key "([\w.]+)": ?')
-# A class that does not take an argument, and names that nothing has.
-_CLASS = re.compile(r"class_path '([\w.]+)'")
-_UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption '|[Kk]ey ')([\w.]+)")
+_NO_PATH = re.compile(r"- Expected a path but .*? either not accessible or invalid - ")
+_KIND = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] "
-    r"Errors: (?P<errors>.*) Given value type: <class '\w+'> Given value: (?P<value>.*)$"
+    r"Errors: (?P<errors>.*) Given value type: <class '[\w.]+'> Given value: (?P<value>.*)$"
 )
-_NOTHING_ELSE = re.compile(r"(- Expected a <class '\w+'> ?)+$")
-_NONE = "<class 'NoneType'>"
+_EXPECTED = re.compile(r"- Expected (a )?<class '\w+'> ?")
+# A class that refuses an argument, and names that nothing has.
+_CLASS = re.compile(r"Problem with given class_path '([\w.]+)': ?")
+_UNKNOWN = re.compile(r"(unrecognized arguments: --|[Oo]ption ')([\w.]+)")
 
 
 def readable(message: str, parser: ArgumentParser) -> str:
@@ -29,20 +30,20 @@ def readable(message: str, parser: ArgumentParser) -> str:
         message: Of an error of the parser.
         parser: Whose options there are.
     """
-    text = _KEY.sub(r"--\1: ", " ".join(message.split()), count=1)
+    text = _NO_PATH.sub("", " ".join(message.split()))
     if union := _UNION.search(text):
-        kinds = union["kinds"].replace(_NONE, "null").replace(", ", " or ")
-        if _NOTHING_ELSE.match(union["errors"]):
-            what = f"{union['value']!r} is not {kinds}"
-        else:
-            what = union["errors"].replace(f"- Expected a {_NONE}", "").strip(" -")
-        text = text[: union.start()] + what
+        kinds = union["kinds"].replace("<class 'NoneType'>", "null").replace(", ", " or ")
+        others = _EXPECTED.sub("", union["errors"]).strip(" -")
+        text = text[: union.start()] + (others or f"{union['value']!r} is not {kinds}")
+    text = _KIND.sub(r"'\2' is no \1", _KEY.sub(r"--\1: ", text))
     if unknown := _UNKNOWN.search(text):
-        meant = did_you_mean(unknown[1], _names(parser, text, unknown[1]))
-        text = text.removesuffix(".") + meant
+        dashes = "--" if "unrecognized" in unknown[1] else ""
+        known = [dashes + name for name in _names(parser, text, unknown[2])]
+        text += did_you_mean(dashes + unknown[2], known)
     if "dot import path" in text:
         # It says what it tried, and not what would be right.
         text += "; a class is named by its path, such as optuna.samplers.TPESampler"
+    text = _CLASS.sub(r"\1: ", text)
     return text if text.endswith(("?", ".")) else f"{text}."
 
 

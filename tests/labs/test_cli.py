@@ -333,16 +333,16 @@ def test_one_option_is_explained_alone(any_lab: Parse, capsys: pytest.CaptureFix
 
 
 MESSAGES = [
-    (["--data.bach_size=3"], ["did you mean data.batch_size?"]),
-    (["--budget.epoch=3"], ["did you mean budget.epochs?"]),
-    (["--finetune.epoch=3"], ["did you mean", "epochs"]),
+    (["--data.bach_size=3"], ["did you mean --data.batch_size?"]),
+    (["--budget.epoch=3"], ["did you mean --budget.epochs?"]),
+    (["--finetune.epoch=3"], ["--finetune: ", "Budget: ", "did you mean epochs?"]),
     (["--model.hiden_size=3"], ["did you mean hidden_size?"]),
     (["--sampler.n_startup=3"], ["did you mean n_startup_trials?"]),
     (["--config", {"data": {"bach_size": 3}}], ["did you mean", "batch_size"]),
     (["--config", {"trails": 3}], ["did you mean trials?"]),
     (["--config", {"budget": {"epoch": 1}}], ["did you mean", "epochs"]),
     (["--only=Integer"], ["--only: 'Integer' is not list[str] or null."]),
-    (["--trials=three"], ["--trials: ", "three"]),
+    (["--trials=three"], ["--trials: 'three' is no int."]),
 ]
 
 
