@@ -32,7 +32,7 @@ from lightning_adls import report, search
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.architectures import Models, smallest
 from lightning_adls.labs.comparing import best_of, draw, rank
@@ -233,8 +233,9 @@ def check_arguments(only: Sequence[str], samplers: Collection[str], seeds: Seque
         if not values or len(set(values)) < len(values):
             raise InputValueError(f"lab2: {name}={list(values)} is empty or has a value twice.")
     if unknown := [name for name in only if name not in samplers]:
+        meant = did_you_mean(unknown[0], samplers) or ";"
         raise InputValueError(
-            f"lab2: only={list(only)} names {unknown[0]!r}, which is no sampler; there are "
+            f"lab2: only={list(only)} names {unknown[0]!r}, which is no sampler{meant} there are "
             f"{', '.join(samplers)}."
         )
     if min(seeds) < 0:

@@ -31,7 +31,7 @@ from rich.console import Console
 from lightning_adls import report, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
@@ -206,8 +206,9 @@ def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[st
     for name, members in groups.items():
         for member in members:
             if member not in known:
+                meant = did_you_mean(member, known) or ";"
                 raise InputValueError(
-                    f"lab3: {name!r} names {member!r}, which is no {what}; {there}"
+                    f"lab3: {name!r} names {member!r}, which is no {what}{meant} {there}"
                 )
         if not members:
             raise InputValueError(f"lab3: {name!r} names no {what}; {there}")

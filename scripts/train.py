@@ -32,7 +32,8 @@ from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_adls.budget import check_accelerator
@@ -48,6 +49,7 @@ from lightning_adls.labs.continuing import (
 from lightning_adls.labs.network import NetworkSection, imported
 from lightning_adls.labs.predictions import PredictionWriter
 from lightning_adls.labs.run_folder import CHECKPOINTS, find_checkpoint, name_run
+from lightning_adls.labs.training_bar import EpochBar
 from lightning_adls.locks import exclusive
 from lightning_adls.models import FROM_DATA, accepted, check_length, check_outputs
 from lightning_adls.transforms import Quantize, summarize
@@ -160,6 +162,13 @@ class TrainCLI(LightningCLI):
         with cli.refusing(*REFUSALS):
             check_accelerator(self.config[self.subcommand].trainer.accelerator)
             return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        given = config["callbacks"] or []
+        bars = any(isinstance(each, ProgressBar) for each in given if isinstance(given, list))
+        if config["enable_progress_bar"] is not False and not bars:
+            callbacks = [*callbacks, EpochBar()]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, as the only process that fits into this folder, or end with one line."""

@@ -35,6 +35,8 @@ def readable(message: str, parser: ArgumentParser) -> str:
         kinds = union["kinds"].replace("<class 'NoneType'>", "null").replace(", ", " or ")
         others = _EXPECTED.sub("", union["errors"]).strip(" -")
         text = text[: union.start()] + (others or f"{union['value']!r} is not {kinds}")
+        if kinds.startswith("list[") and not others:
+            text += f"; write '[{union['value']}]'"
     text = _KIND.sub(r"'\2' is no \1", _KEY.sub(r"--\1: ", text))
     if unknown := _UNKNOWN.search(text):
         dashes = "--" if "unrecognized" in unknown[1] else ""

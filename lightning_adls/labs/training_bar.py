@@ -1,9 +1,10 @@
-"""A training on the screen: a bar, or where there is no terminal a line now and then."""
+"""A training on the screen: bars, or where there is no terminal a line now and then."""
 
 from time import monotonic
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -66,3 +67,17 @@ class TrainingBar(L.Callback):
     def on_exception(self, *_: Any) -> None:
         """Take the bar away."""
         self._bar.stop()
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar without the last letters of the run's name, and without an epoch -2."""
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        """What stands beside the bar."""
+        return {
+            name: value for name, value in super().get_metrics(*args).items() if name != "v_num"
+        }
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Where max_steps is the limit, it takes max_epochs=-1 for a number.
+        return super()._get_train_description(current_epoch).replace("/-2", "")

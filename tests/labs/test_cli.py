@@ -341,7 +341,7 @@ MESSAGES = [
     (["--config", {"data": {"bach_size": 3}}], ["did you mean", "batch_size"]),
     (["--config", {"trails": 3}], ["did you mean trials?"]),
     (["--config", {"budget": {"epoch": 1}}], ["did you mean", "epochs"]),
-    (["--only=Integer"], ["--only: 'Integer' is not list[str] or null."]),
+    (["--only=Integer"], ["--only: 'Integer' is not list[str] or null; write '[Integer]'."]),
     (["--trials=three"], ["--trials: 'three' is no int."]),
 ]
 
