@@ -10,6 +10,7 @@ Run:
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -67,6 +68,8 @@ def trials(arguments: argparse.Namespace) -> list[dict[str, float]]:
 
     torch.set_num_threads(1)
     quiet()
+    gc.collect()
+    gc.freeze()  # as the scripts do
     watch = Watch()
     whole = watch.on(STEPS, training_epoch_loop._TrainingEpochLoop.advance)
     training_epoch_loop._TrainingEpochLoop.advance = whole  # type: ignore[method-assign]
