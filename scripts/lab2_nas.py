@@ -172,7 +172,7 @@ def main(
                 compress=None if kind == PLAIN else models[seed].compress,
                 retrain=retrain if kind == RETRAINED else None,
                 limits=limits,
-                callbacks=callbacks,
+                callbacks=[*callbacks, bars.within],
                 loggers=logger,
             )
             study = search.open_study(store, full_name, {**lab.settings, **of_search}, pruner)

@@ -179,7 +179,7 @@ def main(
                 lab.folder / name,
                 seed,
                 trained,
-                callbacks=task.callbacks,
+                callbacks=[*task.callbacks, bars.within],
                 loggers=task.loggers,
             )
             study = search.open_study(store, full_name, fingerprint, pruner)

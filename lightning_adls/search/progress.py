@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Any, Self
 
+import lightning as L
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from lightning_adls.callbacks.progress import progress_of
 from lightning_adls.remaining import Remaining
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.search import Search
@@ -24,8 +26,8 @@ class Bars(Listener):
 
     Args:
         console: Where they are drawn.
-        studies: How many searches there will be; those that are not told of yet are taken to have
-            as many trials as the first.
+        studies: How many searches there will be; those that it has not heard of yet are taken to
+            have as many trials as the first is to have.
     """
 
     def __init__(self, console: Console, studies: int = 1) -> None:
@@ -64,6 +66,9 @@ class Bars(Listener):
         self._tasks[search.name] = self._bars.add_task(
             search.name, total=search.total, completed=done, best=best
         )
+        self._current = self._tasks[search.name]
+        if best and not self._bars.console.is_terminal:
+            self._bars.console.print(f"{search.name} {done}/{search.total} {best}")
 
     def trial_ended(self, search: Search[Any], trial: FrozenTrial) -> None:
         """Move the bar on, and say why a trial failed."""
@@ -81,12 +86,24 @@ class Bars(Listener):
     def _far(self) -> str:
         """How many trials of all searches are done, and how long the others will take."""
         totals = [search.total for search in self._searches]
-        total = sum(totals) + totals[0] * max(0, self._studies - len(totals))
+        others = max(0, self._studies - len(totals))
+        total = sum(totals) + others * self._searches[0].trials
         return self._remaining.after_one(sum(len(s.counted) for s in self._searches), total)
 
     def ended(self, search: Search[Any]) -> None:
         """Stop the clock of the bar."""
-        curve = search.curve
-        best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
-        self._bars.update(self._tasks[search.name], best=best)
         self._bars.stop_task(self._tasks[search.name])
+
+    def within(self) -> L.Callback:
+        """A callback for each training, by which the bar moves on within a trial."""
+        return _Within(self._bars, self._current)
+
+
+class _Within(L.Callback):
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+        self._before = next(each.completed for each in bars.tasks if each.id == task)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        done, total = progress_of(trainer)
+        self._bars.update(self._task, completed=self._before + done / total)

@@ -64,6 +64,9 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
     printed = capsys.readouterr().out
     assert "Best of each study" in printed
     assert "Integer 3/3" in printed
+    assert "7 of 7" in printed
+    lines = [line for line in printed.splitlines() if line.strip()]
+    assert len(lines) == len(set(lines)), "a line is printed twice"
 
     created = b'"op_code":4'  # Optuna's code for a new trial
     before = (folder / "search.journal").read_bytes().count(created)

@@ -220,6 +220,21 @@ def test_a_search_without_a_terminal_is_told_in_a_line_for_each_trial(
     assert lines[3].endswith("; 4 of 4")
 
 
+def test_the_bar_of_a_search_moves_on_within_a_trial(recipes: Recipes, tmp_path: Path) -> None:
+    seen: list[float] = []
+    bars = Bars(Console(file=StringIO(), force_terminal=True))
+
+    class Looking(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            seen.append(bars._bars.tasks[0].completed)
+
+    objective = replace(recipes, callbacks=[bars.within, Looking])
+    with bars:
+        run(study_of(tmp_path / "journal"), objective, 2, "random", [bars])
+    assert seen[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert seen[3] > 1
+
+
 def test_a_search_of_no_trials_is_refused(quick: Recipes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trials=0 is below 1"):
         Search(study_of(tmp_path / "journal"), quick, TPESampler, trials=0)
