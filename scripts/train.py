@@ -124,6 +124,7 @@ class TrainCLI(LightningCLI):
             # Not validated: what is required may stand in the script's own YAML.
             self.given = parser.parse_args(read, defaults=False, _skip_validation=True)
             if flags is not None:
+                command = self.config.subcommand
                 of_command = self._subcommand_parsers[command]
                 options = {"skip_unset": False, **flags}
                 print(of_command.dump(self.config[command], **options), end="")

@@ -115,8 +115,10 @@ class Described:
                 if wrong := self._unknown(option.rstrip("+"), self.options):
                     return wrong
                 waiting = not equals and not option.startswith(("help.", "print_config"))
-            elif waiting or argument.startswith("-"):
+            elif waiting:
                 waiting = False
+            elif argument.startswith("-"):
+                waiting = "=" not in argument
             elif command:
                 if argument not in command:
                     meant = did_you_mean(argument, command) or ";"

@@ -92,6 +92,7 @@ def test_names_that_are_not_there_are_refused(
         (LAB3, ["--config", "x.yaml", "--only", "[Integer,MXInt]", "--seed=3"]),
         (LAB3, ["--model.help", "some.Class", "--callbacks+=Timer", "--print_config"]),
         (LAB3, ["--weights", "-1", "--help.model.dropout", "--help.all"]),
+        (TRAIN, ["-c", "x.yaml", "fit"]),
         (TRAIN, ["--config", "x.yaml", "fit", "--trainer.max_epochs", "3", "--run", "fit"]),
     ],
 )
