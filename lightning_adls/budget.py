@@ -1,6 +1,5 @@
 """What a training may spend."""
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputValueError
@@ -86,9 +86,7 @@ class Budget:
         Raises:
             ValueError: If this machine has no such accelerator, or not in this precision.
         """
-        # Trainers and their modules refer to each other: without this the models and optimisers of
-        # a dozen earlier trainings would wait in memory.
-        gc.collect()
+        check_accelerator(self.accelerator)
         steps = max(1, int(self.epochs * steps_per_epoch))
         reports = Reports(steps, self.reports)
         try:
@@ -119,6 +117,37 @@ class Budget:
                 f"accelerator={self.accelerator!r} here; use {trainer.precision!r}."
             )
         return trainer
+
+
+def check_accelerator(name: object) -> None:
+    """Refuse a GPU where there is none.
+
+    Args:
+        name: As a Trainer takes it.
+
+    Raises:
+        InputValueError: If so.
+    """
+    kinds = {"gpu": (CUDAAccelerator, MPSAccelerator), "cuda": (CUDAAccelerator,)}
+    if name in kinds and not any(kind.is_available() for kind in kinds[str(name)]):
+        raise InputValueError(f"accelerator={name!r}: there is no GPU here; use cpu or auto.")
+
+
+def release(trainer: L.Trainer) -> None:
+    """Let go of the module and the optimizers of a Trainer that has done its work.
+
+    They refer to each other: without this the models of a dozen trainings would wait in memory for
+    a garbage collection. The Trainer still knows its metrics and how far it came.
+    """
+    module = trainer.strategy.lightning_module
+    if module is None:
+        return
+    module.trainer = None
+    strategy: Any = trainer.strategy
+    strategy._lightning_module = strategy.model = None
+    strategy.optimizers, strategy.lr_scheduler_configs = [], []
+    connector: Any = trainer._data_connector
+    connector._datahook_selector = None
 
 
 class Reports(L.Callback):

@@ -21,11 +21,11 @@ def refuse_changes(who: str, what: str, before: Any, now: Any) -> None:
 
 
 def differences(before: Any, now: Any, at: str = "") -> list[str]:
-    """What changed between two nested settings, one sentence each.
+    """What differs between two nested settings, one entry each.
 
     Example:
         >>> differences({"seed": 0, "data": {"rows": 5}}, {"seed": 1, "data": {"rows": 5}})
-        ['seed was 0, now 1']
+        ['seed: 0 → 1']
     """
     if isinstance(before, dict) and isinstance(now, dict):
         return [
@@ -35,9 +35,9 @@ def differences(before: Any, now: Any, at: str = "") -> list[str]:
                 before.get(key), now.get(key), f"{at}.{key}" if at else str(key)
             )
         ]
-    return [] if before == now else [f"{at} was {_short(before)}, now {_short(now)}"]
+    return [] if before == now else [f"{at}: {_short(before)} → {_short(now)}"]
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

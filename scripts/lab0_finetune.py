@@ -11,11 +11,14 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 
 import lightning as L
@@ -34,11 +37,11 @@ from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.models import NetworkFactory
+from lightning_adls.remaining import Remaining
 from lightning_adls.report import Row
 from lightning_adls.transforms import Transform
 from lightning_adls.transforms.lora import LoRA, freeze, merge_lora, parameter_counts
 
-HERE = Path(__file__).resolve()
 COLUMNS = {
     "model": ("model", ""),
     "val_accuracy": ("val acc.", ".4f"),
@@ -104,7 +107,11 @@ def main(
     task.build(lora, classifier=lora_classifier)  # refuses wrong patterns
     with ModelRun("lab0", run, config_yaml, task) as lab:
         summary = describe(console, plain.model, task.texts.max_length)
-        lab.listeners += [lambda *_: write(lab, summary)]
+        remaining = Remaining()
+        lab.listeners += [
+            lambda name, row: show_step(lab, name, row, remaining),
+            lambda *_: write(lab, summary),
+        ]
         lab.start(budget)
 
         def full() -> Row:
@@ -122,7 +129,8 @@ def main(
             "merged": partial(merge, lab, lora_budget),
         }
         for step, work in steps.items():
-            console.print(f"{step}: {'done already' if step in lab.rows else '...'}")
+            if step in lab.rows:
+                console.print(f"{step}: done already")
             lab.step(step, work)
         lab.keep(steps)
         # The test split is read last, for the models that are done.
@@ -131,6 +139,13 @@ def main(
         write(lab, summary)  # once more, because a call that was killed may not have come to it
     console.print(table("Fine-tuning", rows_of(lab), COLUMNS))
     console.print(f"Figure, table and checkpoints: {lab.folder}", soft_wrap=True)
+
+
+def show_step(lab: ModelRun, name: str, row: Row, remaining: Remaining) -> None:
+    """Print what a step found, and how many of the four models are left."""
+    if "checkpoint" in row:
+        far = remaining.after_one(sum("checkpoint" in each for each in lab.rows.values()), 4)
+        console.print(f"{name}: val acc. {row['accuracy']:.4f}; {far}", highlight=False)
 
 
 class ValidationCurve(L.Callback):
@@ -149,7 +164,7 @@ def train(
 ) -> Row:
     """Train, and keep the curve for the figure."""
     curve = ValidationCurve()
-    row = lab.train(step, module, budget, transforms, [curve], progress_bar=True)
+    row = lab.train(step, module, budget, transforms, [curve])
     return {**row, **parameter_counts(module)._asdict(), "curve": curve.points}
 
 
@@ -225,6 +240,6 @@ def write(lab: ModelRun, summary: Mapping[str, object]) -> None:
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         {**TASK_ARGUMENTS, "lora_classifier": TASK_ARGUMENTS["classifier"]},
     )

@@ -13,6 +13,10 @@ widths, sparsities and methods add to it.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Sequence
@@ -38,10 +42,10 @@ from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.models import NetworkFactory
+from lightning_adls.remaining import Remaining
 from lightning_adls.report import Row
 from lightning_adls.transforms import Prune, PruneStructured, Quantize
 
-HERE = Path(__file__).resolve()
 # Arguments in which calls of one run may differ: what a step depends on stands in its name.
 PASSING = {
     *("widths", "frac_widths", "observer", "calibration_batches"),
@@ -133,7 +137,13 @@ def main(
     if structured:
         PruneStructured(heads=0.5)(task.build().model)  # refuses other networks than BERT
     with ModelRun("lab1", run, config_yaml, task, passing=PASSING) as lab:
-        lab.listeners += [show_step, lambda *_: write_rows(lab), lambda *_: drop_checkpoints(lab)]
+        total = count(widths, frac_widths, methods, schedules, sparsities, structured or [])
+        remaining = Remaining()
+        lab.listeners += [
+            lambda name, row: show_step(lab, name, row, remaining, total),
+            lambda *_: write_rows(lab),
+            lambda *_: drop_checkpoints(lab),
+        ]
         lab.start(qat, START)
         lab.step("float32/trained", lambda: lab.train("float32/trained", task.build(), qat))
 
@@ -234,10 +244,28 @@ def test_chosen(lab: ModelRun, best: str, tolerance: float, budget: Budget) -> d
     return results
 
 
-def show_step(name: str, row: Row) -> None:
-    """Print what a step found."""
-    if "accuracy" in row:
-        console.print(f"{name:<48} {row['accuracy']:.4f}", highlight=False)
+def count(
+    widths: Sequence[int],
+    frac_widths: Sequence[FracWidth],
+    methods: Sequence[Method],
+    schedules: Sequence[Schedule],
+    sparsities: Sequence[float],
+    structured: Sequence[float],
+) -> int:
+    """How many models there will be, the two in full precision included."""
+    learned_widths = [width for width in widths if width <= WIDEST_LEARNED]
+    quantised = [
+        len(learned_widths) if how == "learned" else 2 * len(widths) for how in frac_widths
+    ]
+    return 2 + sum(quantised) + len(methods) * len(schedules) * len(sparsities) + len(structured)
+
+
+def show_step(lab: ModelRun, name: str, row: Row, remaining: Remaining, total: int) -> None:
+    """Print what a step found, and how many models are left."""
+    if "checkpoint" in row:
+        done = sum("checkpoint" in each for each in lab.rows.values())
+        far = remaining.after_one(done, max(done, total))
+        console.print(f"{name:<40} {row['accuracy']:.4f}  {far}", highlight=False, soft_wrap=True)
 
 
 def write_rows(lab: ModelRun) -> None:
@@ -277,6 +305,6 @@ def draw(rows: Rows, best: str, folder: Path) -> None:
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         TASK_ARGUMENTS,
     )

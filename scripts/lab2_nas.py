@@ -13,6 +13,10 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,7 +32,7 @@ from lightning_adls import report, search
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.architectures import Models, smallest
 from lightning_adls.labs.comparing import best_of, draw, rank
@@ -50,7 +54,6 @@ from lightning_adls.search import (
 )
 from lightning_adls.transforms import Prune, Quantize, Transform
 
-HERE = Path(__file__).resolve()
 # Arguments in which calls of one run may differ: each study is stored under what it depends on.
 PASSING = {"storage", "trials", "samplers", "only", "seeds"}
 DIMENSIONS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
@@ -150,7 +153,9 @@ def main(
         Run("lab2", run, config_yaml, passing=PASSING) as lab,
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
-        bars, searches = search.Bars(console), dict[str, Search[Architecture]]()
+        # Task 2 searches twice more.
+        bars = search.Bars(console, studies=(len(only) + 2) * len(seeds))
+        searches = dict[str, Search[Architecture]]()
         results = search.ResultsFile(lab.folder / "results.csv", searches)
 
         def open_search(kind: str, sampler: str, seed: int) -> Search[Architecture]:
@@ -167,7 +172,7 @@ def main(
                 compress=None if kind == PLAIN else models[seed].compress,
                 retrain=retrain if kind == RETRAINED else None,
                 limits=limits,
-                callbacks=callbacks,
+                callbacks=[*callbacks, bars.within],
                 loggers=logger,
             )
             study = search.open_study(store, full_name, {**lab.settings, **of_search}, pruner)
@@ -228,8 +233,9 @@ def check_arguments(only: Sequence[str], samplers: Collection[str], seeds: Seque
         if not values or len(set(values)) < len(values):
             raise InputValueError(f"lab2: {name}={list(values)} is empty or has a value twice.")
     if unknown := [name for name in only if name not in samplers]:
+        meant = did_you_mean(unknown[0], samplers) or ";"
         raise InputValueError(
-            f"lab2: only={list(only)} names {unknown[0]!r}, which is no sampler; there are "
+            f"lab2: only={list(only)} names {unknown[0]!r}, which is no sampler{meant} there are "
             f"{', '.join(samplers)}."
         )
     if min(seeds) < 0:
@@ -258,7 +264,7 @@ def show(ranking: Mapping[str, Row], rows: Mapping[str, Row], folder: Path) -> N
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         # The architecture is what is searched.
         {**TASK_ARGUMENTS, "model": (NetworkFactory, {"checkpoint", *FROM_DATA, *DIMENSIONS})},
     )

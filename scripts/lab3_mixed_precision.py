@@ -1,4 +1,4 @@
-"""Lab 3: search a number format for every tensor of every linear layer of a network.
+r"""Lab 3: search a number format for every tensor of every linear layer of a network.
 
 Each study searches one family of formats: every layer chooses its own formats and parameters, the
 model is quantised, trained within a budget and validated. Run:
@@ -14,6 +14,10 @@ The same command continues an interrupted run and repeats nothing that is done.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 from collections.abc import Callable, Collection, Mapping
@@ -27,7 +31,7 @@ from rich.console import Console
 from lightning_adls import report, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
@@ -42,7 +46,6 @@ from lightning_adls.search import Budget, FormatSpace, Objective, SamplerFactory
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match
 
-HERE = Path(__file__).resolve()
 # Arguments in which calls of one run may differ. (Each study remembers its own space and whether it
 # is trained.)
 PASSING = {
@@ -162,7 +165,7 @@ def main(
         ModelRun("lab3", run, config_yaml, task, passing=PASSING) as lab,
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
-        bars, searches = search.Bars(console), dict[str, Search[Quantize]]()
+        bars, searches = search.Bars(console, len(only)), dict[str, Search[Quantize]]()
         results = search.ResultsFile(lab.folder / "results.csv", searches)
         for name, space in spaces.items():
             trained = train and name not in untrained
@@ -176,7 +179,7 @@ def main(
                 lab.folder / name,
                 seed,
                 trained,
-                callbacks=task.callbacks,
+                callbacks=[*task.callbacks, bars.within],
                 loggers=task.loggers,
             )
             study = search.open_study(store, full_name, fingerprint, pruner)
@@ -203,8 +206,9 @@ def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[st
     for name, members in groups.items():
         for member in members:
             if member not in known:
+                meant = did_you_mean(member, known) or ";"
                 raise InputValueError(
-                    f"lab3: {name!r} names {member!r}, which is no {what}; {there}"
+                    f"lab3: {name!r} names {member!r}, which is no {what}{meant} {there}"
                 )
         if not members:
             raise InputValueError(f"lab3: {name!r} names no {what}; {there}")
@@ -254,6 +258,6 @@ def write_summary(
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
+        short_help.defaults_of(__file__),
         TASK_ARGUMENTS,
     )

@@ -14,6 +14,10 @@ Times are not continued: a run of the same name measures everything anew.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 import shlex
@@ -41,8 +45,8 @@ from lightning_adls.labs.environment import environment
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.tables import table
 from lightning_adls.models import NetworkFactory
+from lightning_adls.remaining import Remaining
 
-HERE = Path(__file__).resolve()
 PartName = Literal["compile", "attention", "mxint8"]
 console = Console()
 
@@ -56,7 +60,7 @@ def main(
     parts: list[PartName],
     devices: list[str],
     dtypes: list[str],
-    rounds: Rounds,
+    rounds: Callable[..., Rounds],
     seed: int = 0,
     run: str = "default",
 ) -> None:
@@ -77,7 +81,7 @@ def main(
     """
     if not (parts and devices and dtypes):
         raise InputValueError("lab4: give at least one of parts, of devices and of dtypes.")
-    dtypes = list(dict.fromkeys(dtypes))
+    dtypes, in_rounds = list(dict.fromkeys(dtypes)), rounds(seed=seed)
     eager = [Variant(dtype=dtype) for dtype in dtypes]
     torch.manual_seed(seed)
     network = model(num_classes=2).eval()
@@ -87,17 +91,18 @@ def main(
     with Run("lab4", run, config_yaml, passing=yaml.safe_load(config_yaml)) as lab:
         lab.begin()
         results = Results(lab.folder, EXTRA_KEYS, environment())
+        turns = Turns(len(set(devices)) * len(set(parts)))
         if "compile" in parts:
-            for device in in_turn(devices, "compile"):
-                compiling.measure(results, network, dtypes, rounds, device)
+            for device in turns.of(devices, "compile"):
+                compiling.measure(results, network, dtypes, in_rounds, device)
             show(compiling, results)
         if "attention" in parts:
-            for device in in_turn(devices, "attention"):
-                attention.measure(results, eager, rounds, device)
+            for device in turns.of(devices, "attention"):
+                attention.measure(results, eager, in_rounds, device)
             show(attention, results)
         if "mxint8" in parts:
-            for device in in_turn(devices, "mxint8"):
-                mxint8.measure(results, eager, rounds, device)
+            for device in turns.of(devices, "mxint8"):
+                mxint8.measure(results, eager, in_rounds, device)
             mxint8.count_bytes(results, network)
             show(mxint8, results)
 
@@ -109,11 +114,23 @@ def main(
         sys.exit(1)
 
 
-def in_turn(devices: Sequence[str], part: PartName) -> Iterator[str]:
-    """Each device once, announced."""
-    for device in dict.fromkeys(devices):
-        console.print(f"{part} on {device} ...")
-        yield device
+class Turns:
+    """Announces what is measured next, and how long that will take.
+
+    Args:
+        total: Parts times devices.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._remaining = total, 0, Remaining()
+
+    def of(self, devices: Sequence[str], part: PartName) -> Iterator[str]:
+        """Each device once."""
+        for device in dict.fromkeys(devices):
+            console.print(f"{part} on {device} ...")
+            yield device
+            self._done += 1
+            console.print(self._remaining.after_one(self._done, self._total), highlight=False)
 
 
 def show(part: Part, results: Results) -> None:
@@ -138,13 +155,13 @@ def print_environment(results: Results) -> None:
         print(
             "No GPU here: numbers of CUDA devices are missing. On a machine with one, get them by"
         )
-        print(f"  python scripts/{HERE.name} {given} --run {shlex.quote(run)}")
+        print(f"  python scripts/{Path(__file__).name} {given} --run {shlex.quote(run)}")
 
 
 if __name__ == "__main__":
     cli.run(
         main,
-        HERE.parent.parent / "configs" / f"{HERE.stem}.yaml",
-        {"model": (NetworkFactory, {"num_classes"})},
+        short_help.defaults_of(__file__),
+        {"model": (NetworkFactory, {"num_classes"}), "rounds": (Rounds, set())},
         interrupted="what was measured is on disk; the same command measures anew",
     )

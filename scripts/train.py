@@ -18,6 +18,10 @@ of this call, the network (``--model.model``) and ``--recipe`` included.
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+from lightning_adls.labs import short_help
+
+if __name__ == "__main__":
+    short_help.answer(__file__)  # which needs no torch
 
 # isort: split
 import sys
@@ -30,10 +34,11 @@ from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_adls.budget import fast_precision
+from lightning_adls.budget import check_accelerator, fast_precision
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, OtherNetworkError
@@ -46,11 +51,29 @@ from lightning_adls.labs.continuing import (
 from lightning_adls.labs.network import NetworkSection, imported
 from lightning_adls.labs.predictions import PredictionWriter
 from lightning_adls.labs.run_folder import CHECKPOINTS, find_checkpoint, name_run
+from lightning_adls.labs.training_bar import EpochBar
 from lightning_adls.locks import exclusive
 from lightning_adls.models import FROM_DATA, accepted, check_length, check_outputs
 from lightning_adls.transforms import Quantize, summarize
 
-DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "train.yaml"
+DEFAULTS = short_help.defaults_of(__file__)
+COMMANDS = ["fit", "validate", "test", "predict"]
+# What each first part of an option is, for the short help.
+OPTIONS = {
+    "run": "Name of the folder, by default the next version_N.",
+    "data": "The data set; --data.ARGUMENT changes one of its arguments.",
+    "model": "How the network (--model.model) is trained.",
+    "trainer": "Lightning's Trainer; --trainer.ARGUMENT changes one of its arguments.",
+    "ckpt_path": "A checkpoint to go on from or to judge: last, best, or the path of a file.",
+    "weights": "A checkpoint to start from, quantised or not.",
+    "recipe": "A YAML recipe to quantise by.",
+    "seed_everything": "Seed of everything.",
+    "weights_only": "Whether a checkpoint may hold nothing but tensors and text.",
+    "verbose": "Of validate and test: print the metrics.",
+    "return_predictions": "Of predict.",
+    "optimizer": "Another optimizer than the model's own.",
+    "lr_scheduler": "Another schedule than the model's own.",
+}
 LAB = "train"
 # What a Trainer says of arguments that are wrong, or cannot be on this machine.
 REFUSALS = (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException)
@@ -82,25 +105,32 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what the classes do not have."""
         parser.set_defaults({NETWORK.name: {"class_path": NETWORK.class_path}})
-        parser.add_argument("--recipe", type=str | None, help="A YAML recipe to quantise by.")
-        parser.add_argument(
-            "--weights", type=str | None, help="A checkpoint to start from, quantised or not."
-        )
-        parser.add_argument(
-            "--run", type=str | None, help="Name of the folder, by default the next version_N."
-        )
+        for name in ("recipe", "weights", "run"):
+            parser.add_argument(f"--{name}", type=str | None, help=OPTIONS[name])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, or end with one line."""
         arguments = sys.argv[1:] if args is None else args
         with cli.refusing(ArgumentError, UnicodeDecodeError):
             NETWORK.explain(arguments)
+            command = next((each for each in arguments if each in COMMANDS), COMMANDS[0])
+            cli.explain(self._subcommand_parsers[command], arguments)
             read = NETWORK.read_files(arguments)
-            self.config = parser.parse_args([*read, *placeholders(parser, read)])
+            flags, read = cli.printing(read)
+            try:
+                self.config = parser.parse_args([*read, *placeholders(parser, read)])
+            except ArgumentError as error:
+                raise InputValueError(cli.readable(str(error), parser)) from error
             network = replace(NETWORK, command=self.config.subcommand)
-            network.drop_overruled_defaults(parser, self.config, arguments)
+            network.drop_overruled_defaults(parser, self.config, read)
             # Not validated: what is required may stand in the script's own YAML.
             self.given = parser.parse_args(read, defaults=False, _skip_validation=True)
+            if flags is not None:
+                command = self.config.subcommand
+                of_command = self._subcommand_parsers[command]
+                options = {"skip_unset": False, **flags}
+                print(of_command.dump(self.config[command], **options), end="")
+                sys.exit(0)
 
     def _parse_ckpt_path(self) -> None:
         """Find the folder and the checkpoint, and take from it what the user did not give."""
@@ -136,7 +166,15 @@ class TrainCLI(LightningCLI):
         if trainer.precision is None:
             kwargs["precision"] = fast_precision(trainer.accelerator)
         with cli.refusing(*REFUSALS):
+            check_accelerator(self.config[self.subcommand].trainer.accelerator)
             return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        given = config["callbacks"] or []
+        bars = any(isinstance(each, ProgressBar) for each in given if isinstance(given, list))
+        if config["enable_progress_bar"] is not False and not bars:
+            callbacks = [*callbacks, EpochBar()]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, as the only process that fits into this folder, or end with one line."""
@@ -235,9 +273,14 @@ def main() -> None:
         seed_everything_default=0,
         parser_kwargs={
             "exit_on_error": False,
+            "allow_abbrev": False,
             **{
-                command: {"default_config_files": [str(DEFAULTS)], "exit_on_error": False}
-                for command in ("fit", "validate", "test", "predict")
+                command: {
+                    "default_config_files": [str(DEFAULTS)],
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                }
+                for command in COMMANDS
             },
         },
         trainer_defaults={"callbacks": [SettingsOfThisCall(), PredictionWriter()]},

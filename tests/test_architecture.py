@@ -21,7 +21,7 @@ LEVELS = (
     {"layers"},
     {"kernels"},
     {"formats"},
-    {"hub", "locks", "optimizers", "settings", "threads", "weights"},
+    {"hub", "locks", "optimizers", "remaining", "settings", "threads", "weights"},
     {"errors"},
 )
 ONLY_IN = {

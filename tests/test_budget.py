@@ -1,5 +1,7 @@
 """Budget: all of its steps are trained, and it is validated where it says."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from lightning_adls.budget import Budget
+from lightning_adls.budget import Budget, release
 from lightning_adls.errors import InputValueError
 
 
@@ -136,6 +140,34 @@ def test_what_the_machine_cannot_give_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(InputValueError, match=f"^Budget: .*{message}"):
         ask(Budget(**arguments))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_said_in_plain_words(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: False))
+    with pytest.raises(InputValueError, match="there is no GPU here; use cpu or auto"):
+        Budget(accelerator=accelerator).check()
+
+
+def test_a_module_is_gone_with_its_last_name_once_its_trainer_lets_go_of_it() -> None:
+    module: L.LightningModule | None = Noting()
+    assert module is not None
+    weight = weakref.ref(module.weight)
+    trainer = Budget(accelerator="cpu").trainer(2)
+    trainer.fit(module, DataLoader(torch.ones(2, 1)), DataLoader(torch.ones(1, 1)))
+    gc.collect()
+    gc.disable()
+    try:
+        release(trainer)
+        assert weight() is not None
+        module = None
+        assert weight() is None
+    finally:
+        gc.enable()
+    assert trainer.global_step == 2
 
 
 def test_what_the_machine_can_give_passes_the_check() -> None:

@@ -31,5 +31,5 @@ def test_differences_are_told_exactly_where_there_are_some(before: object, now: 
 
 def test_changed_settings_are_refused_by_name() -> None:
     refuse_changes("Run", "x", {"seed": 0}, {"seed": 0})
-    with pytest.raises(ValueError, match=r"Run: x was made with other settings \(seed was 0"):
+    with pytest.raises(ValueError, match=r"Run: x was made with other settings \(seed: 0 → 1"):
         refuse_changes("Run", "x", {"seed": 0}, {"seed": 1})

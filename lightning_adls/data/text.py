@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -104,6 +104,7 @@ class TextData(L.LightningDataModule):
         self._check()
         self.save_hyperparameters()
         self._parts: dict[str, Rows] = {}
+        self._loaded: dict[str, _Loaded] = {}
         self._class_names: list[str] = []
         self._encoder: Encoder | None = None
         self._repeated_rows = 0
@@ -174,6 +175,21 @@ class TextData(L.LightningDataModule):
             self._resumed = state_dict["epoch"], state_dict["batch"]
 
     def _load(self, stage: str) -> dict[str, Rows]:
+        """The rows of a stage, read once: a search prepares and sets up the same data each trial.
+
+        Files that change meanwhile are not read again; another object reads them anew.
+        """
+        known, settings = self._loaded.get(stage), astuple(self)
+        if known is None or known.settings != settings:
+            parts = self._read(stage)
+            known = self._loaded[stage] = _Loaded(
+                settings, parts, self._class_names, self._encoder, self._repeated_rows
+            )
+        self._class_names, self._encoder = known.class_names, known.encoder
+        self._repeated_rows = known.repeated_rows
+        return known.parts
+
+    def _read(self, stage: str) -> dict[str, Rows]:
         source = open_source(self.dataset, self.subset, self.encoding)
         encoder = load_encoder(self.tokenizer, self.special_tokens)
         if len(encoder.prefix) + len(encoder.suffix) >= self.max_length:
@@ -382,6 +398,17 @@ class TextData(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What was read for a stage, and the arguments of the data by which it was."""
+
+    settings: tuple[Any, ...]
+    parts: dict[str, Rows]
+    class_names: list[str]
+    encoder: Encoder | None
+    repeated_rows: int
 
 
 class _Loader(DataLoader[Batch]):

@@ -2,11 +2,10 @@
 
 import ast
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, did_you_mean
 
 T = TypeVar("T")
 
@@ -53,18 +52,17 @@ def split_text(text: str, classes: Mapping[str, type[T]]) -> tuple[type[T], dict
     """
     name, arguments = _read(text)
     if name not in classes:
-        near = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
-        meant = f"did you mean {near[0]}? " if near else ""
         raise InputValueError(
-            f"parse: format={name!r} is unknown; {meant}known are {', '.join(classes)}."
+            f"format={name!r} is unknown{did_you_mean(name, classes) or ';'} known are "
+            f"{', '.join(classes)}."
         )
     cls = classes[name]
     allowed = [field.name for field in _fields(cls)]
     for argument in arguments:
         if argument not in allowed:
             raise InputValueError(
-                f"{name}: {argument}={arguments[argument]!r} is no parameter of this format; "
-                f"it takes {', '.join(allowed)}."
+                f"{name}: {argument}={arguments[argument]!r} is no parameter of this format"
+                f"{did_you_mean(argument, allowed)}; it takes {', '.join(allowed)}."
             )
     return cls, arguments
 
@@ -81,7 +79,7 @@ def _read(text: str) -> tuple[str, dict[str, Any]]:
     except (AttributeError, SyntaxError, TypeError, ValueError):
         pass  # not a text, or not Python's grammar: said below, in the user's terms
     raise InputValueError(
-        f"parse: text={text!r} is not a format; write a name and its parameters, "
+        f"text={text!r} is not a format; write a name and its parameters, "
         "as in Integer(width=8, frac_width=4)."
     )
 

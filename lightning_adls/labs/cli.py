@@ -15,12 +15,27 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.ending import ending, refuse, refusing
+from lightning_adls.labs.long_help import explain
+from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
 from lightning_adls.models import NetworkFactory
 
-__all__ = ["add_section", "construct", "ending", "parse", "quiet", "refuse", "refusing", "run"]
+__all__ = [
+    "add_section",
+    "construct",
+    "ending",
+    "explain",
+    "parse",
+    "printing",
+    "quiet",
+    "readable",
+    "refuse",
+    "refusing",
+    "run",
+]
 
 _OURS = ("lightning_adls", "__main__")
+_PRINT, _FLAGS = "--print_config", {"skip_default", "skip_unset"}
 
 Factory = tuple[Callable[..., Any], set[str]]
 
@@ -66,6 +81,7 @@ def parse(
         description=(main.__doc__ or "").split("\n")[0],
         default_config_files=[str(defaults)],
         exit_on_error=False,
+        allow_abbrev=False,
         formatter_class=_Help,
     )
     parser.add_argument("--config", action="config", help="A YAML file with arguments.")
@@ -77,14 +93,19 @@ def parse(
         else:
             add_section(parser, name, factory, given)
     parser.add_function_arguments(main, skip={"config_yaml", *factories}, sub_configs=True)
+    flags, arguments = printing(arguments)
     with refusing(ArgumentError, UnicodeDecodeError):
         read = arguments
         for network in networks.values():
             network.explain(arguments)
             read = network.read_files(read)
+        explain(parser, arguments)
         parsed = _parsed(parser, read)
         for network in networks.values():
             network.drop_overruled_defaults(parser, parsed, arguments)
+        if flags is not None:
+            print(parser.dump(parsed, **{"skip_unset": False, **flags}), end="")
+            sys.exit(0)
     config_yaml = parser.dump(parsed, skip_unset=False)
     with refusing():
         made = vars(parser.instantiate(parsed, instantiators=[(construct, object, True)]))
@@ -102,11 +123,25 @@ def _parsed(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        if "dot import path" not in str(error):
-            raise
-        # jsonargparse says what it tried, and not what would be right.
-        hint = "a class is named by its path, such as optuna.samplers.TPESampler"
-        raise InputValueError(f"{' '.join(str(error).split())}; {hint}.") from error
+        raise InputValueError(readable(str(error), parser)) from error
+
+
+def printing(arguments: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]:
+    """What ``--print_config[=FLAGS]`` asks for, or None, and the other arguments.
+
+    jsonargparse would print defaults that :meth:`NetworkSection.drop_overruled_defaults` drops.
+    """
+    flags: dict[str, Any] | None = None
+    others = []
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if option == _PRINT:
+            flags = {flag: True for flag in value.split(",") if flag}
+        else:
+            others.append(argument)
+    if wrong := set(flags or ()) - _FLAGS:
+        refuse(f"{_PRINT}={wrong.pop()} is none of {', '.join(sorted(_FLAGS))}.")
+    return flags, others
 
 
 def add_section(

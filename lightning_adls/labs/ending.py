@@ -1,6 +1,7 @@
 """How a script ends: one-line errors, tracebacks, exit status."""
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -15,6 +16,11 @@ from lightning_adls.errors import InputValueError
 TRACEBACK = "LIGHTNING_ADLS_TRACEBACK"
 
 _GRACE_SECONDS = 15
+# Who found what is wrong, where that is a name which no user of a script has met.
+_INTERNAL = re.compile(
+    r"^(Budget|Objective|Rounds|Run|Search|Task|describe|exclusive|load|open_storage|open_study|read"
+    r"|read_config|rebuild|run_study|state_for): "
+)
 
 
 @contextmanager
@@ -107,5 +113,10 @@ def refuse(message: str) -> NoReturn:
     """
     if os.environ.get(TRACEBACK, "0") not in ("", "0") and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {shown(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def shown(message: str) -> str:
+    """A message in one line, without the name of a part of the package that found it."""
+    return _INTERNAL.sub("", " ".join(message.split()), count=1)

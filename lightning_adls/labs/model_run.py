@@ -77,10 +77,8 @@ class ModelRun(Run):
         def work() -> Row:
             module, seconds = task.build(), None
             if task.finetune is not None and task.weights is None:
-                print(
-                    f"Training in full precision, {task.finetune.epochs:g} epochs ...", flush=True
-                )
-                found = task.train(module, task.finetune, self.curves, step, progress_bar=True)
+                print(f"{step}: {task.finetune.epochs:g} epochs in full precision ...", flush=True)
+                found = task.train(module, task.finetune, self.curves, step)
                 seconds = found["seconds"]
             return {**self.judge(step, module, budget), "seconds": seconds}
 
@@ -105,8 +103,6 @@ class ModelRun(Run):
         budget: Budget,
         transforms: Sequence[Transform] = (),
         callbacks: Sequence[L.Callback] = (),
-        *,
-        progress_bar: bool = False,
     ) -> Row:
         """The work of a step: train a model, validate it and keep its weights.
 
@@ -116,11 +112,8 @@ class ModelRun(Run):
             budget: What the training may spend.
             transforms: What a fresh network needs before the weights are loaded.
             callbacks: Beside those of the task.
-            progress_bar: Whether to show one.
         """
-        found = self.task.train(
-            module, budget, self.curves, step, callbacks, progress_bar=progress_bar
-        )
+        found = self.task.train(module, budget, self.curves, step, callbacks)
         save_weights(module, self.checkpoint(step))
         return {**found, **self._about(step, module, transforms)}
 

@@ -74,7 +74,7 @@ class NetworkSection:
     def explain(self, arguments: Sequence[str]) -> None:
         """End with the help of a network if that is asked for; jsonargparse knows only classes."""
         for place, (option, value) in self._options(arguments):
-            if option == f"{self._option}.help":
+            if option in (f"{self._option}.help", f"--help.{self.name}"):
                 path = value or "".join(arguments[place + 1 : place + 2]) or self.class_path
                 network = imported(path)
                 parser = ArgumentParser(usage=SUPPRESS, add_help=False)

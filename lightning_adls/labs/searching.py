@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lightning_adls.labs.ending import shown
 from lightning_adls.search import Bars, SearchFailed
 
 
@@ -14,5 +15,5 @@ def searching(bars: Bars) -> Iterator[None]:
         with bars:
             yield
     except SearchFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         sys.exit(1)

@@ -11,10 +11,11 @@ import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import nn
 
-from lightning_adls.budget import Budget
+from lightning_adls.budget import Budget, release
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
+from lightning_adls.labs.training_bar import TrainingBar
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
@@ -117,8 +118,6 @@ class Task:
         folder: Path,
         name: str,
         callbacks: Sequence[L.Callback] = (),
-        *,
-        progress_bar: bool = False,
     ) -> dict[str, float]:
         """Train within a budget; its curves are the TensorBoard run ``name`` below ``folder``.
 
@@ -134,9 +133,12 @@ class Task:
         loggers = [make(save_dir=folder, name="", version=name) for make in self.loggers]
         own = [make() for make in self.callbacks]
         steps = len(self.texts.train_dataloader())
-        trainer = budget.trainer(steps, loggers, [*callbacks, *own], progress_bar)
+        trainer = budget.trainer(steps, loggers, [*callbacks, *own, TrainingBar(name)])
         started = perf_counter()
-        trainer.fit(module, datamodule=self.texts)
+        try:
+            trainer.fit(module, datamodule=self.texts)
+        finally:
+            release(trainer)
         seconds = perf_counter() - started
         metrics = trainer.callback_metrics
         if metrics["val/loss"].isnan():
@@ -147,12 +149,14 @@ class Task:
         """Accuracy on the validation split, in the budget's precision."""
         trainer = budget.trainer(1)
         trainer.validate(module, datamodule=self.texts, verbose=False)
+        release(trainer)
         return float(trainer.callback_metrics["val/accuracy"])
 
     def test(self, module: TextClassifier, budget: Budget) -> float:
         """Accuracy on the test split: to be read once, for a model that is chosen already."""
         trainer = budget.trainer(1)
         trainer.test(module, datamodule=self.texts, verbose=False)
+        release(trainer)
         return float(trainer.callback_metrics["test/accuracy"])
 
 

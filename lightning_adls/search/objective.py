@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from optuna.trial import FrozenTrial
 
-from lightning_adls.budget import Budget
+from lightning_adls.budget import Budget, release
 from lightning_adls.callbacks import TrialPruning, check_metrics
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.search.checkpoints import keep_best
@@ -136,6 +136,7 @@ class Objective(Generic[ChoiceT]):
                 trial.set_user_attr("before_compression", before)
                 self.compress(module)
                 _note_costs(trial, module)
+                release(trainer)
                 trainer = self._second_trainer(trial, steps)
                 self._run(trainer, module, self.retrain is not None)
         finally:
@@ -144,6 +145,7 @@ class Objective(Generic[ChoiceT]):
             cost = {name: trial.user_attrs[name] for name in COSTS}
             for logger in loggers:
                 log_outcome(logger, {**trial.params, **cost}, reached)
+            release(trainer)
         return reached
 
     def _second_trainer(self, trial: optuna.Trial, steps: int) -> L.Trainer:

@@ -379,6 +379,31 @@ def test_the_same_texts_are_tokenised_once(
     assert counts == [60]
 
 
+def test_one_object_reads_its_data_once_until_its_arguments_change(
+    folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read = TextData._read
+
+    def counting(self: TextData, stage: str) -> Any:
+        reads.append(stage)
+        return read(self, stage)
+
+    monkeypatch.setattr(TextData, "_read", counting)
+    data = ready(make())
+    first = [batch["input_ids"] for batch in data.train_dataloader()]
+    ready(data)
+    assert reads == ["fit"]
+    data.setup("test")
+    assert reads == ["fit", "test"]
+    ready(data)
+    again = [batch["input_ids"] for batch in data.train_dataloader()]
+    assert reads == ["fit", "test"]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    data.limit_train = 5
+    assert len(ready(data)._parts["train"]) == 5
+
+
 def test_changed_texts_are_tokenised_again_even_if_the_file_is_as_long(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

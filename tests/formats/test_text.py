@@ -67,9 +67,9 @@ def test_defaults_may_be_left_out_and_spaces_and_quotes_do_not_matter(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Integr", r"parse: format='Integr' is unknown; did you mean Integer\? known are .*MXInt"),
+        ("Integr", r"format='Integr' is unknown; did you mean Integer\? known are .*MXInt"),
         ("integer", r"did you mean Integer\?"),
-        ("Quaternion(width=2)", "parse: format='Quaternion' is unknown; known are"),
+        ("Quaternion(width=2)", "format='Quaternion' is unknown; known are"),
         ("Integer(widht=3)", "Integer: widht=3 is no parameter of this format; .* width, frac_wid"),
         ("Integer(width=4.0)", r"Integer: width=4\.0 is a float"),
         ("Integer(width=four)", r"Integer: width='four' is a str"),
@@ -103,7 +103,7 @@ def test_a_wrong_name_or_value_is_refused_with_what_is_right(text: str, message:
     ],
 )
 def test_what_is_not_a_format_is_refused_and_never_run(text: str) -> None:
-    with pytest.raises(ValueError, match=r"parse: text=.* is not a format; write a name"):
+    with pytest.raises(ValueError, match=r"text=.* is not a format; write a name"):
         parse(text)
 
 

@@ -1,5 +1,6 @@
 """How the labs read their YAML and their command line."""
 
+import re
 import runpy
 import sys
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from torch import nn
 
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
-from lightning_adls.labs import cli
+from lightning_adls.labs import cli, short_help
 from lightning_adls.models import NetworkFactory, bert, sequence_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -300,6 +301,93 @@ def test_every_lab_gives_its_seed_to_the_data(
     with pytest.raises(Reached):
         main(**{**arguments, "data": data})
     assert seeds == [7]
+
+
+@pytest.mark.parametrize("script", [script.stem for script in SCRIPTS])
+def test_the_short_help_has_the_options_of_the_parser(
+    script: str, labs: Mapping[str, Parse], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        labs[script]("--help.all")
+    assert not ended.value.code
+    every = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
+    described = short_help.read(ROOT / "scripts" / f"{script}.py")
+    assert every - {"help"} == {*described.options}
+    assert all(described.options.values()), "an option without a word about it"
+
+
+def test_one_option_is_explained_alone(any_lab: Parse, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, found, absent in (
+        ("seed", "--seed", "--run"),
+        ("model", "--model.dropout", "--seed"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            any_lab(f"--help.{name}")
+        assert not ended.value.code
+        out = capsys.readouterr().out
+        assert found in out
+        assert absent not in out
+    with pytest.raises(SystemExit) as ended:
+        any_lab("--help.model.droput")
+    assert ended.value.code == 2
+
+
+MESSAGES = [
+    (["--data.bach_size=3"], ["did you mean --data.batch_size?"]),
+    (["--budget.epoch=3"], ["did you mean --budget.epochs?"]),
+    (["--finetune.epoch=3"], ["--finetune: ", "Budget: ", "did you mean epochs?"]),
+    (["--model.hiden_size=3"], ["did you mean hidden_size?"]),
+    (["--sampler.n_startup=3"], ["did you mean n_startup_trials?"]),
+    (["--config", {"data": {"bach_size": 3}}], ["did you mean", "batch_size"]),
+    (["--config", {"trails": 3}], ["did you mean trials?"]),
+    (["--config", {"budget": {"epoch": 1}}], ["did you mean", "epochs"]),
+    (["--only=Integer"], ["--only: 'Integer' is not list[str] or null; write '[Integer]'."]),
+    (["--trials=three"], ["--trials: 'three' is no int."]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), MESSAGES, ids=lambda value: str(value[0]))
+def test_what_cannot_be_read_is_said_with_what_was_meant(
+    arguments: list[Any],
+    parts: list[str],
+    labs: Mapping[str, Parse],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [write(tmp_path, each) if isinstance(each, dict) else each for each in arguments]
+    with pytest.raises(SystemExit) as ended:
+        labs["lab3_mixed_precision"](*given)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert [part for part in parts if part not in line] == [], line
+    assert "Parser key" not in line
+    assert "NoneType" not in line
+
+
+def test_the_printed_config_lacks_the_defaults_that_are_dropped(
+    lab: Parse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        lab("--model.checkpoint=some/where", "--print_config")
+    assert not ended.value.code
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert printed["checkpoint"] == "some/where"
+    assert {name for name, value in printed.items() if value is not None} == {
+        *("checkpoint", "dropout", "attention")
+    }
+    with pytest.raises(SystemExit) as ended:
+        lab("--print_config=quux")
+    assert ended.value.code == 2
+
+
+def test_rounds_take_the_seed_of_lab_4_unless_they_are_given_one(
+    labs: Mapping[str, Parse],
+) -> None:
+    lab = labs["lab4_performance"]
+    assert lab()["rounds"](seed=5).seed == 5
+    assert lab()["rounds"](seed=5).timed == 10
+    assert lab("--rounds.seed=3")["rounds"](seed=5).seed == 3
 
 
 @dataclass

@@ -99,6 +99,16 @@ def test_what_a_check_refuses_is_one_line_and_status_2(
     assert capsys.readouterr().err == "error: Thing: x=1 is wrong.\n"
 
 
+def test_parts_of_the_package_that_no_user_has_met_are_not_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for message in ("open_study: the study is gone.", "Integer: width=99 is above 32."):
+        with pytest.raises(SystemExit), refusing():
+            raise InputValueError(message)
+    expected = "error: the study is gone.\nerror: Integer: width=99 is above 32.\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_what_a_caller_names_is_refused_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), refusing(OSError):
         raise PermissionError(13, "Permission denied")

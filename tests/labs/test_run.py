@@ -50,7 +50,7 @@ def test_other_settings_are_refused_by_name_and_change_nothing() -> None:
     with Run("lab", "x", YAML) as run:
         run.step("a", lambda: {"x": 1})
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
-    with pytest.raises(ValueError, match=r"data\.limit_val was 3, now 4"):
+    with pytest.raises(ValueError, match=r"data\.limit_val: 3 → 4"):
         Run("lab", "x", YAML.replace("3", "4"))
     assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
     with Run("lab", "x", YAML.replace("here", "there").replace("run: x", "run: y")) as run:

@@ -241,7 +241,7 @@ def test_failures_in_a_row_end_lab_3_in_one_line_with_their_reason(
         broken.setattr(L.Trainer, "fit", fit)
         assert lab("lab3", "--run=test", "--trials=6") == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: Search: 'Integer' stops after 3 failed trials in a row")
+    assert last.startswith("error: 'Integer' stops after 3 failed trials in a row")
     assert "RuntimeError: no kernel for this" in last
     assert lab("lab3", "--run=test", "--trials=6") == 0
 

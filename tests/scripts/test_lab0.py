@@ -203,7 +203,7 @@ def test_lab0_refuses_to_continue_with_other_settings(
 ) -> None:
     assert run(LAB0, *SMALL) == 0
     assert run(LAB0, *SMALL, "--lora.rank=2") == 2
-    assert "lora.rank was 4, now 2" in capsys.readouterr().err
+    assert "lora.rank: 4 → 2" in capsys.readouterr().err
 
 
 def test_lab0_fails_where_merging_changes_the_logits(

@@ -155,4 +155,4 @@ def test_lab1_refuses_to_continue_with_other_settings(
     few = ["--frac_widths=[half]", "--methods=[random]", "--schedules=[one_shot]", "--widths=[8]"]
     assert run(LAB1, *SMALL, *few) == 0
     assert run(LAB1, *SMALL, *few, "--scope=global") == 2
-    assert 'scope was "local", now "global"' in capsys.readouterr().err
+    assert 'scope: "local" → "global"' in capsys.readouterr().err

@@ -235,7 +235,7 @@ def test_a_changed_run_is_refused_with_the_difference(
 ) -> None:
     assert run(RANDOM, "--trials=1") == 0
     assert run(RANDOM, "--trials=1", "--prune.sparsity=0.5") == 2
-    assert "prune.sparsity was 0.7, now 0.5" in capsys.readouterr().err
+    assert "prune.sparsity: 0.7 → 0.5" in capsys.readouterr().err
 
 
 def test_the_ranges_of_imdb_make_a_space_that_a_grid_can_enumerate() -> None:

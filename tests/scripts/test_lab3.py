@@ -64,6 +64,9 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
     printed = capsys.readouterr().out
     assert "Best of each study" in printed
     assert "Integer 3/3" in printed
+    assert "7 of 7" in printed
+    lines = [line for line in printed.splitlines() if line.strip()]
+    assert len(lines) == len(set(lines)), "a line is printed twice"
 
     created = b'"op_code":4'  # Optuna's code for a new trial
     before = (folder / "search.journal").read_bytes().count(created)
@@ -124,7 +127,7 @@ def test_lab3_refuses_to_continue_an_untrained_study_with_training(
     assert run(LAB3, *SMALL_LAB3, *few, "--untrained=[Full]") == 0
     assert run(LAB3, *SMALL_LAB3, *few, "--train=false") == 0, "the same thing in other words"
     assert run(LAB3, *SMALL_LAB3, *few) == 2
-    assert "train was false, now true" in capsys.readouterr().err
+    assert "train: false → true" in capsys.readouterr().err
 
 
 def test_lab3_computes_as_mase_does_and_the_recipe_says_so(run: Run, tmp_path: Path) -> None:
@@ -257,7 +260,7 @@ def test_lab3_refuses_to_continue_a_changed_search(
 ) -> None:
     assert run(LAB3, *SMALL_LAB3, "--only=[MXInt]", "--trials=1") == 0
     assert run(LAB3, *SMALL_LAB3, "--only=[MXInt]", "--trials=1", "--seed=1") == 2
-    assert "seed was 0, now 1" in capsys.readouterr().err
+    assert "seed: 0 → 1" in capsys.readouterr().err
 
 
 def test_every_lab3_config_is_read_and_its_spaces_are_built(

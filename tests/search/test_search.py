@@ -1,7 +1,9 @@
 """A search can be stopped at any moment and ends as if it had not been."""
 
+import re
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import pytest
 import torch
 from optuna.samplers import NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 from studies import Plain, Recipes, Trials, run, study_of
 
 from lightning_adls import search
 from lightning_adls.data import TextData
-from lightning_adls.search import FormatSpace, Listener, Search
+from lightning_adls.search import Bars, FormatSpace, Listener, Search
 from lightning_adls.transforms import Quantize
 
 
@@ -110,9 +113,9 @@ def test_a_complete_search_runs_nothing_more_and_writes_nothing(
 def test_a_changed_search_is_refused_with_the_difference(tmp_path: Path) -> None:
     study_of(tmp_path / "journal", {"seed": 0, "space": {"width": [4, 8]}})
     study_of(tmp_path / "journal", {"seed": 0, "space": {"width": [4, 8]}})
-    with pytest.raises(ValueError, match=r"space\.width was \[4, 8\], now \[4\]\); restore them"):
+    with pytest.raises(ValueError, match=r"space\.width: \[4, 8\] → \[4\]\); restore them"):
         study_of(tmp_path / "journal", {"seed": 0, "space": {"width": [4]}})
-    with pytest.raises(ValueError, match="train was null, now true"):
+    with pytest.raises(ValueError, match="train: null → true"):
         study_of(tmp_path / "journal", {"seed": 0, "space": {"width": [4, 8]}, "train": True})
 
 
@@ -201,6 +204,35 @@ def test_listeners_are_told_in_order_what_happens(tmp_path: Path) -> None:
     heard.clear()
     run(study, Plain(tmp_path), 2, "grid", [Ear()])  # type: ignore[arg-type]
     assert heard == ["begun with 2 of 2", f"ended with {best}"]
+
+
+def test_a_search_without_a_terminal_is_told_in_a_line_for_each_trial(
+    quick: Recipes, tmp_path: Path
+) -> None:
+    output = StringIO()
+    with Bars(Console(file=output, width=60), studies=2) as bars:
+        run(study_of(tmp_path / "journal"), quick, 2, "grid", [bars])
+        run(study_of(tmp_path / "other"), quick, 2, "grid", [bars])
+    lines = output.getvalue().splitlines()
+    assert len(lines) == len(set(lines)) == 4
+    told = r"study [12]/2 complete, best 0\.\d{4}; (1|2|3) of 4, about \d+ s left"
+    assert all(re.fullmatch(told, line) for line in lines[:3]), lines
+    assert lines[3].endswith("; 4 of 4")
+
+
+def test_the_bar_of_a_search_moves_on_within_a_trial(recipes: Recipes, tmp_path: Path) -> None:
+    seen: list[float] = []
+    bars = Bars(Console(file=StringIO(), force_terminal=True))
+
+    class Looking(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            seen.append(bars._bars.tasks[0].completed)
+
+    objective = replace(recipes, callbacks=[bars.within, Looking])
+    with bars:
+        run(study_of(tmp_path / "journal"), objective, 2, "random", [bars])
+    assert seen[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert seen[3] > 1
 
 
 def test_a_search_of_no_trials_is_refused(quick: Recipes, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What jsonargparse says of a command line, in the words of who wrote it."""
+
+import re
+from collections.abc import Iterator
+from inspect import signature
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from lightning_adls.errors import InputValueError, did_you_mean
+from lightning_adls.labs.network import imported
+
+_KEY = re.compile(r'Parser key "([\w.]+)": ?')
+_NO_PATH = re.compile(r"- Expected a path but .*? either not accessible or invalid - ")
+_KIND = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] "
+    r"Errors: (?P<errors>.*) Given value type: <class '[\w.]+'> Given value: (?P<value>.*)$"
+)
+_EXPECTED = re.compile(r"- Expected (a )?<class '\w+'> ?")
+# A class that refuses an argument, and names that nothing has.
+_CLASS = re.compile(r"Problem with given class_path '([\w.]+)': ?")
+_UNKNOWN = re.compile(r"(unrecognized arguments: --|[Oo]ption ')([\w.]+)")
+
+
+def readable(message: str, parser: ArgumentParser) -> str:
+    """The message in one line, with what was probably meant.
+
+    Args:
+        message: Of an error of the parser.
+        parser: Whose options there are.
+    """
+    text = _NO_PATH.sub("", " ".join(message.split()))
+    if union := _UNION.search(text):
+        kinds = union["kinds"].replace("<class 'NoneType'>", "null").replace(", ", " or ")
+        others = _EXPECTED.sub("", union["errors"]).strip(" -")
+        text = text[: union.start()] + (others or f"{union['value']!r} is not {kinds}")
+        if kinds.startswith("list[") and not others:
+            text += f"; write '[{union['value']}]'"
+    text = _KIND.sub(r"'\2' is no \1", _KEY.sub(r"--\1: ", text))
+    if unknown := _UNKNOWN.search(text):
+        dashes = "--" if "unrecognized" in unknown[1] else ""
+        known = [dashes + name for name in _names(parser, text, unknown[2])]
+        text += did_you_mean(dashes + unknown[2], known)
+    if "dot import path" in text:
+        # It says what it tried, and not what would be right.
+        text += "; a class is named by its path, such as optuna.samplers.TPESampler"
+    text = _CLASS.sub(r"\1: ", text)
+    return text if text.endswith(("?", ".")) else f"{text}."
+
+
+def _names(parser: Any, text: str, wrong: str) -> Iterator[str]:
+    """What may have been meant: parameters of the class that refuses, or options."""
+    for class_path in _CLASS.findall(text):
+        try:
+            yield from signature(imported(class_path)).parameters
+        except (InputValueError, TypeError, ValueError):
+            continue
+    options = [action.dest for action in parser._actions]
+    for subparser in getattr(parser._subcommands_action, "choices", None) or {}:
+        options += [a.dest for a in parser._subcommands_action.choices[subparser]._actions]
+    yield from options
+    if "." not in wrong:
+        yield from (option.rpartition(".")[2] for option in options)

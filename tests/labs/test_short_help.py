@@ -1,0 +1,100 @@
+"""What scripts say before torch is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_adls.labs import short_help
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+LAB3 = ROOT / "scripts" / "lab3_mixed_precision.py"
+TRAIN = ROOT / "scripts" / "train.py"
+
+RUN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    print("status", end.code, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_needs_no_torch_is_short_and_has_examples(script: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", RUN, str(script), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+    )
+    assert result.stdout.splitlines()[-1] == "status 0 False"
+    assert len(result.stdout.splitlines()) < 90
+    assert "--run RUN" in result.stdout
+    assert "--help.all" in result.stdout
+    assert f"    python scripts/{script.name}" in result.stdout
+    assert result.stderr == ""
+
+
+def test_an_option_that_is_not_there_needs_no_torch_either() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", RUN, str(LAB3), "--trails", "3"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert result.stdout.splitlines()[-1] == "status 2 False"
+    assert result.stderr == (
+        "error: --trails is no option of lab3_mixed_precision.py; did you mean --trials? "
+        "--help lists them all.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (LAB3, ["--trails=3"], "did you mean --trials?"),
+        (LAB3, ["--modle.hidden_size", "3"], "did you mean --model?"),
+        (LAB3, ["--quux"], "--quux is no option of lab3_mixed_precision.py; --help lists"),
+        (LAB3, ["--help.trails"], "did you mean --trials?"),
+        (LAB3, ["extra"], "'extra' belongs to no option"),
+        (LAB3, ["--seed=1", "2"], "'2' belongs to no option"),
+        (
+            LAB3,
+            ["--only", "[Integer,", "MXInt]", "--seed", "3"],
+            "--only: the shell took a list apart; write '[Integer, MXInt]' in quotes.",
+        ),
+        (
+            LAB3,
+            ["--layers=[a,", "b,", "c]"],
+            "--layers: the shell took a list apart; write '[a, b,",
+        ),
+        (TRAIN, ["fti"], "'fti' is no command of train.py; did you mean fit?"),
+        (TRAIN, ["fit", "--trainr.max_epochs=1"], "did you mean --trainer?"),
+        (TRAIN, ["fit", "validate"], "'validate' belongs to no option"),
+    ],
+)
+def test_names_that_are_not_there_are_refused(
+    script: Path, arguments: list[str], message: str
+) -> None:
+    assert message in str(short_help.read(script).refusal(arguments))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (LAB3, []),
+        (LAB3, ["--config", "x.yaml", "--only", "[Integer,MXInt]", "--seed=3"]),
+        (LAB3, ["--model.help", "some.Class", "--callbacks+=Timer", "--print_config"]),
+        (LAB3, ["--weights", "-1", "--help.model.dropout", "--help.all"]),
+        (TRAIN, ["-c", "x.yaml", "fit"]),
+        (TRAIN, ["--config", "x.yaml", "fit", "--trainer.max_epochs", "3", "--run", "fit"]),
+    ],
+)
+def test_names_that_are_there_pass(script: Path, arguments: list[str]) -> None:
+    assert short_help.read(script).refusal(arguments) is None
