@@ -17,6 +17,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.labs.ending import ending, refuse, refusing
 from lightning_adls.labs.network import NetworkSection, network_factory
 from lightning_adls.models import NetworkFactory
+from lightning_adls.threads import WAIT_POLICY, wait_policy
 
 __all__ = ["add_section", "construct", "ending", "parse", "quiet", "refuse", "refusing", "run"]
 
@@ -51,6 +52,7 @@ def run(
     # What imports made lives on: garbage collections between trainings need not look at it again.
     gc.collect()
     gc.freeze()
+    print(f"Threads that wait: {wait_policy()} ({WAIT_POLICY}).", flush=True)
     with ending(interrupted), refusing():
         main(**arguments)
 
