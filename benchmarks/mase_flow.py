@@ -325,10 +325,13 @@ def folder_of(given: argparse.Namespace) -> Iterator[Path]:
         yield given.folder
 
 
-def settings_of(given: argparse.Namespace) -> str:
+def settings_of(given: argparse.Namespace, comparison: Comparison) -> str:
     """What decides a row, as text."""
     passing = {"folder", "minutes", "formats", "rounds", "trials"}
-    return " ".join(f"{k}={v}" for k, v in sorted(vars(given).items()) if k not in passing)
+    decisive = {k: v for k, v in sorted(vars(given).items()) if k not in passing}
+    decisive["layers"] = "mase" if comparison.no_chop else "chop"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return " ".join(f"{k}={v}" for k, v in {**decisive, **versions}.items())
 
 
 def main() -> None:
@@ -343,8 +346,9 @@ def main() -> None:
             )
         torch.set_num_threads(given.threads)
         kind = "study" if given.study else "epochs"
-        rows = Rows(folder / f"{kind}.csv", settings_of(given), given.minutes)
         comparison = Comparison(given)
+        rows = Rows(folder / f"{kind}.csv", settings_of(given, comparison), given.minutes)
+        comparison.warm_up()
         print(describe(given, comparison))
         (run_studies if given.study else run_epochs)(given, comparison, rows)
         table = (study_table if given.study else epoch_table)(given, rows)

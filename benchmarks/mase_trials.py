@@ -11,6 +11,7 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,10 +31,11 @@ from lightning_adls.search import FormatSpace
 from lightning_adls.transforms import Quantize
 from lightning_adls.transforms.walk import linear_layers, match
 
+Rows = dict[str, list[dict[str, Any]]]
 Template = str | dict[str, str | None] | None
 
 # Every format that MASE has a linear layer for which can be called. Parameters that are left out
-# take the lab's ranges in a study, and the last value of them in the table of epochs.
+# take the lab's ranges in a study, and those of EIGHT_BITS in the table of epochs.
 FORMATS: dict[str, Template] = {
     "unquantised": None,
     "Integer": "Integer",
@@ -120,6 +122,18 @@ class Comparison:
         except MissingPackageError as error:
             self.no_chop = str(error)
 
+    def warm_up(self) -> None:
+        """Take a step of each flow: what is loaded or allocated first is in nobody's time."""
+        few = {part: rows[: self.given.batch] for part, rows in self.rows.items()}
+        self.through_mase(Quantize({"*": None}), "torch", few)
+        trainer = L.Trainer(
+            fast_dev_run=True,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(self.task.build(), datamodule=self.texts)
+
     def budget(self, precision: str, epochs: float = 1, reports: int = 1) -> Budget:
         """A trial of ours."""
         return Budget(epochs=epochs, reports=reports, precision=precision, accelerator="cpu")
@@ -143,7 +157,7 @@ class Comparison:
         network.load_state_dict(self.task.network.state_dict())
         return network
 
-    def _rows(self) -> dict[str, list[dict[str, list[int] | int]]]:
+    def _rows(self) -> Rows:
         """The rows that ours trains and validates on, as MASE's tokenised data set has them."""
         loaders = {"train": self.texts.train_dataloader(), "val": self.texts.val_dataloader()}
         return {
@@ -166,7 +180,9 @@ class Comparison:
             "labels": torch.tensor([row["labels"] for row in rows]),
         }
 
-    def through_mase(self, recipe: Quantize, backend: str, grouped: bool = False) -> float:
+    def through_mase(
+        self, recipe: Quantize, backend: str, rows: Rows, grouped: bool = False
+    ) -> float:
         """Validation accuracy of a trial in Hugging Face's Trainer."""
         given = self.given
         network = copy.deepcopy(self.base)
@@ -196,8 +212,8 @@ class Comparison:
                 network,
                 arguments,
                 data_collator=self.padded,
-                train_dataset=self.rows["train"],
-                eval_dataset=self.rows["val"],
+                train_dataset=rows["train"],
+                eval_dataset=rows["val"],
                 compute_metrics=_accuracy,
             )
             trainer.remove_callback(PrinterCallback)
@@ -215,7 +231,7 @@ class Comparison:
         """Validation accuracy of a trial through a flow."""
         if flow in OURS:
             return self.through_ours(recipe, OURS[flow])
-        return self.through_mase(recipe, self.layers(name), grouped=flow == GROUPED)
+        return self.through_mase(recipe, self.layers(name), self.rows, grouped=flow == GROUPED)
 
 
 def _accuracy(found: EvalPrediction) -> dict[str, float]:
