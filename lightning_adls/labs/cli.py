@@ -19,6 +19,7 @@ from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
 from lightning_adls.models import NetworkFactory
+from lightning_adls.threads import WAIT_POLICY, wait_policy
 
 __all__ = [
     "add_section",
@@ -66,6 +67,7 @@ def run(
     # What imports made lives on: garbage collections between trainings need not look at it again.
     gc.collect()
     gc.freeze()
+    print(f"Threads that wait: {wait_policy()} ({WAIT_POLICY}).", flush=True)
     with ending(interrupted), refusing():
         main(**arguments)
 

@@ -3,6 +3,9 @@
 Torch's OpenMP threads wait for their next piece of work by spinning, unless OMP_WAIT_POLICY says
 otherwise; on a machine that does anything else they take the processor from each other. OpenMP
 reads the variable once, when torch is imported, so it is too late for that in a function.
+
+The load of the machine at that moment is not asked: what spinning gains on an idle machine is lost
+again if others compute for a twentieth of the run (docs/performance.md, "Waiting").
 """
 
 import os

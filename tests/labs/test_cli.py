@@ -459,3 +459,17 @@ def test_help_names_the_arguments_of_the_default_network_and_not_all_of_torch(
     with pytest.raises(SystemExit) as ended:
         any_lab("--model.help", "lightning_adls.models.nothing")
     assert ended.value.code == 2
+
+
+def test_a_run_says_first_how_threads_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config_yaml: str, seed: int) -> None:
+        print(f"working with {seed}")
+
+    monkeypatch.setattr(sys, "argv", ["lab"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    (tmp_path / "lab.yaml").write_text("seed: 3\n")
+    cli.run(main, tmp_path / "lab.yaml")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == ["Threads that wait: active (OMP_WAIT_POLICY).", "working with 3"]
