@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_adls import report
 from lightning_adls.report import Row
-from lightning_adls.search import Search
+from lightning_adls.search import RUNNING_BEST, Search
 
 BySeed = Mapping[int, Search[Any]]
 
@@ -62,4 +62,5 @@ def draw(folder: Path, file: str, title: str, found: Mapping[str, BySeed]) -> No
         x_label="number of trials",
         y_label="best validation accuracy so far",
     )
-    report.log_curves(folder / "running_best" / file, "search/running_best", curves)
+    if seeds > 1:  # else it is what each search shows itself
+        report.log_curves(folder / "mean" / file, RUNNING_BEST, curves)

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -15,6 +16,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
+from lightning_adls.loggers import end, make_loggers
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
@@ -63,7 +65,9 @@ class Task:
         finetune: Budget | None = None,
         weights: str | Path | None = None,
         callbacks: Sequence[Callable[[], L.Callback]] = (),
-        loggers: Sequence[Callable[..., Logger]] = (TensorBoardLogger,),
+        loggers: Sequence[Callable[..., Logger]] = (
+            partial(TensorBoardLogger, default_hp_metric=False),
+        ),
     ) -> None:
         self.classifier = classifier
         self.seed = seed
@@ -131,13 +135,15 @@ class Task:
         L.seed_everything(self.seed, verbose=False)
         # What an interrupted training left behind would be drawn into this one's curves.
         shutil.rmtree(folder / name, ignore_errors=True)
-        loggers = [make(save_dir=folder, name="", version=name) for make in self.loggers]
+        loggers = make_loggers(self.loggers, folder, "", name)
         own = [make() for make in self.callbacks]
         steps = len(self.texts.train_dataloader())
         trainer = budget.trainer(steps, loggers, [*callbacks, *own], progress_bar)
         started = perf_counter()
         trainer.fit(module, datamodule=self.texts)
         seconds = perf_counter() - started
+        for logger in loggers:
+            end(logger)
         metrics = trainer.callback_metrics
         if metrics["val/loss"].isnan():
             raise FloatingPointError(f"{name}: val/loss is NaN after {trainer.global_step} steps")

@@ -58,9 +58,17 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
         assert (folder / found["best_checkpoint"]).is_file()
     for name in ("running_best.png", "task1_integer.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert list(folder.glob("running_best/Integer/events*"))
-    trials = {path.parent.name for path in folder.glob("Integer/trials/*/events*")}
-    assert trials == {"trial-000", "trial-001", "trial-002"}
+    runs = {str(path.parent.relative_to(folder)) for path in folder.rglob("events*")}
+    numbers = {"Full": ["001"], "Integer": ["001", "002", "003"], "Mixed": ["001", "002", "003"]}
+    assert runs == {
+        *(".", "trials/start", *numbers, *(f"{name}/pareto" for name in numbers)),
+        *(
+            f"{name}/{kind}/{n}"
+            for name in numbers
+            for kind in ("trials", "hparams")
+            for n in numbers[name]
+        ),
+    }, "one run for each study, curve and trial, and none for a study that was not run"
     printed = capsys.readouterr().out
     assert "Best of each study" in printed
     assert "Integer 3/3" in printed
