@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from struct import unpack
+from time import time
+from typing import Any, Literal
 
 from torch import Tensor
 
 from lightning_adls.report import Curve
+
+# TensorBoard knows it by its name. Of one name always: a run that was continued has no other files.
+FILE = "events.out.tfevents.rows"
 
 # By category, by title of a chart, the tags that are drawn together.
 Layout = Mapping[str, Mapping[str, Sequence[str]]]
@@ -32,7 +38,6 @@ def write_run(
     folder: str | Path,
     *,
     curves: Mapping[str, Curve] | None = None,
-    times: Sequence[float] | None = None,
     images: Mapping[str, Path] | None = None,
     texts: Mapping[str, str] | None = None,
     histograms: Mapping[str, Tensor] | None = None,
@@ -41,48 +46,74 @@ def write_run(
 ) -> None:
     """Write everything of one TensorBoard run, in place of what it had.
 
-    A reader that has read the run before shows the new content alone.
+    A TensorBoard that shows the run goes on with the new content. It would not if the file were
+    replaced: so it grows, by a mark that what came before is void and by all that holds now.
 
     Args:
-        folder: Of the run; only its event files are replaced.
-        curves: Points by tag; x is rounded to a whole step.
-        times: Of the points of every curve, seconds since 1970; by default now.
+        folder: Of the run; its other files are left alone.
+        curves: Points by tag; x is rounded to a whole step. The first x of a tag never rises.
         images: PNG files by tag; those that are not there are left out.
         texts: Markdown by tag.
         histograms: Values by tag.
         session: The run as a row of HPARAMS.
         layout: The first page of CUSTOM SCALARS.
     """
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import summary
 
-    remove_run(folder)
-    # The step says that everything which was read before is void.
-    with SummaryWriter(str(folder), purge_step=0) as writer:
-        for tag, curve in (curves or {}).items():
-            for place, (x, y) in enumerate(curve):
-                writer.add_scalar(tag, y, round(x), walltime=times[place] if times else None)
-        for tag, path in (images or {}).items():
-            if path.is_file():
-                writer.file_writer.add_summary(_image(tag, path))
-        for tag, text in (texts or {}).items():
-            writer.add_text(tag, text)
-        for tag, values in (histograms or {}).items():
-            writer.add_histogram(tag, values)
-        if layout:
-            charts = {
-                category: {title: ["Multiline", list(tags)] for title, tags in each.items()}
-                for category, each in layout.items()
-            }
-            writer.add_custom_scalars(charts)
-        if session is not None:
-            for summary in session_summaries(session):
-                writer.file_writer.add_summary(summary)
+    found: list[tuple[int, Any]] = [
+        (round(x), summary.scalar(tag, y))
+        for tag, curve in (curves or {}).items()
+        for x, y in curve
+    ]
+    found += [(0, _image(tag, path)) for tag, path in (images or {}).items() if path.is_file()]
+    found += [(0, summary.text(tag, text)) for tag, text in (texts or {}).items()]
+    for tag, values in (histograms or {}).items():
+        found.append((0, summary.histogram(tag, values.detach().cpu().numpy(), bins=64)))
+    if layout:
+        charts = {
+            category: {title: ["Multiline", list(tags)] for title, tags in each.items()}
+            for category, each in layout.items()
+        }
+        found.append((0, summary.custom_scalars(charts)))
+    if session is not None:
+        found += [(0, each) for each in session_summaries(session)]
+    _append(Path(folder), found)
 
 
-def remove_run(folder: str | Path) -> None:
-    """Remove the event files of a run, and of no run below it."""
-    for path in Path(folder).glob("events.out.tfevents.*"):
-        path.unlink()
+def _append(folder: Path, summaries: Sequence[tuple[int, Any]]) -> None:
+    """Append steps with their summaries to the run's file, after the mark, all in one write."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    events = [
+        Event(step=0, session_log=SessionLog(status=SessionLog.START)),
+        *(Event(step=step, summary=summary) for step, summary in summaries),
+    ]
+    whole = _whole_records(path.read_bytes()) if path.exists() else 0
+    if not whole:
+        events.insert(0, Event(file_version="brain.Event:2"))
+    buffer, now = BytesIO(), time()
+    writer = RecordWriter(buffer)
+    for event in events:
+        event.wall_time = now
+        writer.write(event.SerializeToString())
+    with path.open("ab") as file:
+        # A power cut leaves a torn record, after which nothing would be read.
+        file.truncate(whole)
+        file.write(buffer.getvalue())
+
+
+def _whole_records(content: bytes) -> int:
+    """Bytes of the records that are complete: length, its checksum, data, their checksum."""
+    end = 0
+    while end + 12 <= len(content):
+        (length,) = unpack("<Q", content[end : end + 8])
+        if end + 16 + length > len(content):
+            break
+        end += 16 + length
+    return end
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:

@@ -28,6 +28,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
+from lightning_adls.events import write_run
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
 from lightning_adls.labs.choosing import Rows, best_quantised, choosable, sparsest_within
@@ -288,8 +289,9 @@ def log_curves(lab: ModelRun) -> None:
     best = best_quantised(lab.rows)
     pruned = {} if best is None else by_sparsity(lab.rows, best)
     percent = {name: [(100 * x, y) for x, y in curve] for name, curve in pruned.items()}
-    report.log_curves(lab.folder / "curves", BY_WIDTH, by_width(lab.rows))
-    report.log_curves(lab.folder / "curves", BY_SPARSITY, percent)
+    for tag, curves in ((BY_WIDTH, by_width(lab.rows)), (BY_SPARSITY, percent)):
+        for name, curve in curves.items():
+            write_run(lab.folder / "curves" / name, curves={tag: curve})
 
 
 def write_page(tensorboard: TensorBoard, lab: ModelRun, rows: Sequence[Row], task: Task) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from lightning_adls.events import Session, remove_run, write_run
+from lightning_adls.events import FILE, Session, write_run
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -25,9 +25,9 @@ def test_a_run_is_replaced_and_what_lies_beside_it_stays(tmp_path: Path) -> None
     assert [(e.step, e.value) for e in read(tmp_path).Scalars("front")] == [(4, 0.75)]
     assert len(list(tmp_path.glob("events*"))) == 1
     assert (tmp_path / "weights.ckpt").exists()
-    remove_run(tmp_path)
-    assert not list(tmp_path.glob("events*"))
-    assert len(list(tmp_path.glob("below/events*"))) == 1
+    assert [(e.step, e.value) for e in read(tmp_path / "below").Scalars("front")] == [
+        (1, pytest.approx(0.1))
+    ]
 
 
 def test_a_reader_that_goes_on_shows_the_new_content_alone(tmp_path: Path) -> None:
@@ -36,6 +36,17 @@ def test_a_reader_that_goes_on_shows_the_new_content_alone(tmp_path: Path) -> No
     write_run(tmp_path, curves={"front": [(4, 0.75)]})
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("front")] == [(4, 0.75)]
+
+
+def test_a_record_that_a_power_cut_tore_does_not_hide_what_follows(tmp_path: Path) -> None:
+    write_run(tmp_path, curves={"best": [(1, 0.5)]})
+    whole = (tmp_path / FILE).stat().st_size
+    write_run(tmp_path, curves={"best": [(1, 0.5), (2, 0.75)]})
+    content = (tmp_path / FILE).read_bytes()
+    for size in (whole + 4, len(content) - 3):
+        (tmp_path / FILE).write_bytes(content[:size])
+        write_run(tmp_path, curves={"best": [(1, 0.5), (2, 0.25)]})
+        assert [(e.step, e.value) for e in read(tmp_path).Scalars("best")] == [(1, 0.5), (2, 0.25)]
 
 
 def test_figures_are_shown_as_they_are_and_missing_ones_left_out(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from lightning_adls import report
+from lightning_adls.events import write_run
 from lightning_adls.report import Row
 from lightning_adls.search import RUNNING_BEST, Search
 
@@ -63,4 +64,5 @@ def draw(folder: Path, file: str, title: str, found: Mapping[str, BySeed]) -> No
         y_label="best validation accuracy so far",
     )
     if seeds > 1:  # else it is what each search shows itself
-        report.log_curves(folder / "mean" / file, RUNNING_BEST, curves)
+        for name, curve in curves.items():
+            write_run(folder / "mean" / file / name, curves={RUNNING_BEST: curve})
