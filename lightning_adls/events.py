@@ -159,9 +159,9 @@ def session_summaries(session: Session) -> list[object]:
     is none, it gathers columns and metrics from the rows.
     """
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import api, api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
-    summaries: list[object] = [api.hparams_pb(dict(session.choices), trial_id=session.name)]
+    summaries: list[object] = [summary_v2.hparams_pb(dict(session.choices), trial_id=session.name)]
     if session.status is not None:
         status = api_pb2.Status.Value(f"STATUS_{session.status.upper()}")
         end = plugin_data_pb2.SessionEndInfo(status=status)
