@@ -84,11 +84,12 @@ class TensorBoardRuns(Listener):
             if value is not None
         }
         state = trial.state.name.lower()
+        name = search.name.removeprefix(f"{self.place}/")  # of a storage that runs share
         write_run(
             search.objective.folder / "hparams" / f"{number:03d}",
             curves=found,
             session=Session(
-                f"{search.objective.folder.name}/{number:03d} {self.place}",
+                f"{name}/{number:03d} {self.place}",
                 {**columns_of(search.objective.space, trial), "state": state},
                 "failure" if trial.state == TrialState.FAIL else "success",
             ),
