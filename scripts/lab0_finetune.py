@@ -36,6 +36,7 @@ from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
+from lightning_adls.labs.tensorboard import TensorBoard, shown, write_row
 from lightning_adls.models import NetworkFactory
 from lightning_adls.remaining import Remaining
 from lightning_adls.report import Row
@@ -53,6 +54,13 @@ COLUMNS = {
 # Largest difference of a logit over the largest logit. Merging changes only the order of float32
 # sums, by about 1e-6; an adapter that is lost or scaled wrongly changes the second digit.
 TOLERANCE = 1e-4
+LAYOUT = {
+    "Full fine-tuning and LoRA": {
+        "validation accuracy": ["val/accuracy"],
+        "validation loss": ["val/loss"],
+        "training loss": ["train/loss"],
+    }
+}
 console = Console()
 
 
@@ -68,6 +76,7 @@ def main(
     frozen: list[str],
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    tensorboard: TensorBoard | None = None,
     pretraining: Budget | None = None,
     seed: int = 0,
     run: str = "default",
@@ -87,6 +96,7 @@ def main(
             ``bert.embeddings.*``. (With adapters the whole base is frozen.)
         callbacks: Of Lightning, for each training.
         logger: Lightning's loggers, for each training.
+        tensorboard: What is written for TensorBoard besides; null for nothing.
         pretraining: Budget of a training, by ``classifier``, of the model that both start from.
             Adapters need a base that has learned something, which random weights have not.
         seed: Of everything.
@@ -112,6 +122,8 @@ def main(
             lambda name, row: show_step(lab, name, row, remaining),
             lambda *_: write(lab, summary),
         ]
+        if tensorboard is not None:
+            lab.listeners += [lambda *_: write_page(tensorboard, lab)]
         lab.start(budget)
 
         def full() -> Row:
@@ -137,6 +149,8 @@ def main(
         lab.test("full", budget)
         lab.test("merged", lora_budget)
         write(lab, summary)  # once more, because a call that was killed may not have come to it
+        if tensorboard is not None:
+            write_page(tensorboard, lab)
     console.print(table("Fine-tuning", rows_of(lab), COLUMNS))
     console.print(f"Figure, table and checkpoints: {lab.folder}", soft_wrap=True)
 
@@ -218,6 +232,16 @@ def rows_of(lab: ModelRun) -> list[Row]:
         for name, row in lab.rows.items()
         if not name.startswith("test/")
     ]
+
+
+def write_page(tensorboard: TensorBoard, lab: ModelRun) -> None:
+    """Show what was found so far in TensorBoard: a row of HPARAMS each, the table, the figure."""
+    rows = rows_of(lab)
+    for number, row in enumerate(rows, 1):
+        metrics = {key: row.get(key) for key in COLUMNS if key != "model"}
+        write_row(lab.folder, number, row["model"], {"model": row["model"]}, metrics)
+    tables = {"fine-tuning": shown(rows, COLUMNS)}
+    tensorboard.write_page(lab.folder, LAYOUT, ("curves",), tables)
 
 
 def write(lab: ModelRun, summary: Mapping[str, object]) -> None:

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     short_help.answer(__file__)  # which needs no torch
 
 # isort: split
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -32,6 +32,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
+from lightning_adls.events import write_run
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
 from lightning_adls.labs.choosing import Rows, best_quantised, choosable, sparsest_within
@@ -41,6 +42,7 @@ from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
+from lightning_adls.labs.tensorboard import TensorBoard, shown, write_model, write_row
 from lightning_adls.models import NetworkFactory
 from lightning_adls.remaining import Remaining
 from lightning_adls.report import Row
@@ -58,6 +60,25 @@ COLUMNS = (
     *("accuracy", "accuracy_untrained", "parameters", "size_mb", "bits_per_weight", "sparsity"),
     *("speedup", "speedup_p10", "speedup_p90", "seconds"),
 )
+
+CHOSEN = {
+    "name": ("model", ""),
+    "accuracy": ("val acc.", ".4f"),
+    "test_accuracy": ("test acc.", ".4f"),
+    "bits_per_weight": ("bits/w", ".2f"),
+    "sparsity": ("sparsity", ".2f"),
+    "size_mb": ("MB", ".2f"),
+}
+BY_WIDTH, BY_SPARSITY = "accuracy/by_width", "accuracy/by_percent_of_zeros"
+LAYOUT = {
+    "Quantised and pruned": {
+        "validation accuracy by width in bits": [BY_WIDTH],
+        "validation accuracy by sparsity in percent": [BY_SPARSITY],
+    }
+}
+# What tells one step from another.
+CHOICES = ("how", "frac_width", "width", "method", "schedule", "target")
+METRICS = ("accuracy", "bits_per_weight", "size_mb", "sparsity", "seconds")
 
 FracWidth = Literal["half", "calibrated", "learned"]
 Method = Literal["random", "l1-norm"]
@@ -78,6 +99,7 @@ def main(
     retrain: Budget,
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    tensorboard: TensorBoard | None = None,
     finetune: Budget | None = None,
     weights: str | None = None,
     observer: Observer = "mse",
@@ -107,6 +129,7 @@ def main(
         retrain: Budget of training after (or while) pruning.
         callbacks: Of Lightning, for each training.
         logger: Lightning's loggers, for each training.
+        tensorboard: What is written for TensorBoard besides; null for nothing.
         finetune: Budget of the fine-tune in full precision that everything starts from.
         weights: A checkpoint to start from instead, written by scripts/train.py.
         observer: How ``calibrated`` chooses: by ``minmax``, ``percentile`` or ``mse``.
@@ -144,6 +167,10 @@ def main(
             lambda *_: write_rows(lab),
             lambda *_: drop_checkpoints(lab),
         ]
+        if tensorboard is not None:
+            # Also what a process left behind that was killed just before.
+            write_steps(lab, lab.rows)
+            lab.listeners.append(lambda step, _: write_steps(lab, [step]))
         lab.start(qat, START)
         lab.step("float32/trained", lambda: lab.train("float32/trained", task.build(), qat))
 
@@ -174,16 +201,10 @@ def main(
         drop_checkpoints(lab)
         write_rows(lab)
         draw(lab.rows, best, lab.folder)
-    columns = {
-        "name": ("model", ""),
-        "accuracy": ("val acc.", ".4f"),
-        "test_accuracy": ("test acc.", ".4f"),
-        "bits_per_weight": ("bits/w", ".2f"),
-        "sparsity": ("sparsity", ".2f"),
-        "size_mb": ("MB", ".2f"),
-    }
-    rows = [{"name": name, **row} for name, row in results.items()]
-    console.print(table("Chosen on the validation split, tested once", rows, columns))
+        rows = [{"name": name, **row} for name, row in results.items()]
+        if tensorboard is not None:
+            write_page(tensorboard, lab, rows, task)
+    console.print(table("Chosen on the validation split, tested once", rows, CHOSEN))
     console.print(f"All models, figures and recipes: {lab.folder}", soft_wrap=True)
 
 
@@ -278,8 +299,42 @@ def write_rows(lab: ModelRun) -> None:
     report.write_csv(lab.folder / "results.csv", rows)
 
 
+def write_steps(lab: ModelRun, steps: Iterable[str]) -> None:
+    """Show steps in TensorBoard: a row of HPARAMS each, and the curves so far."""
+    models = [name for name, row in lab.rows.items() if "checkpoint" in row]
+    for step in steps:
+        if step in models:
+            row = lab.rows[step]
+            choices = {key: row[key] for key in CHOICES if row.get(key) is not None}
+            metrics = {key: row.get(key) for key in METRICS}
+            number = models.index(step) + 1
+            write_row(lab.folder, number, step, choices or {"how": step}, metrics)
+    log_curves(lab)
+
+
+def log_curves(lab: ModelRun) -> None:
+    """Write accuracy by width and by sparsity so far, each way to compress as a run of its own."""
+    best = best_quantised(lab.rows)
+    pruned = {} if best is None else by_sparsity(lab.rows, best)
+    percent = {name: [(100 * x, y) for x, y in curve] for name, curve in pruned.items()}
+    for tag, curves in ((BY_WIDTH, by_width(lab.rows)), (BY_SPARSITY, percent)):
+        for name, curve in curves.items():
+            write_run(lab.folder / "curves" / name, curves={tag: curve})
+
+
+def write_page(tensorboard: TensorBoard, lab: ModelRun, rows: Sequence[Row], task: Task) -> None:
+    """Write the figures, the table and the recipes, and what rounding does to the models."""
+    names = [row["name"] for row in rows if (lab.folder / f"{row['name']}_recipe.yaml").exists()]
+    recipes = {name: f"{name}_recipe.yaml" for name in names}
+    tables = {"chosen": shown(rows, CHOSEN)}
+    tensorboard.write_page(lab.folder, LAYOUT, ("widths", "sparsities"), tables, recipes)
+    for row in rows:
+        if tensorboard.histograms and row["name"] in names:
+            write_model(lab.folder / "best" / row["name"], lab.module(row["step"]), task.texts)
+
+
 def draw(rows: Rows, best: str, folder: Path) -> None:
-    """The lab's two figures, as PNG files and as TensorBoard curves."""
+    """The lab's two figures."""
     float32 = {
         "float32": rows[START]["accuracy"],
         "float32, trained as long": rows["float32/trained"]["accuracy"],
@@ -297,9 +352,6 @@ def draw(rows: Rows, best: str, folder: Path) -> None:
             x_label=label,
             y_label="validation accuracy",
         )
-        scale = 1 if name == "width" else 100  # TensorBoard counts in whole steps
-        scaled = {key: [(scale * x, y) for x, y in curve] for key, curve in curves.items()}
-        report.log_curves(folder / "curves", f"accuracy/by_{name}", scaled)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,14 @@ from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.architectures import Models, smallest
 from lightning_adls.labs.comparing import best_of, draw, rank
+from lightning_adls.labs.concerns import about_data, about_searches, say
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import judge, judge_compressed
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.searching import searching
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
+from lightning_adls.labs.tensorboard import TensorBoard, search_layout, shown
 from lightning_adls.models import FROM_DATA, NetworkFactory
 from lightning_adls.report import Row
 from lightning_adls.search import (
@@ -75,6 +77,13 @@ COLUMNS = {
     "bits_per_weight": ("bits/w", ".2f"),
     "sparsity": ("zeros", ".2f"),
 }
+RANKING = {
+    "name": ("sampler", ""),
+    "mean_best": ("best val acc.", ".4f"),
+    "trials_to_best": ("after trials", ".1f"),
+}
+FIGURES = ("samplers", "compression_aware")
+LAYOUT = search_layout("Architecture search", "size_mb")
 
 Template = str | dict[str, str | None] | None
 console = Console()
@@ -95,6 +104,7 @@ def main(
     retrain: Budget,
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    tensorboard: TensorBoard | None = None,
     limits: Limits | None = None,
     reuse: list[str] | None = None,
     trials: int = 8,
@@ -121,6 +131,7 @@ def main(
         retrain: Task 2: what a trial may spend after compression, where it trains again.
         callbacks: Of Lightning, for each training.
         logger: Lightning's loggers, for each training.
+        tensorboard: What is written for TensorBoard besides; null for nothing.
         limits: What a model may cost; one that costs more is not trained.
         reuse: Pre-trained BERTs, on the hub or in folders. Every model starts from those of their
             weights that have the name and shape of its own.
@@ -130,7 +141,7 @@ def main(
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
     only = list(samplers) if only is None else only
-    check_arguments(only, samplers, seeds)
+    check_arguments(only, samplers, seeds, trials)
     for name in only:
         search.make_sampler(samplers[name], space, min(seeds))
     compression: list[Transform] = [Quantize(quantize), prune]
@@ -157,11 +168,16 @@ def main(
         bars = search.Bars(console, studies=(len(only) + 2) * len(seeds))
         searches = dict[str, Search[Architecture]]()
         results = search.ResultsFile(lab.folder / "results.csv", searches)
+        listeners = [results, bars]
+        if tensorboard is not None:
+            listeners.append(tensorboard.listener(f"lab2/{run}", "size_mb"))
+
+        def name_in_storage(name: str) -> str:
+            return f"lab2/{run}/{name}" if storage else name
 
         def open_search(kind: str, sampler: str, seed: int) -> Search[Architecture]:
             name = f"{kind}/{sampler}/{seed}"
             of_search = {"search": kind, "sampler": described[sampler], "seed": seed}
-            full_name = f"lab2/{run}/{name}" if storage else name
             objective = Objective(
                 space,
                 models[seed].build,
@@ -175,8 +191,8 @@ def main(
                 callbacks=[*callbacks, bars.within],
                 loggers=logger,
             )
-            study = search.open_study(store, full_name, {**lab.settings, **of_search}, pruner)
-            listeners = [results, bars]
+            settings = {**lab.settings, **of_search}
+            study = search.open_study(store, name_in_storage(name), settings, pruner)
             searches[name] = Search(study, objective, samplers[sampler], trials, seed, listeners)
             return searches[name]
 
@@ -186,9 +202,12 @@ def main(
                 each.run()
             return found
 
+        begun = search.study_names(store)
         for name, seed in product(only, seeds):
-            open_search(PLAIN, name, seed).check_free()
+            if name_in_storage(f"{PLAIN}/{name}/{seed}") in begun:
+                open_search(PLAIN, name, seed).check_free()
         lab.begin()
+        say(about_data(tasks[seeds[0]].texts))
         for hidden_size, share in shares.items() if reuse else ():
             console.print(f"hidden_size {hidden_size}: {share:.0%} of the smallest model is reused")
         console.print(f"{space.points} architectures; searches of up to {trials} trials")
@@ -199,6 +218,8 @@ def main(
             for name in only:
                 compared[name] = run_all(PLAIN, name)
                 draw(lab.folder, "samplers", "Samplers on the same space", compared)
+                if tensorboard is not None:
+                    tensorboard.write_page(lab.folder, LAYOUT, FIGURES)
             ranking = rank(compared)
             best = next(iter(ranking))
             if ranking[best]["mean_best"] is None:
@@ -213,7 +234,10 @@ def main(
                 labelled = {LABELS[kind]: each for kind, each in found.items()}
                 title = f"Compression-aware search with the sampler {best}"
                 draw(lab.folder, "compression_aware", title, labelled)
+                if tensorboard is not None:
+                    tensorboard.write_page(lab.folder, LAYOUT, FIGURES)
 
+        say(about_searches(searches.values(), tasks[seeds[0]].texts))
         rows: dict[str, Row] = {}
         for kind, by_seed in found.items():
             if (winner := best_of(by_seed)) is not None:
@@ -224,11 +248,21 @@ def main(
                     rows["compressed"] = judge_compressed(lab, task, winner, compress)
         results.write()
         report.write_json(lab.folder / "summary.json", {"samplers": ranking, "models": rows})
+        if tensorboard is not None:
+            tables = {
+                "samplers": shown(named(ranking), RANKING),
+                "models": shown(named(rows), COLUMNS),
+            }
+            tensorboard.write_page(lab.folder, LAYOUT, FIGURES, tables)
     show(ranking, rows, lab.folder)
 
 
-def check_arguments(only: Sequence[str], samplers: Collection[str], seeds: Sequence[int]) -> None:
+def check_arguments(
+    only: Sequence[str], samplers: Collection[str], seeds: Sequence[int], trials: int
+) -> None:
     """Refuse lists that name nothing, something twice, or what is not there."""
+    if trials < 1:
+        raise InputValueError(f"lab2: trials={trials} is below 1.")
     for name, values in (("only", only), ("seeds", seeds)):
         if not values or len(set(values)) < len(values):
             raise InputValueError(f"lab2: {name}={list(values)} is empty or has a value twice.")
@@ -242,17 +276,15 @@ def check_arguments(only: Sequence[str], samplers: Collection[str], seeds: Seque
         raise InputValueError(f"lab2: seeds={list(seeds)} has one below 0.")
 
 
+def named(rows: Mapping[str, Row]) -> list[Row]:
+    """Rows with their names in them."""
+    return [{"name": name, **row} for name, row in rows.items()]
+
+
 def show(ranking: Mapping[str, Row], rows: Mapping[str, Row], folder: Path) -> None:
     """Print the tables of both tasks."""
-    columns = {
-        "name": ("sampler", ""),
-        "mean_best": ("best val acc.", ".4f"),
-        "trials_to_best": ("after trials", ".1f"),
-    }
-    ranked = [{"name": name, **row} for name, row in ranking.items()]
-    console.print(table("Task 1: samplers", ranked, columns))
-    judged = [{"name": name, **row} for name, row in rows.items()]
-    console.print(table("Task 2: accuracy and cost of the best models", judged, COLUMNS))
+    console.print(table("Task 1: samplers", named(ranking), RANKING))
+    console.print(table("Task 2: accuracy and cost of the best models", named(rows), COLUMNS))
     for name, row in rows.items():
         sizes = {k: v for k, v in row["architecture"].items() if k != "identities"}
         text = ", ".join(f"{key} {value}" for key, value in sizes.items())

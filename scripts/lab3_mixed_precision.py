@@ -23,8 +23,9 @@ if __name__ == "__main__":
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import yaml
 from optuna.pruners import BasePruner
 from rich.console import Console
 
@@ -33,12 +34,14 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
+from lightning_adls.labs.concerns import about_searches, say
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.searching import searching
+from lightning_adls.labs.searching import add, searching
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
+from lightning_adls.labs.tensorboard import TensorBoard, search_layout, shown, write_model
 from lightning_adls.layers import builder
 from lightning_adls.models import NetworkFactory
 from lightning_adls.report import Row
@@ -63,6 +66,8 @@ COLUMNS = {
     "seconds": ("s", ".0f"),
 }
 
+LAYOUT = search_layout("Mixed-precision search")
+
 Template = str | dict[str, str | None] | None
 Searches = Mapping[str, Search[Quantize]]
 console = Console()
@@ -84,6 +89,7 @@ def main(
     pruner: BasePruner,
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    tensorboard: TensorBoard | None = None,
     finetune: Budget | None = None,
     weights: str | None = None,
     train: bool = True,
@@ -118,6 +124,7 @@ def main(
             the budget.
         callbacks: Of Lightning, for each training.
         logger: Lightning's loggers, for each training.
+        tensorboard: What is written for TensorBoard besides; null for nothing.
         finetune: Budget of a fine-tune in full precision from which all trials start.
         weights: A checkpoint to start from instead, written by scripts/train.py.
         train: Train after quantising; if false, the trials of all studies only evaluate.
@@ -134,8 +141,11 @@ def main(
     check_names(studies, "precision", precisions)
     check_names({"only": only, **figures}, "study", studies)
     check_names({"untrained": untrained} if untrained else {}, "study", studies)
+    if trials < 1:
+        raise InputValueError(f"lab3: trials={trials} is below 1.")
     builder(backend)
     FormatSpace.from_templates(layers, precisions, ranges)  # also those of no study
+    check_used(precisions, studies)
     task = Task(
         data,
         model,
@@ -167,12 +177,18 @@ def main(
     ):
         bars, searches = search.Bars(console, len(only)), dict[str, Search[Quantize]]()
         results = search.ResultsFile(lab.folder / "results.csv", searches)
-        for name, space in spaces.items():
+        listeners = [results, bars]
+        if tensorboard is not None:
+            listeners.append(tensorboard.listener(f"lab3/{run}"))
+
+        def name_in_storage(name: str) -> str:
+            return f"lab3/{run}/{name}" if storage else name
+
+        def open_search(name: str) -> None:
             trained = train and name not in untrained
-            fingerprint = {"space": space.to_dict(), "train": trained, **lab.settings}
-            full_name = f"lab3/{run}/{name}" if storage else name
+            fingerprint = {"space": spaces[name].to_dict(), "train": trained, **lab.settings}
             objective = Objective(
-                space,
+                spaces[name],
                 build,
                 task.texts,
                 budget,
@@ -182,19 +198,39 @@ def main(
                 callbacks=[*task.callbacks, bars.within],
                 loggers=task.loggers,
             )
-            study = search.open_study(store, full_name, fingerprint, pruner)
-            searches[name] = Search(study, objective, sampler, trials, seed, [results, bars])
-        for name in only:
-            searches[name].check_free()
+            study = search.open_study(store, name_in_storage(name), fingerprint, pruner)
+            add(searches, name, Search(study, objective, sampler, trials, seed, listeners), spaces)
+
+        begun = search.study_names(store)
+        for name in spaces:
+            if name_in_storage(name) in begun:
+                open_search(name)
+                if name in only:
+                    searches[name].check_free()
         lab.begin()
         console.print(f"{len(found)} linear layers; {len(only)} studies of up to {trials} trials")
         lab.start(budget)
         with searching(bars):
             for name in only:
+                if name not in searches:
+                    open_search(name)
                 searches[name].run()
                 draw(searches, figures, lab.folder)
+                if tensorboard is not None:
+                    tensorboard.write_page(lab.folder, LAYOUT, figures)
+        say(about_searches((searches[name] for name in only), task.texts))
         rows = write_summary(lab, searches, only, backend)
         results.write()
+        if tensorboard is not None:
+            recipes = {row["study"]: row["best_recipe"] for row in rows if "best_recipe" in row}
+            tables = {"best of each study": shown(rows, COLUMNS)}
+            tensorboard.write_page(lab.folder, LAYOUT, figures, tables, recipes)
+            for row in rows:
+                if tensorboard.histograms and row.get("best_checkpoint") and row["study"] in only:
+                    each = searches[row["study"]]
+                    assert each.best is not None  # its weights are here
+                    module = cast(TextClassifier, each.objective.load(each.best))
+                    write_model(each.objective.folder / "best", module, task.texts)
     ranked = sorted(rows, key=lambda row: -(row["best_value"] or 0))
     console.print(table("Best of each study", ranked, COLUMNS))
     console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)
@@ -214,18 +250,32 @@ def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[st
             raise InputValueError(f"lab3: {name!r} names no {what}; {there}")
 
 
+def check_used(precisions: Mapping[str, Template], studies: Mapping[str, list[str]]) -> None:
+    """Refuse precisions that the user gave and no study uses; the script's own may stay unused."""
+    own = yaml.safe_load(short_help.defaults_of(__file__).read_text(encoding="utf-8"))["precisions"]
+    used = {member for members in studies.values() for member in members}
+    given = [name for name, each in precisions.items() if name not in own or own[name] != each]
+    if unused := [name for name in given if name not in used]:
+        raise InputValueError(
+            f"lab3: precisions: no study uses {unused[0]!r}; add it to one, such as "
+            f"--studies.{unused[0]} '[{unused[0]}]'."
+        )
+
+
 def draw(searches: Searches, figures: Mapping[str, list[str]], folder: Path) -> None:
-    """Draw the running best of all studies so far, as PNG files and as TensorBoard curves."""
-    curves = {name: each.curve for name, each in searches.items()}
+    """Draw the running best of all studies so far."""
+    curves = {name: each.curve for name, each in searches.items() if each.curve}
     for file, names in figures.items():
+        drawn = {name: curves[name] for name in names if name in curves}
+        if not drawn:
+            continue
         report.draw_curves(
             folder / f"{file}.png",
-            {name: curves[name] for name in names},
+            drawn,
             title="Mixed-precision search: best validation accuracy so far",
             x_label="number of trials",
             y_label="validation accuracy",
         )
-    report.log_curves(folder / "running_best", "search/running_best", curves)
 
 
 def write_summary(

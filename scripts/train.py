@@ -48,6 +48,7 @@ from lightning_adls.labs.continuing import (
     read_checkpoint,
     settings_of_checkpoint,
 )
+from lightning_adls.labs.hyperparameters import HyperParameters, chosen
 from lightning_adls.labs.network import NetworkSection, imported
 from lightning_adls.labs.predictions import PredictionWriter
 from lightning_adls.labs.run_folder import CHECKPOINTS, find_checkpoint, name_run
@@ -220,7 +221,22 @@ class TrainCLI(LightningCLI):
             if options.weights is not None:
                 self.model.load_weights(options.weights)
         options.data.seed = given_seed  # config.yaml repeats what was asked for
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # it is a list
+            if isinstance(callback, HyperParameters):
+                callback.settings = self._settings()
         print(summarize(self.model.model))
+
+    def _settings(self) -> dict[str, str | float]:
+        """What tells this fit from others: what the user gave, and what is mostly varied."""
+        options = self.config[self.subcommand]
+        given = self.given.get(self.subcommand, Namespace())
+        varied = {
+            "learning_rate": options.model.learning_rate,
+            "batch_size": options.data.batch_size,
+            "max_epochs": options.trainer.max_epochs,
+            "seed_everything": int(options.seed_everything),
+        }
+        return {**varied, **dict(chosen(given.as_dict()))}
 
 
 def folder_of_run(options: Namespace, fitting: bool) -> Path | None:
@@ -283,7 +299,9 @@ def main() -> None:
                 for command in COMMANDS
             },
         },
-        trainer_defaults={"callbacks": [SettingsOfThisCall(), PredictionWriter()]},
+        trainer_defaults={
+            "callbacks": [SettingsOfThisCall(), PredictionWriter(), HyperParameters()]
+        },
         save_config_kwargs={"overwrite": True},
     )
 

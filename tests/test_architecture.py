@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "lightning_adls"
 LEVELS = (
     {"labs"},
     {"search", "bench"},
-    {"callbacks", "budget", "report"},
+    {"callbacks", "budget", "events", "loggers"},
+    {"report"},
     {"classifier", "data", "mase"},
     {"checkpoints", "compiling"},
     {"models", "transforms"},
@@ -25,7 +26,9 @@ LEVELS = (
     {"errors"},
 )
 ONLY_IN = {
-    "lightning": {"checkpoints", "classifier", "data", "budget", "callbacks", "search", "labs"},
+    "lightning": {
+        *("checkpoints", "classifier", "data", "budget", "callbacks", "loggers", "search", "labs"),
+    },
     # In layers, the quantised form of its own layer, for who has such a layer.
     "transformers": {"models", "data", "layers"},
     "optuna": {"search", "callbacks"},

@@ -305,6 +305,15 @@ class TextData(L.LightningDataModule):
         """Number of rows to validate on whose text is also trained on."""
         return self._repeated_rows if self._ready_encoder else 0
 
+    def class_counts(self, part: str) -> dict[str, int]:
+        """Rows of each class in ``train``, ``val`` or ``test``; empty unless it was set up."""
+        if part not in self._parts:
+            return {}
+        labels = self._parts[part].labels
+        # Rows to predict may have none.
+        counts = labels[labels >= 0].bincount(minlength=self.num_classes).tolist()
+        return dict(zip(self.class_names, counts, strict=True))
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens of the tokenizer."""

@@ -12,12 +12,14 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.ending import ending, refuse, refusing
 from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
+from lightning_adls.loggers import place_of
 from lightning_adls.models import NetworkFactory
 from lightning_adls.threads import WAIT_POLICY, wait_policy
 
@@ -173,6 +175,8 @@ def construct(kind: type, *arguments: Any, **options: Any) -> Any:
     Raises:
         ValueError: If the class refuses its arguments.
     """
+    if isinstance(kind, type) and issubclass(kind, Logger):
+        options = place_of(kind, options)
     try:
         return kind(*arguments, **options)
     except (ValueError, MisconfigurationException) as error:

@@ -7,8 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from lightning_adls import report
+from lightning_adls.events import write_run
 from lightning_adls.report import Row
-from lightning_adls.search import Search
+from lightning_adls.search import RUNNING_BEST, Search
 
 BySeed = Mapping[int, Search[Any]]
 
@@ -62,4 +63,6 @@ def draw(folder: Path, file: str, title: str, found: Mapping[str, BySeed]) -> No
         x_label="number of trials",
         y_label="best validation accuracy so far",
     )
-    report.log_curves(folder / "running_best" / file, "search/running_best", curves)
+    if seeds > 1:  # else it is what each search shows itself
+        for name, curve in curves.items():
+            write_run(folder / "mean" / file / name, curves={RUNNING_BEST: curve})

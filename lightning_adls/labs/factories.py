@@ -18,8 +18,8 @@ CallbackFactory = Callable[[], L.Callback]
 class LoggerFactory(Protocol):
     """Makes the logger of one training.
 
-    For every class of loggers that takes these three, as those of TensorBoard, CSV files and
-    Weights & Biases do.
+    Any class of loggers will do: what it calls these three is told by
+    :func:`lightning_adls.loggers.place_of`.
     """
 
     def __call__(self, *, save_dir: str | Path, name: str, version: str) -> Logger:

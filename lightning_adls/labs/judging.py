@@ -9,6 +9,7 @@ import lightning as L
 
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import MissingFileError
+from lightning_adls.labs import concerns
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task
 from lightning_adls.report import Row
@@ -54,6 +55,7 @@ def test(run: Run, task: Task, search: Search[Any]) -> float:
         lambda: {"accuracy": task.test(_best(search), search.objective.budget)},
     )
     search.study.set_user_attr(_TEST, {"trial": best.number, "accuracy": row["accuracy"]})
+    concerns.say(concerns.about_test(search.name, best.value, row["accuracy"], task.texts))
     return float(row["accuracy"])
 
 

@@ -9,6 +9,7 @@ import lightning as L
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputValueError
+from lightning_adls.labs import concerns
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task, digest_of
 from lightning_adls.report import Row
@@ -84,6 +85,10 @@ class ModelRun(Run):
 
         self._start = [step]  # listeners may ask what is kept
         row = self.step(step, work)
+        concerns.say(concerns.about_data(task.texts))
+        if task.finetune is not None or task.weights is not None:
+            counts = task.texts.class_counts("val")
+            concerns.say(concerns.about_start(row["accuracy"], counts))
         task.start_from(self.module(step))
         return row
 
@@ -134,6 +139,8 @@ class ModelRun(Run):
         row = self.step(
             f"test/{step}", lambda: {"accuracy": self.task.test(self.module(step), budget)}
         )
+        val = self.rows[step]["accuracy"]
+        concerns.say(concerns.about_test(step, val, row["accuracy"], self.task.texts))
         return float(row["accuracy"])
 
     def module(self, step: str) -> TextClassifier:

@@ -17,7 +17,7 @@ from lightning_adls.settings import refuse_changes
 
 LOGS = Path("lightning_logs")
 # Settings of every lab that do not decide what a step finds.
-_PASSING = {"run", "logger", "data.cache_dir", "data.num_workers"}
+_PASSING = {"run", "logger", "tensorboard", "data.cache_dir", "data.num_workers"}
 
 
 class Run:

@@ -1,11 +1,12 @@
 """How searches are shown in a lab, and how it ends where one cannot go on."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lightning_adls.labs.ending import shown
-from lightning_adls.search import Bars, SearchFailed
+from lightning_adls.search import Bars, Search, SearchFailed
 
 
 @contextmanager
@@ -17,3 +18,15 @@ def searching(bars: Bars) -> Iterator[None]:
     except SearchFailed as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def add(
+    searches: dict[str, Search[Any]], name: str, search: Search[Any], order: Iterable[str]
+) -> None:
+    """Add a search to those that were begun, and bring them into an order of names.
+
+    What is made of them is then the same whenever each of them was begun.
+    """
+    found = {**searches, name: search}
+    searches.clear()
+    searches.update({each: found[each] for each in order if each in found})

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -16,6 +17,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.training_bar import TrainingBar
+from lightning_adls.loggers import end, make_loggers
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
@@ -64,7 +66,9 @@ class Task:
         finetune: Budget | None = None,
         weights: str | Path | None = None,
         callbacks: Sequence[Callable[[], L.Callback]] = (),
-        loggers: Sequence[Callable[..., Logger]] = (TensorBoardLogger,),
+        loggers: Sequence[Callable[..., Logger]] = (
+            partial(TensorBoardLogger, default_hp_metric=False),
+        ),
     ) -> None:
         self.classifier = classifier
         self.seed = seed
@@ -130,7 +134,7 @@ class Task:
         L.seed_everything(self.seed, verbose=False)
         # What an interrupted training left behind would be drawn into this one's curves.
         shutil.rmtree(folder / name, ignore_errors=True)
-        loggers = [make(save_dir=folder, name="", version=name) for make in self.loggers]
+        loggers = make_loggers(self.loggers, folder, "", name)
         own = [make() for make in self.callbacks]
         steps = len(self.texts.train_dataloader())
         trainer = budget.trainer(steps, loggers, [*callbacks, *own, TrainingBar(name)])
@@ -140,6 +144,8 @@ class Task:
         finally:
             release(trainer)
         seconds = perf_counter() - started
+        for logger in loggers:
+            end(logger)
         metrics = trainer.callback_metrics
         if metrics["val/loss"].isnan():
             raise FloatingPointError(f"{name}: val/loss is NaN after {trainer.global_step} steps")

@@ -13,10 +13,19 @@ from lightning_adls.search.samplers import GridSampler, SamplerFactory, make_sam
 from lightning_adls.search.search import Search, run_study
 from lightning_adls.search.space import Choice, Space
 from lightning_adls.search.storage import open_storage
-from lightning_adls.search.study import best_trial, counted_trials, open_study
+from lightning_adls.search.study import best_trial, counted_trials, open_study, study_names
 from lightning_adls.search.templates import expand
+from lightning_adls.search.tensorboard import (
+    FRONTS,
+    RUNNING_BEST,
+    TRIALS_PER_HOUR,
+    TensorBoardRuns,
+)
 
 __all__ = [
+    "FRONTS",
+    "RUNNING_BEST",
+    "TRIALS_PER_HOUR",
     "Architecture",
     "ArchitectureSpace",
     "Bars",
@@ -32,6 +41,7 @@ __all__ = [
     "Search",
     "SearchFailed",
     "Space",
+    "TensorBoardRuns",
     "TrialFailed",
     "best_curve",
     "best_trial",
@@ -41,6 +51,7 @@ __all__ = [
     "open_storage",
     "open_study",
     "run_study",
+    "study_names",
     "summary",
     "trial_rows",
 ]

@@ -146,6 +146,15 @@ class ArchitectureSpace:
         widths = chosen["hidden_size"], chosen["intermediate_size"]
         return square_layers(chosen["num_hidden_layers"], *widths)
 
+    def overview(
+        self, params: Mapping[str, Any], choice: Mapping[str, Any]
+    ) -> dict[str, str | float]:
+        """The dimensions that are searched, and how many layers the identity stands for."""
+        found = {n: choice[n] for n, values in self._dimensions().items() if len(values) > 1}
+        if self.identities == "search":
+            found["identities"] = len(choice["identities"])
+        return found
+
     def read(self, stored: Mapping[str, Any]) -> Architecture:
         """The architecture that :meth:`Architecture.to_dict` gave."""
         return Architecture(**{**stored, "identities": tuple(stored["identities"])})

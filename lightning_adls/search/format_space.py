@@ -7,6 +7,7 @@ choices break both.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -14,7 +15,9 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import ROLES, builder
+from lightning_adls.search.columns import MOST_CHOICES
 from lightning_adls.search.space import check_grid
 from lightning_adls.search.templates import Value, check_ranges, expand
 from lightning_adls.transforms.quantize import Quantize, layer_formats
@@ -107,6 +110,30 @@ class FormatSpace:
             text = trial.suggest_categorical(key, choices)
         return None if text == NONE else text
 
+    def overview(
+        self, params: Mapping[str, Any], choice: Mapping[str, Any]
+    ) -> dict[str, str | float] | None:
+        """Of many layers: bits of each tensor, the mean over the layers, and shares of classes.
+
+        Full precision counts as 32 bits. None where so little is chosen that it can be shown.
+        """
+        searched = [
+            role
+            for role in ROLES
+            if len({text for roles in self.classes.values() for text in roles[role]}) > 1
+        ]
+        if len(self.layers) * (len(searched) + (len(self.classes) > 1)) <= MOST_CHOICES:
+            return None
+        found: dict[str, str | float] = {}
+        for role in searched:
+            bits = [_bits(choice[layer][role]) for layer in self.layers]
+            found[f"{role}_bits"] = round(fmean(bits), 2)
+        if len(self.classes) > 1:
+            chosen = [params[f"{layer}.class"] for layer in self.layers]
+            for name in self.classes:
+                found[f"share_{name}"] = round(chosen.count(name) / len(chosen), 3)
+        return found
+
     def read(self, stored: Mapping[str, Any]) -> Quantize:
         """The recipe that :meth:`Quantize.to_dict` gave."""
         return Quantize(stored)
@@ -148,3 +175,7 @@ class FormatSpace:
                 for name, roles in self.classes.items()
             },
         }
+
+
+def _bits(text: str | None) -> float:
+    return 32.0 if text is None else NumberFormat.parse(text).bits

@@ -18,10 +18,11 @@ from optuna.trial import FrozenTrial
 from lightning_adls.budget import Budget, release
 from lightning_adls.callbacks import TrialPruning, check_metrics
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.loggers import log_outcome, make_loggers
 from lightning_adls.search.checkpoints import keep_best
 from lightning_adls.search.failures import trial_failing
 from lightning_adls.search.limits import Limits
-from lightning_adls.search.outcomes import log_outcome, repeat, twin_of
+from lightning_adls.search.outcomes import repeat, twin_of
 from lightning_adls.search.space import ChoiceT, Space
 from lightning_adls.transforms.cost import COSTS, costs
 
@@ -68,7 +69,7 @@ class Objective(Generic[ChoiceT]):
     retrain: Budget | None = None
     limits: Limits | None = None
     callbacks: Sequence[Callable[[], L.Callback]] = ()
-    # The choices of a trial would not be shown beside Lightning's own placeholder of a metric.
+    # Lightning's own placeholder of a metric would be a row of HPARAMS beside that of the trial.
     loggers: Sequence[Callable[..., Logger]] = (
         partial(TensorBoardLogger, default_hp_metric=False),
     )
@@ -144,7 +145,7 @@ class Objective(Generic[ChoiceT]):
             reached = float(trainer.callback_metrics.get(self.monitor, torch.nan))
             cost = {name: trial.user_attrs[name] for name in COSTS}
             for logger in loggers:
-                log_outcome(logger, {**trial.params, **cost}, reached)
+                log_outcome(logger, {**trial.params, **cost}, {"value": reached})
             release(trainer)
         return reached
 
@@ -159,7 +160,7 @@ class Objective(Generic[ChoiceT]):
         return [make() for make in self.callbacks]
 
     def _loggers(self, version: str) -> list[Logger]:
-        return [make(save_dir=self.folder, name="trials", version=version) for make in self.loggers]
+        return make_loggers(self.loggers, self.folder, "trials", version)
 
     def _run(self, trainer: L.Trainer, module: L.LightningModule, train: bool) -> None:
         if train:
@@ -198,7 +199,8 @@ class Objective(Generic[ChoiceT]):
 
 
 def _version(trial: optuna.Trial) -> str:
-    return f"trial-{trial.user_attrs['index']:03d}"
+    """Trials count from 1 where they are shown; Optuna's numbers count from 0."""
+    return f"{trial.user_attrs['index'] + 1:03d}"
 
 
 def _note_costs(trial: optuna.Trial, module: L.LightningModule) -> None:

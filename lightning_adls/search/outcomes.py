@@ -1,10 +1,6 @@
-"""What a trial came to: taken over from one that tried the same, and shown beside its choices."""
-
-from collections.abc import Mapping
-from typing import Any
+"""What a trial came to, taken over from one that tried the same."""
 
 import optuna
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.transforms.cost import COSTS
@@ -35,13 +31,3 @@ def repeat(trial: optuna.Trial, twin: FrozenTrial) -> float:
         raise optuna.TrialPruned("repeats a pruned trial")
     assert twin.value is not None  # complete trials have one
     return twin.value
-
-
-def log_outcome(logger: Logger, choices: Mapping[str, Any], value: float) -> None:
-    """Log the choices and costs of a trial with its value, its last entry."""
-    if isinstance(logger, TensorBoardLogger):
-        logger.log_hyperparams({**choices}, {"value": value})
-    else:
-        logger.log_hyperparams({**choices})
-        logger.log_metrics({"value": value})
-    logger.finalize("success")

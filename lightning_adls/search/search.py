@@ -139,6 +139,8 @@ class Search(Generic[ChoiceT]):
         trial = self.study.ask()
         try:
             trial.set_user_attr("index", index)  # its place among those that count
+            # The same as people count, for dashboards: Optuna's number counts interrupted ones.
+            trial.set_user_attr("trial", index + 1)
             value, state = self._judge(trial)
             lease.check()
             return self.study.tell(trial, value, state=state)

@@ -1,10 +1,12 @@
 """Studies that remember what their values mean, and the trials in them that count."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,6 +22,7 @@ def open_study(
     name: str,
     fingerprint: Mapping[str, Any],
     pruner: optuna.pruners.BasePruner,
+    metric: str = "val/accuracy",
 ) -> optuna.Study:
     """Create a study, or continue it if it is the same search.
 
@@ -29,6 +32,7 @@ def open_study(
         fingerprint: Everything that decides what a trial's value means: the space, the data, the
             budget, the seed. Values that JSON can hold.
         pruner: Decides which trials stop early.
+        metric: What the values are, for a dashboard.
 
     Raises:
         ValueError: If the study exists with another fingerprint (the message says what differs),
@@ -50,7 +54,16 @@ def open_study(
         )
     else:
         study.set_user_attr(_SETTINGS, now)
+    if study.metric_names != [metric]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([metric])
     return study
+
+
+def study_names(storage: BaseStorage) -> set[str]:
+    """Names of the studies that were begun in a storage."""
+    return set(optuna.get_all_study_names(storage))
 
 
 def counted_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 
+from lightning_adls import search
+
 ROOT = Path(__file__).parents[2]
 LAB3 = ROOT / "scripts" / "lab3_mixed_precision.py"
 # A BERT of one narrow layer on a few reviews.
@@ -58,9 +60,19 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
         assert (folder / found["best_checkpoint"]).is_file()
     for name in ("running_best.png", "task1_integer.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert list(folder.glob("running_best/Integer/events*"))
-    trials = {path.parent.name for path in folder.glob("Integer/trials/*/events*")}
-    assert trials == {"trial-000", "trial-001", "trial-002"}
+    runs = {str(path.parent.relative_to(folder)) for path in folder.rglob("events*")}
+    numbers = {"Full": ["001"], "Integer": ["001", "002", "003"], "Mixed": ["001", "002", "003"]}
+    assert runs == {
+        *(".", "trials/start", *numbers, *(f"{name}/pareto" for name in numbers)),
+        *(
+            f"{name}/{kind}/{n}"
+            for name in numbers
+            for kind in ("trials", "hparams")
+            for n in numbers[name]
+        ),
+    }, "one run for each study, curve and trial, and none for a study that was not run"
+    with search.open_storage(folder / "search.journal") as storage:
+        assert search.study_names(storage) == {"Full", "Integer", "Mixed"}, "as they start"
     printed = capsys.readouterr().out
     assert "Best of each study" in printed
     assert "Integer 3/3" in printed
@@ -229,6 +241,11 @@ def test_lab3_says_how_a_sampler_is_named(refused: Callable[..., str]) -> None:
         (["--trials=0"], "trials=0 is below 1"),
         (["--precisions.Foo=Intger(width=8)"], "did you mean Integer"),
         (["--precisions.Foo={weights: Integer}"], "names ['weights']"),
+        (["--precisions.Foo=Integer(width=8)"], "no study uses 'Foo'; add it to one, such as"),
+        (
+            ["--precisions.Log=Log(width=8)", "--studies={A: [Full]}", "--figures={a: [A]}"],
+            "no study uses 'Log'",
+        ),
         (["--storage=nosuch://host/name"], "nosuch://host/name cannot be opened"),
         (["--storage=sqlite:////proc/nothing.db"], "cannot be opened"),
         (["--budget.epochs=1.5"], "epochs=1.5 is neither"),
@@ -276,3 +293,42 @@ def test_every_lab3_config_is_read_and_its_spaces_are_built(
         ]
         assert run(LAB3, *SMALL_LAB3, *arguments, "--weights=missing.ckpt") == 2, path
         assert "missing.ckpt" in capsys.readouterr().err, path
+
+
+def test_lab3_says_why_its_numbers_may_mean_nothing_once(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_adls.labs import concerns
+
+    monkeypatch.setattr(concerns, "_said", set())
+    assert run(LAB3, *SMALL_LAB3, "--only=[Integer, MXInt]", "--trials=2", "--train=false") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert [line for line in lines if "64 rows validate" in line]
+    assert [line for line in lines if "the start is at chance" in line]
+    assert [line for line in lines if line.startswith("warning: Integer, MXInt: the trials differ")]
+    assert len(set(lines)) == len(lines)
+
+
+def test_lab3_shows_the_best_models_layer_by_layer_if_asked_to(run: Run, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    small = [*SMALL_LAB3, "--only=[Integer]", "--trials=1", "--train=false"]
+    folder = tmp_path / "lightning_logs" / "lab3" / "test"
+    assert run(LAB3, *small) == 0
+    assert not list(folder.glob("Integer/best/events*"))
+    assert run(LAB3, *small, "--tensorboard.histograms=true") == 0
+    events = EventAccumulator(str(folder / "Integer" / "best"))
+    events.Reload()
+    assert len(events.Tags()["histograms"]) == 8, "one for each linear layer"
+    for what in ("weights", "inputs"):
+        shares = [event.value for event in events.Scalars(f"saturation/{what}")]
+        assert len(shares) == 8
+        assert all(0 <= share <= 1 for share in shares)
+
+
+def test_lab3_writes_nothing_for_tensorboard_if_told_so(run: Run, tmp_path: Path) -> None:
+    none = ["--tensorboard=null", "--logger=[CSVLogger]"]
+    assert run(LAB3, *SMALL_LAB3, *none, "--only=[Full]", "--trials=1") == 0
+    folder = tmp_path / "lightning_logs" / "lab3" / "test"
+    assert not list(folder.rglob("events*"))
+    assert "val/accuracy" in (folder / "Full" / "trials" / "001" / "metrics.csv").read_text()

@@ -1,0 +1,110 @@
+"""A search in TensorBoard while it runs: its curves, and each trial as a row of HPARAMS."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from lightning_adls.events import Session, write_run
+from lightning_adls.report import Curve
+from lightning_adls.search.columns import columns_of
+from lightning_adls.search.listeners import Listener
+from lightning_adls.search.study import counted_trials
+from lightning_adls.transforms.cost import COSTS
+
+if TYPE_CHECKING:
+    from lightning_adls.search.search import Search
+
+RUNNING_BEST = "search/running_best"
+TRIALS_PER_HOUR = "search/trials_per_hour"
+# TensorBoard counts in whole steps: costs are multiplied to have some digits.
+_FRONTS = {
+    "bits_per_weight": ("search/front_by_bits_x100", 100),
+    "size_mb": ("search/front_by_kilobytes", 1000),
+}
+FRONTS = {cost: tag for cost, (tag, _) in _FRONTS.items()}
+
+
+@dataclass(frozen=True)
+class TensorBoardRuns(Listener):
+    """Writes the TensorBoard runs of searches as soon as a trial has ended.
+
+    In the folder of a search's objective, under the name of the study: the running best and the
+    trials per hour over the number of trials. Below it, ``pareto``: the best value over the cost,
+    without those that another trial outdoes in both. And ``hparams/<trial>``: what the trial chose
+    and how it ended as a row of HPARAMS, with its value, costs and seconds. All are made of the
+    study alone, so that a search which was interrupted shows the same as one which was not.
+
+    Args:
+        place: Added to the names of trials in HPARAMS, such as the run's; no two searches that are
+            shown together may have the same names.
+        cost: Of the front: ``bits_per_weight`` or ``size_mb``.
+    """
+
+    place: str
+    cost: str = "bits_per_weight"
+
+    def begun(self, search: "Search[Any]") -> None:
+        """Write what is known already."""
+        trials = counted_trials(search.study)
+        if trials:
+            self._write_curves(search, trials)
+        for trial in trials:
+            self._write_session(search, trial)
+
+    def trial_ended(self, search: "Search[Any]", trial: FrozenTrial) -> None:
+        """Write the trial, and the curves anew."""
+        self._write_session(search, trial)
+        self._write_curves(search, counted_trials(search.study))
+
+    def _write_curves(self, search: "Search[Any]", trials: Sequence[FrozenTrial]) -> None:
+        folder = search.objective.folder
+        seconds = accumulate(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+        rates = [(n, 3600 * n / spent) for n, spent in enumerate(seconds, 1) if spent]
+        write_run(folder, curves={RUNNING_BEST: search.curve, TRIALS_PER_HOUR: rates})
+        tag, factor = _FRONTS[self.cost]
+        complete = [t for t in trials if t.state == TrialState.COMPLETE]
+        points = [(t.user_attrs[self.cost], t.value) for t in complete if t.value is not None]
+        if points:
+            front = [(factor * cost, value) for cost, value in pareto(points)]
+            write_run(folder / "pareto", curves={tag: front})
+
+    def _write_session(self, search: "Search[Any]", trial: FrozenTrial) -> None:
+        number = trial.user_attrs["index"] + 1
+        metrics = {
+            "value": trial.value,
+            **{cost: trial.user_attrs.get(cost) for cost in COSTS},
+            "seconds": trial.user_attrs.get("seconds"),
+        }
+        found: dict[str, Curve] = {
+            f"trial/{name}": [(number, value)]
+            for name, value in metrics.items()
+            if value is not None
+        }
+        state = trial.state.name.lower()
+        name = search.name.removeprefix(f"{self.place}/")  # of a storage that runs share
+        write_run(
+            search.objective.folder / "hparams" / f"{number:03d}",
+            curves=found,
+            session=Session(
+                f"{name}/{number:03d} {self.place}",
+                {**columns_of(search.objective.space, trial), "state": state},
+                "failure" if trial.state == TrialState.FAIL else "success",
+            ),
+        )
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points ``(cost, value)`` those that no other one outdoes in both, in rising order.
+
+    Example:
+        >>> pareto([(8, 0.9), (4, 0.7), (6, 0.7), (16, 0.9), (4, 0.6)])
+        [(4, 0.7), (8, 0.9)]
+    """
+    front: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    return front

@@ -1,0 +1,52 @@
+"""What a user sees of a search in TensorBoard, in a real browser."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from browser import browser, reason_to_skip, served, tensorboard
+from PIL import Image
+
+from lightning_adls import search
+from lightning_adls.labs.tensorboard import TensorBoard, search_layout
+from lightning_adls.report import draw_lines
+from lightning_adls.search import Objective, Search
+from lightning_adls.transforms import Quantize
+
+LAYOUT = search_layout("The lab's figure")
+
+
+@pytest.mark.skipif(bool(reason_to_skip()), reason=str(reason_to_skip()))
+def test_a_search_tells_its_story(quick: Objective[Quantize], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    objective = replace(quick, folder=folder / "Integer")
+    board = TensorBoard()
+    with search.open_storage(folder / "journal") as storage:
+        study = search.open_study(storage, "Integer", {}, optuna.pruners.NopPruner())
+        Search(study, objective, trials=2, listeners=[board.listener("lab/run")]).run()
+    draw_lines(
+        folder / "best.png", {"Integer": [(1, 0.5)]}, levels={}, title="", x_label="", y_label=""
+    )
+    (folder / "recipe.yaml").write_text("quantize: {'*': Integer}\n")
+    tables = {"best": [{"study": "Integer", "val acc.": 0.5}]}
+    board.write_page(folder, LAYOUT, ["best"], tables, {"Integer": "recipe.yaml"})
+
+    with served(tensorboard(folder)) as url, browser() as page:
+        page.open(f"{url}#custom_scalars")
+        text = page.text_with("The lab's figure", "best value so far", "trials per hour")
+        assert "Integer/pareto" in text
+        page.open(f"{url}#hparams")
+        text = page.text_with("Integer/001", "Integer/002", "weight", "state", "trial/value")
+        for name in ("bits_per_weight", "size_mb", "seconds"):
+            assert f"trial/{name}" in text
+        for name in ("hp_metric", "batch_size", "cache_dir", "learning_rate"):
+            assert name not in text
+        page.screenshot(tmp_path / "hparams.png")
+        page.open(f"{url}#images")
+        page.text_with("figure/best")
+        page.open(f"{url}#text")
+        page.text_with("val acc.", "quantize: {'*': Integer}")
+    with Image.open(tmp_path / "hparams.png") as shot:
+        assert shot.width == 1400
+        assert len(shot.convert("RGB").resize((64, 64)).getcolors() or ()) > 8, "an empty page"
