@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -30,11 +30,15 @@ from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
-from lightning_adls.labs.choosing import Rows, best_quantised, choosable, sparsest_within
+from lightning_adls.labs.about import about
+from lightning_adls.labs.choosing import best_quantised, choosable, sparsest_within
 from lightning_adls.labs.compression import Observer, Schedule, calibrated, prune, quantise, remove
 from lightning_adls.labs.curves import by_sparsity, by_width
+from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.rows.steps import START, TRAINED, lab1
+from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.models import NetworkFactory
@@ -47,13 +51,16 @@ PASSING = {
     *("widths", "frac_widths", "observer", "calibration_batches"),
     *("sparsities", "methods", "schedules", "structured", "tolerance"),
 }
-START = "float32/start"
 METHODS: dict[str, Literal["l1", "random"]] = {"l1-norm": "l1", "random": "random"}
 WIDEST_LEARNED = 16
-COLUMNS = (
-    *("accuracy", "accuracy_untrained", "parameters", "size_mb", "bits_per_weight", "sparsity"),
-    *("speedup", "speedup_p10", "speedup_p90", "seconds"),
-)
+COLUMNS = {
+    "model": ("model", ""),
+    "val_accuracy": ("val acc.", ".4f"),
+    "test_accuracy": ("test acc.", ".4f"),
+    "bits_per_weight": ("bits/w", ".2f"),
+    "sparsity": ("sparsity", ".2f"),
+    "size_mb": ("MB", ".2f"),
+}
 
 FracWidth = Literal["half", "calibrated", "learned"]
 Method = Literal["random", "l1-norm"]
@@ -135,45 +142,38 @@ def main(
     with ModelRun("lab1", run, config_yaml, task, passing=PASSING) as lab:
         lab.listeners += [show_step, lambda *_: write_rows(lab), lambda *_: drop_checkpoints(lab)]
         lab.start(qat, START)
-        lab.step("float32/trained", lambda: lab.train("float32/trained", task.build(), qat))
+        lab.step(TRAINED, lambda: lab.train(TRAINED, task.build(), qat))
 
         # Part 1: each width, without training and with it.
         for frac_width, width in product(frac_widths, widths):
-            name, both, about = f"{frac_width}/{width}", ["ptq", "qat"], {"width": width}
+            name, both = f"{frac_width}/{width}", ["ptq", "qat"]
+            how: dict[str, Any] = {"width": width, "frac_width": frac_width}
             if frac_width == "half":
-                quantise(lab, name, half(width), qat, both, **about, frac_width="half")
+                quantise(lab, name, half(width), qat, both, **how)
             elif frac_width == "calibrated":
                 name = f"{observer}-{calibration_batches}/{width}"
                 recipe = calibrated(lab, name, half(width), observer, calibration_batches)
-                chosen = f"calibrated by {observer}"
-                quantise(lab, name, recipe, qat, both, **about, frac_width=chosen)
+                quantise(lab, name, recipe, qat, both, **how, observer=observer)
             elif width <= WIDEST_LEARNED:
                 # A step size that nothing has learned is no result: there is no PTQ.
-                quantise(lab, name, learned(width), qat, ["qat"], **about, frac_width="learned")
+                quantise(lab, name, learned(width), qat, ["qat"], **how)
 
         # Part 2: the best of them, pruned and trained again.
         best = best_quantised(lab.rows)
         assert best is not None  # there is at least one width
         for method, schedule, sparsity in product(methods, schedules, sparsities):
-            how = replace(pruning, sparsity=sparsity, method=METHODS[method])
-            prune(lab, best, how, schedule, retrain, method)
+            pruned = replace(pruning, sparsity=sparsity, method=METHODS[method])
+            prune(lab, best, pruned, schedule, retrain, method)
         for share in structured or []:
             remove(lab, best, share, retrain)
 
         results = test_chosen(lab, best, tolerance, qat)
         drop_checkpoints(lab)
         write_rows(lab)
-        draw(lab.rows, best, lab.folder)
-    columns = {
-        "name": ("model", ""),
-        "accuracy": ("val acc.", ".4f"),
-        "test_accuracy": ("test acc.", ".4f"),
-        "bits_per_weight": ("bits/w", ".2f"),
-        "sparsity": ("sparsity", ".2f"),
-        "size_mb": ("MB", ".2f"),
-    }
-    rows = [{"name": name, **row} for name, row in results.items()]
-    console.print(table("Chosen on the validation split, tested once", rows, columns))
+        log(lab, best)
+        draw(StoredRun.read(lab.folder))
+    rows = [{"model": name, **row} for name, row in results.items()]
+    console.print(table("Chosen on the validation split, tested once", rows, COLUMNS))
     console.print(f"All models, figures and recipes: {lab.folder}", soft_wrap=True)
 
 
@@ -225,12 +225,12 @@ def test_chosen(lab: ModelRun, best: str, tolerance: float, budget: Budget) -> d
         path.unlink(missing_ok=True)
         if step is None:
             continue
-        accuracy = lab.test(step, budget)
-        results[name] = {"step": step, **lab.rows[step], "test_accuracy": accuracy}
+        lab.test(step, budget)
+        results[name] = next(row for row in lab1(lab) if row["step"] == step)
         for transform in lab.transforms_of(step):
             if isinstance(transform, Quantize):
                 transform.save(path)
-    report.write_json(lab.folder / "summary.json", results)
+    report.write_json(lab.folder / "summary.json", {**about(lab, lab.task), "results": results})
     return results
 
 
@@ -242,36 +242,18 @@ def show_step(name: str, row: Row) -> None:
 
 def write_rows(lab: ModelRun) -> None:
     """Write ``results.csv``: a row for each model so far."""
-    rows = [
-        {"step": step, **{column: row.get(column) for column in COLUMNS}}
-        for step, row in lab.rows.items()
-        if "checkpoint" in row
-    ]
-    report.write_csv(lab.folder / "results.csv", rows)
+    report.write_csv(lab.folder / "results.csv", lab1(lab))
 
 
-def draw(rows: Rows, best: str, folder: Path) -> None:
-    """The lab's two figures, as PNG files and as TensorBoard curves."""
-    float32 = {
-        "float32": rows[START]["accuracy"],
-        "float32, trained as long": rows["float32/trained"]["accuracy"],
-    }
-    unpruned = {f"unpruned ({best})": rows[best]["accuracy"]}
-    for file, name, curves, levels, label in (
-        ("widths", "width", by_width(rows), float32, "width of the fixed-point numbers in bits"),
-        ("sparsities", "sparsity", by_sparsity(rows, best), unpruned, "sparsity"),
+def log(lab: ModelRun, best: str) -> None:
+    """The lab's curves for TensorBoard."""
+    rows = lab1(lab)
+    for name, scale, curves in (
+        ("width", 1, by_width(rows)),
+        ("sparsity", 100, by_sparsity(rows, best)),  # TensorBoard counts in whole steps
     ):
-        report.draw_lines(
-            folder / f"{file}.png",
-            curves,
-            levels=levels,
-            title=f"Validation accuracy by {name}",
-            x_label=label,
-            y_label="validation accuracy",
-        )
-        scale = 1 if name == "width" else 100  # TensorBoard counts in whole steps
-        scaled = {key: [(scale * x, y) for x, y in curve] for key, curve in curves.items()}
-        report.log_curves(folder / "curves", f"accuracy/by_{name}", scaled)
+        scaled = {key: [(scale * p.x, p.y) for p in curve] for key, curve in curves.items()}
+        report.log_curves(lab.folder / "curves", f"accuracy/by_{name}", scaled)
 
 
 if __name__ == "__main__":

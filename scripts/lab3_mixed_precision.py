@@ -29,10 +29,16 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
+from lightning_adls.labs.about import about
+from lightning_adls.labs.drawing import draw
+from lightning_adls.labs.drawing.lab3 import draw_running_best
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
 from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.rows.columns import accuracy
+from lightning_adls.labs.rows.trials import TrialTable, total_seconds
 from lightning_adls.labs.searching import searching
+from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.layers import builder
@@ -51,7 +57,7 @@ PASSING = {
 }
 COLUMNS = {
     "study": ("study", ""),
-    "best_value": ("val acc.", ".4f"),
+    "val_accuracy": ("val acc.", ".4f"),
     "test_accuracy": ("test acc.", ".4f"),
     "bits_per_weight": ("bits/w", ".2f"),
     "trials": ("trials", "d"),
@@ -163,7 +169,8 @@ def main(
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
         bars, searches = search.Bars(console), dict[str, Search[Quantize]]()
-        results = search.ResultsFile(lab.folder / "results.csv", searches)
+        val_rows = task.texts.row_counts["val"]
+        results = TrialTable(lab.folder / "results.csv", searches, val_rows, "recipe")
         for name, space in spaces.items():
             trained = train and name not in untrained
             fingerprint = {"space": space.to_dict(), "train": trained, **lab.settings}
@@ -189,10 +196,12 @@ def main(
         with searching(bars):
             for name in only:
                 searches[name].run()
-                draw(searches, figures, lab.folder)
+                log(searches, lab.folder)
+                draw_running_best(StoredRun.read(lab.folder))
         rows = write_summary(lab, searches, only, backend)
         results.write()
-    ranked = sorted(rows, key=lambda row: -(row["best_value"] or 0))
+        draw(StoredRun.read(lab.folder))
+    ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
     console.print(table("Best of each study", ranked, COLUMNS))
     console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)
 
@@ -210,17 +219,9 @@ def check_names(groups: Mapping[str, list[str]], what: str, known: Collection[st
             raise InputValueError(f"lab3: {name!r} names no {what}; {there}")
 
 
-def draw(searches: Searches, figures: Mapping[str, list[str]], folder: Path) -> None:
-    """Draw the running best of all studies so far, as PNG files and as TensorBoard curves."""
+def log(searches: Searches, folder: Path) -> None:
+    """The running best of all studies so far, as TensorBoard curves."""
     curves = {name: each.curve for name, each in searches.items()}
-    for file, names in figures.items():
-        report.draw_curves(
-            folder / f"{file}.png",
-            {name: curves[name] for name in names},
-            title="Mixed-precision search: best validation accuracy so far",
-            x_label="number of trials",
-            y_label="validation accuracy",
-        )
     report.log_curves(folder / "running_best", "search/running_best", curves)
 
 
@@ -235,19 +236,24 @@ def write_summary(
     for name, each in searches.items():
         if not each.counted:
             continue
-        rows[name] = search.summary(each.study)
+        found = search.summary(each.study)
+        rows[name] = accuracy("val", found.pop("best_value"), lab.task.texts.row_counts["val"])
+        rows[name] |= found
         if (best := each.best) is None:
             continue
         recipe, weights = Path(name, "best_recipe.yaml"), weights_of(each)
         (lab.folder / name).mkdir(exist_ok=True)
         Quantize(best.user_attrs["choice"], backend=backend).save(lab.folder / recipe)
         here = name in only and weights is not None
+        if here:
+            test(lab, lab.task, each)
         rows[name] |= {
-            "test_accuracy": test(lab, lab.task, each) if here else tested(each),
+            **tested(each),
             "best_recipe": str(recipe),
             "best_checkpoint": weights and str(weights.relative_to(lab.folder)),
         }
-    report.write_json(lab.folder / "summary.json", rows)
+    known = about(lab, lab.task, total_seconds(searches))
+    report.write_json(lab.folder / "summary.json", {**known, "results": rows})
     return [{"study": name, **row} for name, row in rows.items()]
 
 

@@ -14,14 +14,14 @@ PACKAGE = Path(__file__).parent.parent / "lightning_adls"
 LEVELS = (
     {"labs"},
     {"search", "bench"},
-    {"callbacks", "budget", "report"},
+    {"callbacks", "budget", "figures", "report"},
     {"classifier", "data", "mase"},
     {"checkpoints"},
     {"models", "transforms"},
     {"layers"},
     {"kernels"},
     {"formats"},
-    {"hub", "locks", "settings", "threads", "weights"},
+    {"hub", "locks", "settings", "significance", "threads", "weights"},
     {"errors"},
 )
 ONLY_IN = {
@@ -30,7 +30,7 @@ ONLY_IN = {
     "transformers": {"models", "data", "layers"},
     "optuna": {"search", "callbacks"},
     "optuna_integration": {"callbacks"},
-    "matplotlib": {"report"},
+    "matplotlib": {"figures"},
     "peft": {"transforms"},
     "triton": {"kernels"},
     "datasets": {"data"},

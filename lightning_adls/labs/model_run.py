@@ -119,7 +119,13 @@ class ModelRun(Run):
             progress_bar: Whether to show one.
         """
         found = self.task.train(
-            module, budget, self.curves, step, callbacks, progress_bar=progress_bar
+            module,
+            budget,
+            self.curves,
+            step,
+            callbacks,
+            progress_bar=progress_bar,
+            answers=self.answers("val", step),
         )
         save_weights(module, self.checkpoint(step))
         return {**found, **self._about(step, module, transforms)}
@@ -132,14 +138,15 @@ class ModelRun(Run):
         transforms: Sequence[Transform] = (),
     ) -> Row:
         """The work of a step: validate a model as it is and keep its weights."""
-        accuracy = self.task.validate(module, budget)
+        accuracy = self.task.validate(module, budget, self.answers("val", step))
         save_weights(module, self.checkpoint(step))
         return {"accuracy": accuracy, **self._about(step, module, transforms)}
 
     def test(self, step: str, budget: Budget) -> float:
         """Accuracy of a step's model on the test split, which is read once: a step of its own."""
         row = self.step(
-            f"test/{step}", lambda: {"accuracy": self.task.test(self.module(step), budget)}
+            f"test/{step}",
+            lambda: self.task.test(self.module(step), budget, self.answers("test", step)),
         )
         return float(row["accuracy"])
 

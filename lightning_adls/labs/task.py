@@ -15,6 +15,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
+from lightning_adls.labs import classified
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
@@ -119,8 +120,18 @@ class Task:
         callbacks: Sequence[L.Callback] = (),
         *,
         progress_bar: bool = False,
+        answers: Path | None = None,
     ) -> dict[str, float]:
         """Train within a budget; its curves are the TensorBoard run ``name`` below ``folder``.
+
+        Args:
+            module: From :meth:`build`.
+            budget: What the training may spend.
+            folder: Of the curves.
+            name: Of the training.
+            callbacks: Beside those of the task.
+            progress_bar: Whether to show one.
+            answers: File for what the model says of each validation row in the end.
 
         Returns:
             ``accuracy``, on the validation split at the end, and ``seconds``.
@@ -134,26 +145,55 @@ class Task:
         loggers = [make(save_dir=folder, name="", version=name) for make in self.loggers]
         own = [make() for make in self.callbacks]
         steps = len(self.texts.train_dataloader())
-        trainer = budget.trainer(steps, loggers, [*callbacks, *own], progress_bar)
+        collecting = classified.Collecting()
+        trainer = budget.trainer(steps, loggers, [*callbacks, *own, collecting], progress_bar)
         started = perf_counter()
         trainer.fit(module, datamodule=self.texts)
         seconds = perf_counter() - started
         metrics = trainer.callback_metrics
         if metrics["val/loss"].isnan():
             raise FloatingPointError(f"{name}: val/loss is NaN after {trainer.global_step} steps")
+        if answers is not None:
+            classified.write(answers, collecting.answers)
         return {"accuracy": float(metrics["val/accuracy"]), "seconds": round(seconds, 2)}
 
-    def validate(self, module: TextClassifier, budget: Budget) -> float:
-        """Accuracy on the validation split, in the budget's precision."""
-        trainer = budget.trainer(1)
+    def validate(
+        self, module: TextClassifier, budget: Budget, answers: Path | None = None
+    ) -> float:
+        """Accuracy on the validation split, in the budget's precision.
+
+        Args:
+            module: From :meth:`build`.
+            budget: Has the precision.
+            answers: File for what the model says of each row.
+        """
+        collecting = classified.Collecting()
+        trainer = budget.trainer(1, callbacks=[collecting])
         trainer.validate(module, datamodule=self.texts, verbose=False)
+        if answers is not None:
+            classified.write(answers, collecting.answers)
         return float(trainer.callback_metrics["val/accuracy"])
 
-    def test(self, module: TextClassifier, budget: Budget) -> float:
-        """Accuracy on the test split: to be read once, for a model that is chosen already."""
-        trainer = budget.trainer(1)
+    def test(
+        self, module: TextClassifier, budget: Budget, answers: Path | None = None
+    ) -> dict[str, float]:
+        """Accuracy on the test split: to be read once, for a model that is chosen already.
+
+        Args:
+            module: From :meth:`build`.
+            budget: Has the precision.
+            answers: File for what the model says of each row.
+
+        Returns:
+            ``accuracy``, and the number of ``rows`` that it is the mean of.
+        """
+        collecting = classified.Collecting()
+        trainer = budget.trainer(1, callbacks=[collecting])
         trainer.test(module, datamodule=self.texts, verbose=False)
-        return float(trainer.callback_metrics["test/accuracy"])
+        if answers is not None:
+            classified.write(answers, collecting.answers)
+        accuracy = float(trainer.callback_metrics["test/accuracy"])
+        return {"accuracy": accuracy, "rows": len(collecting.answers)}
 
 
 def digest_of(path: str | Path) -> str:

@@ -196,7 +196,7 @@ class Objective(Generic[ChoiceT]):
 
 
 def _version(trial: optuna.Trial) -> str:
-    return f"trial-{trial.user_attrs['index']:03d}"
+    return f"trial-{trial.user_attrs['index'] + 1:03d}"
 
 
 def _note_costs(trial: optuna.Trial, module: L.LightningModule) -> None:

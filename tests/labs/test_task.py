@@ -13,6 +13,7 @@ import torch
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.labs import classified
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.task import Task, digest_of
 from lightning_adls.models import bert
@@ -139,6 +140,30 @@ def test_a_step_of_a_run_is_rebuilt_from_its_row_in_another_process(make: Make) 
             assert torch.equal(module.cpu().eval().logits(batch), again.eval().logits(batch))
         assert run.task.validate(again, BUDGET) == row["accuracy"]
         assert run.test("a/b", BUDGET) == tested
+        for split, accuracy in (("val", row["accuracy"]), ("test", tested)):
+            answers = classified.read(run.answers(split, "a/b"))
+            right = [answer.label == answer.predicted for answer in answers.values()]
+            assert len(right) == 64
+            assert sum(right) / 64 == pytest.approx(accuracy)
+
+
+def test_what_a_model_said_of_each_row_stands_under_the_number_of_the_row(
+    make: Make, tmp_path: Path
+) -> None:
+    task, path = make(), tmp_path / "answers.csv"
+    module = task.build()
+    task.test(module, BUDGET, path)
+    answers = classified.read(path)
+    batches: Any = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False).predict(
+        module, datamodule=task.texts
+    )
+    predicted = {
+        row: int(found)
+        for batch in batches
+        for row, found in zip(batch["index"].tolist(), batch["class"], strict=True)
+    }
+    assert {row: answer.predicted for row, answer in answers.items()} == predicted
+    assert list(answers) == sorted(answers)
 
 
 def test_a_run_from_a_checkpoint_starts_there_and_knows_it_by_content(

@@ -58,8 +58,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
+    """What was found; not how long it took, and by which command."""
     content: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return content
+    return {k: v for k, v in content.items() if k not in ("run", "command", "total_seconds")}
 
 
 def test_both_tasks_write_all_their_results_and_a_second_call_runs_nothing(
@@ -69,6 +70,9 @@ def test_both_tasks_write_all_their_results_and_a_second_call_runs_nothing(
     found = summary(folder)
     assert sorted(found["samplers"]) == ["grid", "random"]
     best = next(iter(found["samplers"]))
+    assert [(row["search"], row["sampler"], row["seed"]) for row in rows(folder)[:4:3]] == [
+        ("plain", sampler, "0") for sampler in ("random", "grid")
+    ]
     expected = [(name.format(best), str(n)) for name in SEARCHES for n in (1, 2, 3)]
     assert [(row["study"].rpartition("/")[0], row["trial"]) for row in rows(folder)] == expected
     assert list(found["models"]) == ["plain", "compressed", "aware", "aware_retrained"]
@@ -101,8 +105,8 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
     models = summary(folder)["models"]
     plain, compressed = models["plain"], models["compressed"]
     assert plain["architecture"] == compressed["architecture"]
-    assert plain["before_compression"] is None
-    assert compressed["before_compression"] == pytest.approx(plain["accuracy"])
+    assert plain["val_accuracy_before_compression"] is None
+    assert compressed["val_accuracy_before_compression"] == pytest.approx(plain["val_accuracy"])
     assert plain["bits_per_weight"] == 32
     assert plain["sparsity"] == 0
     assert compressed["size_mb"] < plain["size_mb"]
@@ -112,7 +116,8 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
     # The same seed and sampler: the searches train the same models before they compress them.
     values: dict[str, list[float]] = {}
     for row in rows(folder):
-        key = "value" if row["study"].startswith("plain") else "before_compression"
+        before = "" if row["search"] == "plain" else "_before_compression"
+        key = f"val_accuracy{before}"
         values.setdefault(row["study"], []).append(float(row[key]))
     assert len({tuple(found) for found in values.values()}) == 1
 

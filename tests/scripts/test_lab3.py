@@ -49,8 +49,8 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
         *(("Integer", n) for n in "123"),
         *(("Mixed", n) for n in "123"),
     ]
-    assert json.loads(rows(folder)[1]["choice"])
-    summary = json.loads((folder / "summary.json").read_text())
+    assert json.loads(rows(folder)[1]["recipe"])
+    summary = json.loads((folder / "summary.json").read_text())["results"]
     assert set(summary) == {"Full", "Integer", "Mixed"}
     for found in summary.values():
         assert 0 <= found["test_accuracy"] <= 1
@@ -60,7 +60,7 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert list(folder.glob("running_best/Integer/events*"))
     trials = {path.parent.name for path in folder.glob("Integer/trials/*/events*")}
-    assert trials == {"trial-000", "trial-001", "trial-002"}
+    assert trials == {"trial-001", "trial-002", "trial-003"}
     printed = capsys.readouterr().out
     assert "Best of each study" in printed
     assert "Integer 3/3" in printed

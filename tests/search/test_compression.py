@@ -108,7 +108,7 @@ def test_training_again_changes_the_weights_and_is_not_pruned(
         assert a.user_attrs["before_compression"] == b.user_attrs["before_compression"]
         assert list(b.intermediate_values) == [33, 67, 100], "the first training alone reports"
     assert [t.value for t in first] != [t.value for t in second]
-    events = list((tmp_path / "twice").glob("trials/trial-000/retrain/events*"))
+    events = list((tmp_path / "twice").glob("trials/trial-001/retrain/events*"))
     assert events, "the second training has curves of its own"
 
 

@@ -126,11 +126,11 @@ def test_every_training_has_callbacks_and_loggers_of_its_own(
     )
     run(study_of(tmp_path / "journal"), objective, 2)
     assert [counter.steps for counter in made] == [4, 2, 4, 2], "both trainings of both trials"
-    metrics = (tmp_path / "points" / "trials" / "trial-001" / "metrics.csv").read_text()
+    metrics = (tmp_path / "points" / "trials" / "trial-002" / "metrics.csv").read_text()
     assert "val/accuracy" in metrics
     assert "value" in metrics.splitlines()[0].split(",")
     assert not list(tmp_path.rglob("events*"))
-    choices = (tmp_path / "points" / "trials" / "trial-001" / "hparams.yaml").read_text()
+    choices = (tmp_path / "points" / "trials" / "trial-002" / "hparams.yaml").read_text()
     assert "'*.weight': Integer" in choices
     assert "bits_per_weight" in choices
 
@@ -140,7 +140,7 @@ def test_every_trial_writes_its_curves_and_its_choices(recipes: Recipes, tmp_pat
 
     study = study_of(tmp_path / "journal")
     run(study, recipes, 1)
-    events = EventAccumulator(str(tmp_path / "study" / "trials" / "trial-000"))
+    events = EventAccumulator(str(tmp_path / "study" / "trials" / "trial-001"))
     events.Reload()
     assert {"train/loss", "val/loss", "val/accuracy", "value"} <= set(events.Tags()["scalars"])
     assert "hp_metric" not in events.Tags()["scalars"], "it would be shown in place of the choices"
