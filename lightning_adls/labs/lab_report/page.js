@@ -1,0 +1,53 @@
+// Tables sort by a click on a header; figures fill the window by a click, and go back by another.
+const number = (text) => parseFloat(text.replace(/,/g, ""));
+
+const compare = (one, other) => {
+  const [a, b] = [number(one), number(other)];
+  if (Number.isNaN(a) || Number.isNaN(b)) {
+    // Words in their order; a dash, which is no value, at the end.
+    return (one === "-") - (other === "-") || one.localeCompare(other);
+  }
+  return a - b;
+};
+
+const sort = (table, column, direction) => {
+  const body = table.tBodies[0];
+  const text = (row) => row.cells[column].textContent.trim();
+  const rows = [...body.rows].sort((one, other) => {
+    const [a, b] = [text(one), text(other)];
+    if (a === "-" || b === "-") return (a === "-") - (b === "-");
+    return direction * compare(a, b);
+  });
+  body.append(...rows);
+};
+
+for (const table of document.querySelectorAll("table")) {
+  const headers = [...table.tHead.rows[0].cells];
+  if (headers.every((header) => !header.textContent.trim())) {
+    table.tHead.hidden = true;
+    continue;
+  }
+  headers.forEach((header, column) => {
+    if (!header.textContent.trim()) return;
+    const button = document.createElement("button");
+    button.append(...header.childNodes);
+    header.append(button);
+    button.addEventListener("click", () => {
+      const up = header.getAttribute("aria-sort") !== "ascending";
+      headers.forEach((other) => other.removeAttribute("aria-sort"));
+      header.setAttribute("aria-sort", up ? "ascending" : "descending");
+      sort(table, column, up ? 1 : -1);
+    });
+  });
+}
+
+const zoom = document.getElementById("zoom");
+for (const image of document.querySelectorAll("p > img")) {
+  image.addEventListener("click", () => {
+    const [shown] = zoom.children;
+    shown.src = image.src;
+    shown.alt = image.alt;
+    zoom.showModal();
+  });
+}
+zoom.addEventListener("click", () => zoom.close());
