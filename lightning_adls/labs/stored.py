@@ -145,4 +145,6 @@ def _rows(path: Path) -> list[Row]:
 def _cell(column: str, text: str) -> Any:
     if not text:
         return None
-    return text if column in _TEXTS else json.loads(text.replace("nan", "NaN"))
+    if column in _TEXTS:
+        return text
+    return float(text) if text in ("nan", "inf", "-inf") else json.loads(text)
