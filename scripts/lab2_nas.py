@@ -197,6 +197,7 @@ def main(
             compared = {}
             for name in only:
                 compared[name] = run_all(PLAIN, name)
+                results.write()  # also where all trials were there already
                 log(lab.folder, "samplers", compared)
                 draw_samplers(StoredRun.read(lab.folder))
             ranking = rank(compared)

@@ -196,6 +196,7 @@ def main(
         with searching(bars):
             for name in only:
                 searches[name].run()
+                results.write()  # also where all trials were there already
                 log(searches, lab.folder)
                 draw_running_best(StoredRun.read(lab.folder))
         rows = write_summary(lab, searches, only, backend)

@@ -1,6 +1,7 @@
 """Lab reports of generated runs: what they say, that it is so, and how the page behaves."""
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -90,11 +91,30 @@ def test_the_statements_of_lab_1_are_those_of_its_rows(tmp_path: Path) -> None:
     assert "PTQ, half: not below float32 from 8 bits on (0.0 ± 0.0 points; paired" in said
     assert "at 6 bits it loses 9.0 ± 1.3 points (paired, p < 0.001)" in said
     assert "l1-norm, one shot: below the model that was not pruned already at 0.5" in said
-    assert "l1-norm beats random pruning (cubic) at 2 of 2 sparsities" in said
+    assert "l1-norm beats random pruning (cubic) at 2 of 2 sparsities; the largest" in said
     assert "The quantised and float32" not in said
     assert "The quantised model and float32 are indistinguishable on the test rows" in said
     assert statement in section(text, "Conclusion")
     assert "sparse: 81.0 ± 1.2 % on test, 8 bits per weight" in section(text, "Key takeaways")
+
+
+def test_a_lab_that_does_nothing_but_guess_says_so_first(tmp_path: Path) -> None:
+    for lab, make in stored_runs.MAKE.items():
+        folder = make(tmp_path / lab / "test")
+        assert "guessing" not in report_of(folder)[0], lab
+        rows = (folder / "results.csv").read_text()
+        if lab != "lab4":
+            column = rows.split("\n")[0].split(",").index("val_accuracy")
+            with (folder / "results.csv").open(newline="") as file:
+                header, *body = csv.reader(file)
+            with (folder / "results.csv").open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(header)
+                writer.writerows([*row[:column], "0.5", *row[column + 1 :]] for row in body)
+            text, _ = report_of(folder)
+            for heading in ("Observations", "Conclusion"):
+                first = section(text, heading).strip().splitlines()[0]
+                assert first.endswith("(50.0 %): what is compared below says nothing."), lab
 
 
 def test_without_predictions_the_tests_are_unpaired_and_see_less(tmp_path: Path) -> None:

@@ -42,6 +42,25 @@ def _labels(answers: Answers) -> list[tuple[int, int]]:
     return [(row, answer.label) for row, answer in answers.items()]
 
 
+def at_chance(row: Row, classes: int) -> bool:
+    """Whether an accuracy is within two standard errors of guessing, or below it."""
+    return bool(row["val_accuracy"] - 2 * (row["val_standard_error"] or 0) <= 1 / classes)
+
+
+def warn_of_chance(what: str, rows: Iterable[Row], classes: int) -> list[str]:
+    """A sentence, if nothing of it is better than guessing.
+
+    Example:
+        >>> row = {"val_accuracy": 0.51, "val_standard_error": 0.02}
+        >>> warn_of_chance("The start", [row], 2)
+        ['The start is no better than guessing (50.0 %): what is compared below says nothing.']
+    """
+    if not all(at_chance(row, classes) for row in rows):
+        return []
+    guess = f"{100 / classes:.1f} %"
+    return [f"{what} is no better than guessing ({guess}): what is compared below says nothing."]
+
+
 def points(difference: Difference) -> str:
     """Its size in percentage points.
 

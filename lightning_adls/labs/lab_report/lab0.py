@@ -1,6 +1,6 @@
 """Lab 0: all weights against low-rank adapters."""
 
-from lightning_adls.labs.lab_report.comparing import Model, compare, sentence
+from lightning_adls.labs.lab_report.comparing import Model, compare, sentence, warn_of_chance
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
     Content,
@@ -25,8 +25,11 @@ def describe(run: StoredRun) -> Content:
     models = {name: Model(_NAMES.get(name, "the start"), rows[name], name) for name in rows}
     found = Content([ReportTable("Fine-tuning", _COLUMNS, [with_errors(row) for row in run.rows])])
 
+    warning = warn_of_chance("Every model", run.rows, len(run.classes))
+    found.observe(*warning, main=True)
+
     def say(first: str, second: str, split: str = "val", *, main: bool = False) -> None:
-        if first in rows and second in rows and rows[first][f"{split}_accuracy"] is not None:
+        if first in rows and second in rows and rows[first][f"{split}_standard_error"] is not None:
             difference = compare(run, models[first], models[second], split)
             text = sentence(
                 models[first].name, models[second].name, difference, f"on {_SPLITS[split]}"

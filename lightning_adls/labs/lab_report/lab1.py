@@ -12,6 +12,7 @@ from lightning_adls.labs.lab_report.comparing import (
     points,
     sentence,
     test_of,
+    warn_of_chance,
 )
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
@@ -49,6 +50,9 @@ def describe(run: StoredRun) -> Content:
     quantised = [row for row in run.rows if row["method"] == "quantised"]
     pruned = [row for row in run.rows if row["target_sparsity"] is not None]
     structured = [row for row in run.rows if row["method"] == "structured"]
+    starts = [row for row in run.rows if row["step"] == START]
+    warning = warn_of_chance("The float32 model", starts, len(run.classes))
+    found.observe(*warning, main=True)
     if quantised:
         found.tables.append(_grid("Widths", "width", quantised, way_to_quantise))
         _about_training(run, found, quantised)
@@ -179,10 +183,10 @@ def _about_methods(run: StoredRun, found: Content, rows: list[Row]) -> None:
         if sure:
             better = [s for s, d in sure if d.real and d.value > 0]
             sparsity, difference = max(sure, key=lambda one: one[1].value)
+            where = f"{len(better) or 'none'} of {len(sure)} sparsities"
             found.observe(
-                f"l1-norm beats random pruning ({schedule.replace('_', ' ')}) at {len(better)} of "
-                f"{len(sure)} sparsities, most at {sparsity:g}: {points(difference)} "
-                f"{test_of(difference)}."
+                f"l1-norm beats random pruning ({schedule.replace('_', ' ')}) at {where}; the "
+                f"largest difference is at {sparsity:g}: {measured(difference)[1:-1]}."
             )
 
 
@@ -192,9 +196,11 @@ def _about_training_again(run: StoredRun, found: Content, rows: list[Row]) -> No
         count = run.summary["rows"]["val"]
         most = max(again, key=lambda row: row["val_accuracy"] - row["val_accuracy_untrained"])
         gain = unpaired(most["val_accuracy"], most["val_accuracy_untrained"], count)
+        at = f"{most['method']} {most['target_sparsity']:g}"
         found.observe(
-            f"Training again gains most at {most['method']} {most['target_sparsity']:g}: "
-            f"{points(gain)} {test_of(gain)}."
+            f"Training again gains most at {at}: {points(gain)} {test_of(gain)}."
+            if gain.real
+            else f"Training again shows no gain: at most {measured(gain)[1:-1]}, at {at}."
         )
 
 
@@ -218,7 +224,7 @@ def _about_chosen(run: StoredRun, found: Content) -> None:
     found.tables.append(ReportTable("Chosen on validation, tested once", _CHOSEN, rows))
     models = {name: Model(name, row, row["step"]) for name, row in run.results.items()}
     for name, row in run.results.items():
-        if name != "float32" and row["test_accuracy"] is not None:
+        if name != "float32" and row["test_standard_error"] is not None:
             difference = compare(run, models[name], models["float32"], "test")
             text = sentence(f"The {name} model", "float32", difference, "on the test rows")
             found.observe(text, main=True)

@@ -2,7 +2,7 @@
 
 from lightning_adls.labs.drawing.lab2 import MODELS, by_sampler, tested_steps
 from lightning_adls.labs.drawing.searches import best, studies
-from lightning_adls.labs.lab_report.comparing import Model, compare, sentence
+from lightning_adls.labs.lab_report.comparing import Model, compare, sentence, warn_of_chance
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
     Content,
@@ -40,6 +40,9 @@ def describe(run: StoredRun) -> Content:
             ReportTable("Task 2: models judged after compression", _MODELS, models),
         ]
     )
+    winners = [winner for trials in studies(run.rows).values() if (winner := best(trials))]
+    warning = warn_of_chance("The best of every search", winners, len(run.classes))
+    found.observe(*warning, main=True)
     _about_samplers(run, found)
     found.observe(*ends_of(studies(run.rows)))
     _about_models(run, found)
@@ -82,7 +85,7 @@ def _about_models(run: StoredRun, found: Content) -> None:
     ):
         if first in models and second in models:
             one, two = models[first], models[second]
-            if None not in (one.row["test_accuracy"], two.row["test_accuracy"]):
+            if None not in (one.row["test_standard_error"], two.row["test_standard_error"]):
                 difference = compare(run, one, two, "test")
                 name = f"The model “{one.name}”"
                 text = sentence(name, f"“{two.name}”", difference, "on the test rows")

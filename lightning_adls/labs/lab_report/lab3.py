@@ -2,14 +2,22 @@
 
 from lightning_adls.labs.drawing.lab3 import winners_of
 from lightning_adls.labs.drawing.searches import studies
-from lightning_adls.labs.lab_report.comparing import Model, compare, in_words, points, test_of
+from lightning_adls.labs.lab_report.comparing import (
+    Model,
+    at_chance,
+    compare,
+    in_words,
+    points,
+    test_of,
+    warn_of_chance,
+)
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
     Content,
     ReportTable,
     with_errors,
 )
-from lightning_adls.labs.lab_report.searches import at_chance, course
+from lightning_adls.labs.lab_report.searches import course
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row
 
@@ -32,13 +40,18 @@ def describe(run: StoredRun) -> Content:
     rows = []
     for winner in winners:
         trials = by_study[winner["study"]]
-        counts = {"trials": len(trials), "at_chance": at_chance(trials, len(run.classes))}
+        complete = [trial for trial in trials if trial["state"] == "complete"]
+        guessing = sum(at_chance(trial, len(run.classes)) for trial in complete)
+        counts = {"trials": len(trials), "at_chance": guessing}
         seconds = sum(trial["seconds"] or 0 for trial in trials)
         rows.append({**with_errors(winner), **counts, "seconds": seconds})
     found.tables.append(ReportTable("Best of each study", _COLUMNS, rows))
     if not winners:
         return found
-    split = "test" if all(winner["test_accuracy"] is not None for winner in winners) else "val"
+    warning = warn_of_chance("The best of every study", winners, len(run.classes))
+    found.observe(*warning, main=True)
+    tested = all(winner["test_standard_error"] is not None for winner in winners)
+    split = "test" if tested else "val"
     where = "on the test rows" if split == "test" else "on the validation rows"
     _about_best(run, found, winners, split, where)
     _about_full(run, found, winners, split, where)
@@ -51,9 +64,9 @@ def describe(run: StoredRun) -> Content:
             )
     for winner in winners[:3]:
         shown = with_errors(winner)
-        tested = f", {shown['test']} on test" if shown["test"] else ""
+        test = f", {shown['test']} on test" if shown["test"] else ""
         found.takeaways.append(
-            f"{winner['study']}: {shown['val']} on validation{tested}, "
+            f"{winner['study']}: {shown['val']} on validation{test}, "
             f"{winner['bits_per_weight']:.3g} bits per weight, {winner['size_mb']:.2f} MB."
         )
     return found

@@ -26,15 +26,6 @@ def course(study: str, trials: Sequence[Row]) -> str:
     return f"{study}: best at trial {winner['trial']} of {len(trials)}{more}."
 
 
-def at_chance(trials: Sequence[Row], classes: int) -> int:
-    """How many trials that completed are within two standard errors of guessing, or below."""
-    complete = (trial for trial in trials if trial["state"] == "complete")
-    return sum(
-        trial["val_accuracy"] - 2 * (trial["val_standard_error"] or 0) <= 1 / classes
-        for trial in complete
-    )
-
-
 def spread(values: Sequence[float]) -> str:
     """Mean and range of the values of several seeds.
 

@@ -44,7 +44,9 @@ def describe(runs: Sequence[StoredRun]) -> Content:
         rivals = {model.name: model for model in second}
         for model in first:
             rival = rivals.get(model.name)
-            if rival is None or None in (model.row["test_accuracy"], rival.row["test_accuracy"]):
+            if rival is None or None in [
+                one_of.row["test_standard_error"] for one_of in (model, rival)
+            ]:
                 continue
             difference = compare_runs(one, model, other, rival, "test")
             found.observe(
