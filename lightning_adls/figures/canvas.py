@@ -58,8 +58,9 @@ def figure(
     lines = "\n".join([*heading, *(" " for _ in below)])
     top = made.suptitle(lines, x=0.01, ha="left", fontsize=11, weight="bold")
     _legend(made, axes[:panels])
+    made.draw_without_rendering()
+    made.set_layout_engine("none")  # laid out once, for both files
     if below:
-        made.draw_without_rendering()
         box = top.get_window_extent().transformed(made.transFigure.inverted())
         y = box.y1 - box.height * len(heading) / (len(heading) + len(below))
         made.text(0.01, y, "\n".join(below), va="top", fontsize=8.5, color=GREY)

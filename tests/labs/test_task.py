@@ -130,6 +130,7 @@ def test_models_of_earlier_trainings_do_not_stay_in_memory(make: Make, tmp_path:
 def test_a_step_of_a_run_is_rebuilt_from_its_row_in_another_process(make: Make) -> None:
     recipe, prune = Quantize({"*": "MXInt(width=4)"}), Prune(0.5, activation_sparsity=0.25)
     with ModelRun("lab", "x", "seed: 0", make()) as run:
+        assert run.task.texts.row_counts == {"train": 96, "val": 64}
         module = run.task.build(recipe, prune)
         row = run.step("a/b", lambda: run.train("a/b", module, BUDGET, [recipe, prune]))
         tested = run.test("a/b", BUDGET)
