@@ -34,7 +34,7 @@ from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.drawing.lab3 import draw_running_best
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
-from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.rows.columns import accuracy
 from lightning_adls.labs.rows.trials import TrialTable, total_seconds
 from lightning_adls.labs.searching import searching
@@ -254,7 +254,8 @@ def write_summary(
             "best_checkpoint": weights and str(weights.relative_to(lab.folder)),
         }
     known = about(lab, lab.task, total_seconds(searches))
-    report.write_json(lab.folder / "summary.json", {**known, "results": rows})
+    start = accuracy("val", lab.rows[START]["accuracy"], lab.task.texts.row_counts["val"])
+    report.write_json(lab.folder / "summary.json", {**known, "start": start, "results": rows})
     return [{"study": name, **row} for name, row in rows.items()]
 
 

@@ -26,13 +26,21 @@ Answers = Mapping[int, Classified]
 class Collecting(L.Callback):
     """Keeps what the last validation, or test, of a :class:`TextClassifier` said of each row.
 
+    Args:
+        path: Of the file that :meth:`write` writes.
+
     Attributes:
         answers: By the number of the row, in rising order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.answers: dict[int, Classified] = {}
         self._found: list[tuple[Tensor, Tensor]] = []
+
+    def write(self) -> None:
+        """Write the answers; see :func:`write`."""
+        write(self.path, self.answers)
 
     def on_validation_epoch_start(self, *_: Any) -> None:
         """Forget an earlier validation."""

@@ -15,7 +15,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
-from lightning_adls.labs import classified
+from lightning_adls.labs.classified import Collecting
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
 
@@ -145,16 +145,16 @@ class Task:
         loggers = [make(save_dir=folder, name="", version=name) for make in self.loggers]
         own = [make() for make in self.callbacks]
         steps = len(self.texts.train_dataloader())
-        collecting = classified.Collecting()
-        trainer = budget.trainer(steps, loggers, [*callbacks, *own, collecting], progress_bar)
+        watching = _watching(answers)
+        trainer = budget.trainer(steps, loggers, [*callbacks, *own, *watching], progress_bar)
         started = perf_counter()
         trainer.fit(module, datamodule=self.texts)
         seconds = perf_counter() - started
         metrics = trainer.callback_metrics
         if metrics["val/loss"].isnan():
             raise FloatingPointError(f"{name}: val/loss is NaN after {trainer.global_step} steps")
-        if answers is not None:
-            classified.write(answers, collecting.answers)
+        for collecting in watching:
+            collecting.write()
         return {"accuracy": float(metrics["val/accuracy"]), "seconds": round(seconds, 2)}
 
     def validate(
@@ -167,11 +167,11 @@ class Task:
             budget: Has the precision.
             answers: File for what the model says of each row.
         """
-        collecting = classified.Collecting()
-        trainer = budget.trainer(1, callbacks=[collecting])
+        watching = _watching(answers)
+        trainer = budget.trainer(1, callbacks=watching)
         trainer.validate(module, datamodule=self.texts, verbose=False)
-        if answers is not None:
-            classified.write(answers, collecting.answers)
+        for collecting in watching:
+            collecting.write()
         return float(trainer.callback_metrics["val/accuracy"])
 
     def test(
@@ -187,13 +187,18 @@ class Task:
         Returns:
             ``accuracy``, and the number of ``rows`` that it is the mean of.
         """
-        collecting = classified.Collecting()
-        trainer = budget.trainer(1, callbacks=[collecting])
+        watching = _watching(answers)
+        trainer = budget.trainer(1, callbacks=watching)
         trainer.test(module, datamodule=self.texts, verbose=False)
-        if answers is not None:
-            classified.write(answers, collecting.answers)
+        for collecting in watching:
+            collecting.write()
         accuracy = float(trainer.callback_metrics["test/accuracy"])
-        return {"accuracy": accuracy, "rows": len(collecting.answers)}
+        return {"accuracy": accuracy, "rows": self.texts.row_counts["test"]}
+
+
+def _watching(answers: Path | None) -> list[Collecting]:
+    """Nothing, or the callback that keeps what a model says of each row."""
+    return [] if answers is None else [Collecting(answers)]
 
 
 def digest_of(path: str | Path) -> str:

@@ -139,6 +139,7 @@ def test_the_statements_of_the_other_labs_are_those_of_their_rows(tmp_path: Path
         "tpe is first, .* then random, .*: their ranges (are apart|overlap)", said["lab2"]
     )
     assert "Integer: best at trial 7 of 8; 1 pruned." in said["lab3"]
+    assert "Integer and the float32 start are indistinguishable on the val" in said["lab3"]
     assert "Integer: 3 of 8 trials are at chance." in said["lab3"]
     assert "indistinguishable on the test rows from Full and Block" in said["lab3"]
     assert "2.00 times as fast; the 10th to 90th percentiles are apart" in said["lab4"]

@@ -50,7 +50,9 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
         *(("Mixed", n) for n in "123"),
     ]
     assert json.loads(rows(folder)[1]["recipe"])
-    summary = json.loads((folder / "summary.json").read_text())["results"]
+    content = json.loads((folder / "summary.json").read_text())
+    assert 0 <= content["start"]["val_accuracy"] <= 1
+    summary = content["results"]
     assert set(summary) == {"Full", "Integer", "Mixed"}
     for found in summary.values():
         assert 0 <= found["test_accuracy"] <= 1

@@ -51,13 +51,19 @@ def _running_best(run: StoredRun, file: str, found: dict[str, list[Row]]) -> Fig
         x_label="number of trials",
         y_label="validation accuracy",
         subtitle=run.subtitle,
-        compare=chance(run),
+        compare={**_start(run), **chance(run)},
     )
     caption = (
         "Best validation accuracy so far over the trials, a curve for each study; bars at the end "
         "are the binomial standard error of the last value."
     )
     return Figure(path, caption)
+
+
+def _start(run: StoredRun) -> dict[str, float]:
+    """The level of the model that all trials start from, once it is in the summary."""
+    start = run.summary.get("start")
+    return {"float32, the start": start["val_accuracy"]} if start else {}
 
 
 def _front(run: StoredRun) -> Figure:

@@ -8,6 +8,7 @@ from lightning_adls.labs.lab_report.comparing import (
     compare,
     in_words,
     points,
+    sentence,
     test_of,
     warn_of_chance,
 )
@@ -50,6 +51,10 @@ def describe(run: StoredRun) -> Content:
         return found
     warning = warn_of_chance("The best of every study", winners, len(run.classes))
     found.observe(*warning, main=True)
+    if start := run.summary.get("start"):
+        first, base = _model(winners[0]), Model("the float32 start", start, "start")
+        difference = compare(run, first, base)
+        found.observe(sentence(first.name, base.name, difference, "on the validation rows"))
     tested = all(winner["test_standard_error"] is not None for winner in winners)
     split = "test" if tested else "val"
     where = "on the test rows" if split == "test" else "on the validation rows"
