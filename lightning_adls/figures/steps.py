@@ -71,7 +71,7 @@ def draw_steps(
                 if (name, curve) not in own:
                     x, y = zip(*_until(end, curve.points), strict=True)
                     one.plot(x, y, drawstyle="steps-post", color=GREY, alpha=0.25, linewidth=0.8)
-            for name, curve in own:
+            for turn, (name, curve) in enumerate(own):
                 look = looks[name]
                 x, y = zip(*_until(end, curve.points), strict=True)
                 one.plot(
@@ -92,7 +92,9 @@ def draw_steps(
                         x, low, high, step="post", color=look.color, alpha=0.15, linewidth=0
                     )
                 if curve.error is not None:
-                    one.errorbar(end, y[-1], curve.error, color=look.color, capsize=2, fmt="none")
+                    # Side by side within the last half step: of equals each is seen.
+                    at = end - (end - last) * 0.8 * turn / len(own)
+                    one.errorbar(at, y[-1], curve.error, color=look.color, capsize=2, fmt="none")
             if panels > 1:
                 places = f"{place * each + 1} to {place * each + len(own)}"
                 one.set_title(f"places {places} of {len(ranked)}", fontsize=9)
