@@ -182,7 +182,7 @@ def test_several_runs_stand_side_by_side_and_are_compared(tmp_path: Path) -> Non
     stored_runs.answer(folders[1], "test", "qat/half/8", 0.8)
     text, page = report_of(*folders, into=tmp_path / "both")
     setup = section(text, "Setup")
-    assert "|  | lab1/test | lab1/other |" in setup
+    assert "| run | lab1/test | lab1/other |" in setup
     assert "| Seed | **0** | **1** |" in setup
     assert "| tolerance | 0.06 | 0.06 |" in setup
     said = section(text, "Observations")

@@ -81,15 +81,13 @@ def to_markdown(
 
 def _setup(runs: Sequence[StoredRun]) -> list[str]:
     """A row for each thing and a column for each run; what differs is bold."""
-    columns = [setup(run) for run in runs]
-    rows = dict.fromkeys(name for lines in columns for name in lines)
     cells = []
-    for name in rows:
-        values = [lines.get(name, "-") for lines in columns]
-        differs = len(set(values)) > 1 and name not in ("Run", "Command")
-        cells.append([name, *(f"**{escape(v)}**" if differs else escape(v) for v in values)])
-    header = ["", *(f"{run.lab}/{run.name}" for run in runs)] if len(runs) > 1 else ["", ""]
-    return _grid(header, cells)
+    for columns in zip(*map(setup, runs), strict=True):
+        for name in dict.fromkeys(name for lines in columns for name in lines):
+            values = [lines.get(name, "-") for lines in columns]
+            differs = len(set(values)) > 1 and "-" not in values and name != "Command"
+            cells.append([name, *(f"**{escape(v)}**" if differs else escape(v) for v in values)])
+    return _grid(["run", *(f"{run.lab}/{run.name}" for run in runs)], cells)
 
 
 def _table(table: ReportTable, level: str) -> list[str]:

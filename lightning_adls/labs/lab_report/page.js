@@ -4,8 +4,7 @@ const number = (text) => parseFloat(text.replace(/,/g, ""));
 const compare = (one, other) => {
   const [a, b] = [number(one), number(other)];
   if (Number.isNaN(a) || Number.isNaN(b)) {
-    // Words in their order; a dash, which is no value, at the end.
-    return (one === "-") - (other === "-") || one.localeCompare(other);
+    return one.localeCompare(other);
   }
   return a - b;
 };
@@ -15,6 +14,7 @@ const sort = (table, column, direction) => {
   const text = (row) => row.cells[column].textContent.trim();
   const rows = [...body.rows].sort((one, other) => {
     const [a, b] = [text(one), text(other)];
+    // A dash, which is no value, stays at the end.
     if (a === "-" || b === "-") return (a === "-") - (b === "-");
     return direction * compare(a, b);
   });
@@ -23,12 +23,7 @@ const sort = (table, column, direction) => {
 
 for (const table of document.querySelectorAll("table")) {
   const headers = [...table.tHead.rows[0].cells];
-  if (headers.every((header) => !header.textContent.trim())) {
-    table.tHead.hidden = true;
-    continue;
-  }
   headers.forEach((header, column) => {
-    if (!header.textContent.trim()) return;
     const button = document.createElement("button");
     button.append(...header.childNodes);
     header.append(button);

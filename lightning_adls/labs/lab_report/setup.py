@@ -10,9 +10,9 @@ _LEFT_OUT = {"data", "model", "seed", "seeds", "run", "config", "logger", "callb
 _LEFT_OUT |= {"figures", "weights", "precisions", "ranges", "samplers"}
 
 
-def setup(run: StoredRun) -> dict[str, str]:
-    """The setup of a run, line by line."""
-    summary, lines = run.summary, {"Run": f"{run.lab}/{run.name}"}
+def setup(run: StoredRun) -> tuple[dict[str, str], dict[str, str]]:
+    """The setup of a run, line by line: what was done, and with what."""
+    summary, lines = run.summary, dict[str, str]()
     if "data" in run.config:
         lines["Data"] = words_of_data(run.config["data"])
     if rows := summary.get("rows"):
@@ -24,17 +24,17 @@ def setup(run: StoredRun) -> dict[str, str]:
         lines[f"Model, {name}"] = str(value)
     lines["Seed"] = ", ".join(map(str, run.config.get("seeds", [run.config.get("seed", 0)])))
     lines |= hyper_parameters(run.config)
-    lines |= {
+    machine = {
         "CPU" if name == "cpu" else name[0].upper() + name[1:]: str(value)
         for name, value in summary.get("environment", {}).items()
     }
     versions = summary.get("versions", {})
     shown = (name for name in ("lightning_adls", "torch", "lightning", "transformers", "optuna"))
-    lines["Versions"] = ", ".join(f"{n} {versions[n]}" for n in shown if n in versions)
-    lines["Commit"] = str(summary.get("commit") or "not from a checkout")
-    lines["Command"] = f"`{summary.get('command', 'not known')}`"
-    lines["Time in all"] = in_hours(summary.get("total_seconds", 0.0))
-    return lines
+    machine["Versions"] = ", ".join(f"{n} {versions[n]}" for n in shown if n in versions)
+    machine["Commit"] = str(summary.get("commit") or "not from a checkout")
+    machine["Command"] = f"`{summary.get('command', 'not known')}`"
+    machine["Time in all"] = in_hours(summary.get("total_seconds", 0.0))
+    return lines, machine
 
 
 def hyper_parameters(config: Mapping[str, Any]) -> dict[str, str]:
@@ -52,10 +52,14 @@ def _words(value: Any) -> str:
             name = str(value["class_path"]).rpartition(".")[2]
             rest = _words(value.get("init_args") or {})
             return f"{name} ({rest})" if rest else name
-        return ", ".join(f"{k} {_words(v)}" for k, v in value.items() if v not in (None, [], {}))
+        return ", ".join(f"{k} {_nested(v)}" for k, v in value.items() if v not in (None, [], {}))
     if isinstance(value, list):
-        return ", ".join(map(_words, value))
+        return ", ".join(map(_nested, value))
     return str(value)
+
+
+def _nested(value: Any) -> str:
+    return f"[{_words(value)}]" if isinstance(value, list) else _words(value)
 
 
 def in_hours(seconds: float) -> str:
