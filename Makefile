@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 lab4 train test lint format clean help \
+.PHONY: lab0 lab1 lab2 lab3 lab4 train figures report test lint format clean help \
   bench bench-formats bench-step bench-flow
 
 help:
@@ -14,6 +14,8 @@ help:
 	@echo "make lab3    search number formats for every linear layer"
 	@echo "make lab4    time torch.compile, fused attention and packed MXINT8 weights"
 	@echo "make train   fit, validate, test or predict: ARGS='fit --config configs/train.yaml'"
+	@echo "make figures draw the figures of runs again: ARGS='lightning_logs/lab1/default'"
+	@echo "make report  write a lab report of one run or several, side by side: ARGS='lab1/default'"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   three tables of speed, each also by itself, with ARGS:"
@@ -38,6 +40,12 @@ lab4: .venv/.package
 
 train: .venv/.package
 	$(BIN)/python scripts/train.py $(ARGS)
+
+figures: .venv/.package
+	$(BIN)/python scripts/figures.py $(ARGS)
+
+report: .venv/.package
+	$(BIN)/python scripts/report.py $(ARGS)
 
 # A process per core, of one thread each: threads that wait for each other spin.
 test: .venv/.dev

@@ -213,7 +213,8 @@ class TextClassifier(CompressedCheckpoints):
                 f"TextClassifier: labels={lowest} is no class; number the classes from 0."
             )
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
+        """Loss and logits of a batch, logged."""
         labels = batch["labels"]
         self._check_labels(labels)
         logits = self.logits(batch)
@@ -237,19 +238,19 @@ class TextClassifier(CompressedCheckpoints):
             on_step=False,
             on_epoch=True,
         )
-        return loss
+        return loss, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        return self._step(batch, "train")
+        return self._step(batch, "train")[0]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracy of one validation batch."""
-        self._step(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Log loss and accuracy of one validation batch; ``class`` of each sample, ``(batch,)``."""
+        return {"class": self._step(batch, "val")[1].argmax(-1)}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracy of one test batch."""
-        self._step(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Log loss and accuracy of one test batch; ``class`` of each sample, ``(batch,)``."""
+        return {"class": self._step(batch, "test")[1].argmax(-1)}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Class and probabilities of each sample; ``index`` is its row in the data."""

@@ -31,9 +31,13 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.labs import cli
+from lightning_adls.labs.about import about
 from lightning_adls.labs.describe import describe
+from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
-from lightning_adls.labs.model_run import START, ModelRun
+from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.rows.steps import lab0
+from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.labs.tensorboard import TensorBoard, shown, write_row
@@ -48,7 +52,7 @@ COLUMNS = {
     "val_accuracy": ("val acc.", ".4f"),
     "test_accuracy": ("test acc.", ".4f"),
     "trainable": ("trainable", ",d"),
-    "total": ("parameters", ",d"),
+    "parameters": ("parameters", ",d"),
     "seconds": ("s", ".1f"),
 }
 # Largest difference of a logit over the largest logit. Merging changes only the order of float32
@@ -116,11 +120,11 @@ def main(
     freeze(plain.model, frozen)
     task.build(lora, classifier=lora_classifier)  # refuses wrong patterns
     with ModelRun("lab0", run, config_yaml, task) as lab:
-        summary = describe(console, plain.model, task.texts.max_length)
+        described = describe(console, plain.model, task.texts.max_length)["model"]
         remaining = Remaining()
         lab.listeners += [
             lambda name, row: show_step(lab, name, row, remaining),
-            lambda *_: write(lab, summary),
+            lambda *_: write(lab, described),
         ]
         if tensorboard is not None:
             lab.listeners += [lambda *_: write_page(tensorboard, lab)]
@@ -148,11 +152,11 @@ def main(
         # The test split is read last, for the models that are done.
         lab.test("full", budget)
         lab.test("merged", lora_budget)
-        write(lab, summary)  # once more, because a call that was killed may not have come to it
+        write(lab, described)  # once more, because a call that was killed may not have come to it
         if tensorboard is not None:
             write_page(tensorboard, lab)
-    console.print(table("Fine-tuning", rows_of(lab), COLUMNS))
-    console.print(f"Figure, table and checkpoints: {lab.folder}", soft_wrap=True)
+    console.print(table("Fine-tuning", lab0(lab), COLUMNS))
+    console.print(f"Figures, table and checkpoints: {lab.folder}", soft_wrap=True)
 
 
 def show_step(lab: ModelRun, name: str, row: Row, remaining: Remaining) -> None:
@@ -220,45 +224,24 @@ def logits(module: TextClassifier, texts: TextData) -> Tensor:
         return torch.cat([module.logits(batch) for batch in texts.val_dataloader()])
 
 
-def rows_of(lab: ModelRun) -> list[Row]:
-    """One row for each model, its test accuracy with it."""
-    return [
-        {
-            "model": name,
-            **row,
-            "val_accuracy": row["accuracy"],
-            "test_accuracy": lab.rows.get(f"test/{name}", {}).get("accuracy"),
-        }
-        for name, row in lab.rows.items()
-        if not name.startswith("test/")
-    ]
-
-
 def write_page(tensorboard: TensorBoard, lab: ModelRun) -> None:
     """Show what was found so far in TensorBoard: a row of HPARAMS each, the table, the figure."""
-    rows = rows_of(lab)
+    rows = lab0(lab)
     for number, row in enumerate(rows, 1):
         metrics = {key: row.get(key) for key in COLUMNS if key != "model"}
         write_row(lab.folder, number, row["model"], {"model": row["model"]}, metrics)
     tables = {"fine-tuning": shown(rows, COLUMNS)}
-    tensorboard.write_page(lab.folder, LAYOUT, ("curves",), tables)
+    tensorboard.write_page(lab.folder, LAYOUT, tables)
 
 
-def write(lab: ModelRun, summary: Mapping[str, object]) -> None:
+def write(lab: ModelRun, model: Mapping[str, str]) -> None:
     """Write everything found so far: table, summary and curves."""
-    rows = rows_of(lab)
-    report.write_csv(lab.folder / "results.csv", [{k: row.get(k) for k in COLUMNS} for row in rows])
-    report.write_json(lab.folder / "summary.json", {**summary, "results": rows})
-    start = (0, lab.rows[START]["accuracy"])
-    curves = {row["model"]: [start, *row["curve"]] for row in rows if "curve" in row}
-    report.draw_lines(
-        lab.folder / "curves.png",
-        curves,
-        levels={},
-        title="Full fine-tuning and LoRA: validation accuracy",
-        x_label="training steps",
-        y_label="validation accuracy",
-    )
+    rows = lab0(lab)
+    report.write_csv(lab.folder / "results.csv", rows)
+    results = {row["model"]: row for row in rows}
+    summary = {**about(lab, lab.task), "model": model, "results": results}
+    report.write_json(lab.folder / "summary.json", summary)
+    draw(StoredRun.read(lab.folder))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ if __name__ == "__main__":
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -35,11 +34,15 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.events import write_run
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
-from lightning_adls.labs.choosing import Rows, best_quantised, choosable, sparsest_within
+from lightning_adls.labs.about import about
+from lightning_adls.labs.choosing import best_quantised, choosable, sparsest_within
 from lightning_adls.labs.compression import Observer, Schedule, calibrated, prune, quantise, remove
 from lightning_adls.labs.curves import by_sparsity, by_width
+from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.rows.steps import START, TRAINED, lab1
+from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.labs.tensorboard import TensorBoard, shown, write_model, write_row
@@ -53,22 +56,17 @@ PASSING = {
     *("widths", "frac_widths", "observer", "calibration_batches"),
     *("sparsities", "methods", "schedules", "structured", "tolerance"),
 }
-START = "float32/start"
 METHODS: dict[str, Literal["l1", "random"]] = {"l1-norm": "l1", "random": "random"}
 WIDEST_LEARNED = 16
-COLUMNS = (
-    *("accuracy", "accuracy_untrained", "parameters", "size_mb", "bits_per_weight", "sparsity"),
-    *("speedup", "speedup_p10", "speedup_p90", "seconds"),
-)
-
-CHOSEN = {
-    "name": ("model", ""),
-    "accuracy": ("val acc.", ".4f"),
+COLUMNS = {
+    "model": ("model", ""),
+    "val_accuracy": ("val acc.", ".4f"),
     "test_accuracy": ("test acc.", ".4f"),
     "bits_per_weight": ("bits/w", ".2f"),
     "sparsity": ("sparsity", ".2f"),
     "size_mb": ("MB", ".2f"),
 }
+
 BY_WIDTH, BY_SPARSITY = "accuracy/by_width", "accuracy/by_percent_of_zeros"
 LAYOUT = {
     "Quantised and pruned": {
@@ -77,8 +75,8 @@ LAYOUT = {
     }
 }
 # What tells one step from another.
-CHOICES = ("how", "frac_width", "width", "method", "schedule", "target")
-METRICS = ("accuracy", "bits_per_weight", "size_mb", "sparsity", "seconds")
+CHOICES = ("method", "training", "frac_width", "width", "schedule", "target_sparsity")
+METRICS = ("val_accuracy", "bits_per_weight", "size_mb", "sparsity", "seconds")
 
 FracWidth = Literal["half", "calibrated", "learned"]
 Method = Literal["random", "l1-norm"]
@@ -172,39 +170,39 @@ def main(
             write_steps(lab, lab.rows)
             lab.listeners.append(lambda step, _: write_steps(lab, [step]))
         lab.start(qat, START)
-        lab.step("float32/trained", lambda: lab.train("float32/trained", task.build(), qat))
+        lab.step(TRAINED, lambda: lab.train(TRAINED, task.build(), qat))
 
         # Part 1: each width, without training and with it.
         for frac_width, width in product(frac_widths, widths):
-            name, both, about = f"{frac_width}/{width}", ["ptq", "qat"], {"width": width}
+            name, both = f"{frac_width}/{width}", ["ptq", "qat"]
+            how: dict[str, Any] = {"width": width, "frac_width": frac_width}
             if frac_width == "half":
-                quantise(lab, name, half(width), qat, both, **about, frac_width="half")
+                quantise(lab, name, half(width), qat, both, **how)
             elif frac_width == "calibrated":
                 name = f"{observer}-{calibration_batches}/{width}"
                 recipe = calibrated(lab, name, half(width), observer, calibration_batches)
-                chosen = f"calibrated by {observer}"
-                quantise(lab, name, recipe, qat, both, **about, frac_width=chosen)
+                quantise(lab, name, recipe, qat, both, **how, observer=observer)
             elif width <= WIDEST_LEARNED:
                 # A step size that nothing has learned is no result: there is no PTQ.
-                quantise(lab, name, learned(width), qat, ["qat"], **about, frac_width="learned")
+                quantise(lab, name, learned(width), qat, ["qat"], **how)
 
         # Part 2: the best of them, pruned and trained again.
         best = best_quantised(lab.rows)
         assert best is not None  # there is at least one width
         for method, schedule, sparsity in product(methods, schedules, sparsities):
-            how = replace(pruning, sparsity=sparsity, method=METHODS[method])
-            prune(lab, best, how, schedule, retrain, method)
+            pruned = replace(pruning, sparsity=sparsity, method=METHODS[method])
+            prune(lab, best, pruned, schedule, retrain, method)
         for share in structured or []:
             remove(lab, best, share, retrain)
 
         results = test_chosen(lab, best, tolerance, qat)
         drop_checkpoints(lab)
         write_rows(lab)
-        draw(lab.rows, best, lab.folder)
-        rows = [{"name": name, **row} for name, row in results.items()]
+        draw(StoredRun.read(lab.folder))
+        rows = [{"model": name, **row} for name, row in results.items()]
         if tensorboard is not None:
             write_page(tensorboard, lab, rows, task)
-    console.print(table("Chosen on the validation split, tested once", rows, CHOSEN))
+    console.print(table("Chosen on the validation split, tested once", rows, COLUMNS))
     console.print(f"All models, figures and recipes: {lab.folder}", soft_wrap=True)
 
 
@@ -256,12 +254,12 @@ def test_chosen(lab: ModelRun, best: str, tolerance: float, budget: Budget) -> d
         path.unlink(missing_ok=True)
         if step is None:
             continue
-        accuracy = lab.test(step, budget)
-        results[name] = {"step": step, **lab.rows[step], "test_accuracy": accuracy}
+        lab.test(step, budget)
+        results[name] = next(row for row in lab1(lab) if row["step"] == step)
         for transform in lab.transforms_of(step):
             if isinstance(transform, Quantize):
                 transform.save(path)
-    report.write_json(lab.folder / "summary.json", results)
+    report.write_json(lab.folder / "summary.json", {**about(lab, lab.task), "results": results})
     return results
 
 
@@ -291,67 +289,32 @@ def show_step(lab: ModelRun, name: str, row: Row, remaining: Remaining, total: i
 
 def write_rows(lab: ModelRun) -> None:
     """Write ``results.csv``: a row for each model so far."""
-    rows = [
-        {"step": step, **{column: row.get(column) for column in COLUMNS}}
-        for step, row in lab.rows.items()
-        if "checkpoint" in row
-    ]
-    report.write_csv(lab.folder / "results.csv", rows)
+    report.write_csv(lab.folder / "results.csv", lab1(lab))
 
 
 def write_steps(lab: ModelRun, steps: Iterable[str]) -> None:
     """Show steps in TensorBoard: a row of HPARAMS each, and the curves so far."""
-    models = [name for name, row in lab.rows.items() if "checkpoint" in row]
-    for step in steps:
-        if step in models:
-            row = lab.rows[step]
-            choices = {key: row[key] for key in CHOICES if row.get(key) is not None}
-            metrics = {key: row.get(key) for key in METRICS}
-            number = models.index(step) + 1
-            write_row(lab.folder, number, step, choices or {"how": step}, metrics)
-    log_curves(lab)
-
-
-def log_curves(lab: ModelRun) -> None:
-    """Write accuracy by width and by sparsity so far, each way to compress as a run of its own."""
+    rows = lab1(lab)
+    for number, row in enumerate(rows, 1):
+        if row["step"] in steps:
+            choices = {key: row[key] for key in CHOICES if row[key] is not None}
+            write_row(lab.folder, number, row["step"], choices, {key: row[key] for key in METRICS})
     best = best_quantised(lab.rows)
-    pruned = {} if best is None else by_sparsity(lab.rows, best)
-    percent = {name: [(100 * x, y) for x, y in curve] for name, curve in pruned.items()}
-    for tag, curves in ((BY_WIDTH, by_width(lab.rows)), (BY_SPARSITY, percent)):
+    pruned = {} if best is None else by_sparsity(rows, best)
+    for tag, scale, curves in ((BY_WIDTH, 1, by_width(rows)), (BY_SPARSITY, 100, pruned)):
         for name, curve in curves.items():
-            write_run(lab.folder / "curves" / name, curves={tag: curve})
+            scaled = [(scale * point.x, point.y) for point in curve]
+            write_run(lab.folder / "curves" / name, curves={tag: scaled})
 
 
 def write_page(tensorboard: TensorBoard, lab: ModelRun, rows: Sequence[Row], task: Task) -> None:
     """Write the figures, the table and the recipes, and what rounding does to the models."""
-    names = [row["name"] for row in rows if (lab.folder / f"{row['name']}_recipe.yaml").exists()]
+    names = [row["model"] for row in rows if (lab.folder / f"{row['model']}_recipe.yaml").exists()]
     recipes = {name: f"{name}_recipe.yaml" for name in names}
-    tables = {"chosen": shown(rows, CHOSEN)}
-    tensorboard.write_page(lab.folder, LAYOUT, ("widths", "sparsities"), tables, recipes)
+    tensorboard.write_page(lab.folder, LAYOUT, {"chosen": shown(rows, COLUMNS)}, recipes)
     for row in rows:
-        if tensorboard.histograms and row["name"] in names:
-            write_model(lab.folder / "best" / row["name"], lab.module(row["step"]), task.texts)
-
-
-def draw(rows: Rows, best: str, folder: Path) -> None:
-    """The lab's two figures."""
-    float32 = {
-        "float32": rows[START]["accuracy"],
-        "float32, trained as long": rows["float32/trained"]["accuracy"],
-    }
-    unpruned = {f"unpruned ({best})": rows[best]["accuracy"]}
-    for file, name, curves, levels, label in (
-        ("widths", "width", by_width(rows), float32, "width of the fixed-point numbers in bits"),
-        ("sparsities", "sparsity", by_sparsity(rows, best), unpruned, "sparsity"),
-    ):
-        report.draw_lines(
-            folder / f"{file}.png",
-            curves,
-            levels=levels,
-            title=f"Validation accuracy by {name}",
-            x_label=label,
-            y_label="validation accuracy",
-        )
+        if tensorboard.histograms and row["model"] in names:
+            write_model(lab.folder / "best" / row["model"], lab.module(row["step"]), task.texts)
 
 
 if __name__ == "__main__":

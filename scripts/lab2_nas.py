@@ -34,13 +34,18 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
+from lightning_adls.labs.about import about
 from lightning_adls.labs.architectures import Models, smallest
-from lightning_adls.labs.comparing import best_of, draw, rank
+from lightning_adls.labs.comparing import best_of, log, rank
 from lightning_adls.labs.concerns import about_data, about_searches, say
+from lightning_adls.labs.drawing import draw
+from lightning_adls.labs.drawing.lab2 import SEARCHES, draw_samplers
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import judge, judge_compressed
+from lightning_adls.labs.rows.trials import TrialTable, total_seconds
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.searching import searching
+from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.labs.tensorboard import TensorBoard, search_layout, shown
@@ -60,18 +65,13 @@ from lightning_adls.transforms import Prune, Quantize, Transform
 PASSING = {"storage", "trials", "samplers", "only", "seeds"}
 DIMENSIONS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 
-# The three searches, and their names in the figure.
+# The three searches.
 PLAIN, AWARE, RETRAINED = "plain", "aware", "aware_retrained"
-LABELS = {
-    PLAIN: "no compression",
-    AWARE: "compression-aware",
-    RETRAINED: "compression-aware, trained again",
-}
 COLUMNS = {
     "name": ("model", ""),
-    "before_compression": ("before", ".4f"),
-    "accuracy": ("val", ".4f"),
-    "test_accuracy": ("test", ".4f"),
+    "val_accuracy_before_compression": ("before", ".4f"),
+    "val_accuracy": ("val acc.", ".4f"),
+    "test_accuracy": ("test acc.", ".4f"),
     "parameters": ("parameters", ","),
     "size_mb": ("MB", ".3f"),
     "bits_per_weight": ("bits/w", ".2f"),
@@ -167,7 +167,10 @@ def main(
         # Task 2 searches twice more.
         bars = search.Bars(console, studies=(len(only) + 2) * len(seeds))
         searches = dict[str, Search[Architecture]]()
-        results = search.ResultsFile(lab.folder / "results.csv", searches)
+        kinds, rows_of = dict[str, Row](), tasks[seeds[0]].texts.row_counts
+        results = TrialTable(
+            lab.folder / "results.csv", searches, rows_of["val"], "architecture", kinds.__getitem__
+        )
         listeners = [results, bars]
         if tensorboard is not None:
             listeners.append(tensorboard.listener(f"lab2/{run}", "size_mb"))
@@ -177,6 +180,7 @@ def main(
 
         def open_search(kind: str, sampler: str, seed: int) -> Search[Architecture]:
             name = f"{kind}/{sampler}/{seed}"
+            kinds[name] = {"search": kind, "sampler": sampler, "seed": seed}
             of_search = {"search": kind, "sampler": described[sampler], "seed": seed}
             objective = Objective(
                 space,
@@ -217,9 +221,11 @@ def main(
             compared = {}
             for name in only:
                 compared[name] = run_all(PLAIN, name)
-                draw(lab.folder, "samplers", "Samplers on the same space", compared)
+                results.write()  # also where all trials were there already
+                log(lab.folder, "samplers", compared)
+                draw_samplers(StoredRun.read(lab.folder))
                 if tensorboard is not None:
-                    tensorboard.write_page(lab.folder, LAYOUT, FIGURES)
+                    tensorboard.write_page(lab.folder, LAYOUT)
             ranking = rank(compared)
             best = next(iter(ranking))
             if ranking[best]["mean_best"] is None:
@@ -231,11 +237,10 @@ def main(
             found = {PLAIN: compared[best]}
             for kind in (AWARE, RETRAINED):
                 found[kind] = run_all(kind, best)
-                labelled = {LABELS[kind]: each for kind, each in found.items()}
-                title = f"Compression-aware search with the sampler {best}"
-                draw(lab.folder, "compression_aware", title, labelled)
+                labelled = {SEARCHES[kind]: each for kind, each in found.items()}
+                log(lab.folder, "compression_aware", labelled)
                 if tensorboard is not None:
-                    tensorboard.write_page(lab.folder, LAYOUT, FIGURES)
+                    tensorboard.write_page(lab.folder, LAYOUT)
 
         say(about_searches(searches.values(), tasks[seeds[0]].texts))
         rows: dict[str, Row] = {}
@@ -247,13 +252,16 @@ def main(
                     compress = models[winner.seed].compress
                     rows["compressed"] = judge_compressed(lab, task, winner, compress)
         results.write()
-        report.write_json(lab.folder / "summary.json", {"samplers": ranking, "models": rows})
+        known = about(lab, tasks[seeds[0]], total_seconds(searches))
+        summary = {**known, "samplers": ranking, "models": rows}
+        report.write_json(lab.folder / "summary.json", summary)
+        draw(StoredRun.read(lab.folder))
         if tensorboard is not None:
             tables = {
                 "samplers": shown(named(ranking), RANKING),
                 "models": shown(named(rows), COLUMNS),
             }
-            tensorboard.write_page(lab.folder, LAYOUT, FIGURES, tables)
+            tensorboard.write_page(lab.folder, LAYOUT, tables)
     show(ranking, rows, lab.folder)
 
 

@@ -34,11 +34,17 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
+from lightning_adls.labs.about import about
 from lightning_adls.labs.concerns import about_searches, say
+from lightning_adls.labs.drawing import draw
+from lightning_adls.labs.drawing.lab3 import draw_running_best
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.judging import test, tested, weights_of
-from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.model_run import START, ModelRun
+from lightning_adls.labs.rows.columns import accuracy
+from lightning_adls.labs.rows.trials import TrialTable, total_seconds
 from lightning_adls.labs.searching import add, searching
+from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.labs.tensorboard import TensorBoard, search_layout, shown, write_model
@@ -57,7 +63,7 @@ PASSING = {
 }
 COLUMNS = {
     "study": ("study", ""),
-    "best_value": ("val acc.", ".4f"),
+    "val_accuracy": ("val acc.", ".4f"),
     "test_accuracy": ("test acc.", ".4f"),
     "bits_per_weight": ("bits/w", ".2f"),
     "trials": ("trials", "d"),
@@ -176,7 +182,8 @@ def main(
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
         bars, searches = search.Bars(console, len(only)), dict[str, Search[Quantize]]()
-        results = search.ResultsFile(lab.folder / "results.csv", searches)
+        val_rows = task.texts.row_counts["val"]
+        results = TrialTable(lab.folder / "results.csv", searches, val_rows, "recipe")
         listeners = [results, bars]
         if tensorboard is not None:
             listeners.append(tensorboard.listener(f"lab3/{run}"))
@@ -215,23 +222,25 @@ def main(
                 if name not in searches:
                     open_search(name)
                 searches[name].run()
-                draw(searches, figures, lab.folder)
+                results.write()  # also where all trials were there already
+                draw_running_best(StoredRun.read(lab.folder))
                 if tensorboard is not None:
-                    tensorboard.write_page(lab.folder, LAYOUT, figures)
+                    tensorboard.write_page(lab.folder, LAYOUT)
         say(about_searches((searches[name] for name in only), task.texts))
         rows = write_summary(lab, searches, only, backend)
         results.write()
+        draw(StoredRun.read(lab.folder))
         if tensorboard is not None:
             recipes = {row["study"]: row["best_recipe"] for row in rows if "best_recipe" in row}
             tables = {"best of each study": shown(rows, COLUMNS)}
-            tensorboard.write_page(lab.folder, LAYOUT, figures, tables, recipes)
+            tensorboard.write_page(lab.folder, LAYOUT, tables, recipes)
             for row in rows:
                 if tensorboard.histograms and row.get("best_checkpoint") and row["study"] in only:
                     each = searches[row["study"]]
                     assert each.best is not None  # its weights are here
                     module = cast(TextClassifier, each.objective.load(each.best))
                     write_model(each.objective.folder / "best", module, task.texts)
-    ranked = sorted(rows, key=lambda row: -(row["best_value"] or 0))
+    ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
     console.print(table("Best of each study", ranked, COLUMNS))
     console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)
 
@@ -262,22 +271,6 @@ def check_used(precisions: Mapping[str, Template], studies: Mapping[str, list[st
         )
 
 
-def draw(searches: Searches, figures: Mapping[str, list[str]], folder: Path) -> None:
-    """Draw the running best of all studies so far."""
-    curves = {name: each.curve for name, each in searches.items() if each.curve}
-    for file, names in figures.items():
-        drawn = {name: curves[name] for name in names if name in curves}
-        if not drawn:
-            continue
-        report.draw_curves(
-            folder / f"{file}.png",
-            drawn,
-            title="Mixed-precision search: best validation accuracy so far",
-            x_label="number of trials",
-            y_label="validation accuracy",
-        )
-
-
 def write_summary(
     lab: ModelRun, searches: Searches, only: Collection[str], backend: str
 ) -> list[Row]:
@@ -289,19 +282,25 @@ def write_summary(
     for name, each in searches.items():
         if not each.counted:
             continue
-        rows[name] = search.summary(each.study)
+        found = search.summary(each.study)
+        rows[name] = accuracy("val", found.pop("best_value"), lab.task.texts.row_counts["val"])
+        rows[name] |= found
         if (best := each.best) is None:
             continue
         recipe, weights = Path(name, "best_recipe.yaml"), weights_of(each)
         (lab.folder / name).mkdir(exist_ok=True)
         Quantize(best.user_attrs["choice"], backend=backend).save(lab.folder / recipe)
         here = name in only and weights is not None
+        if here:
+            test(lab, lab.task, each)
         rows[name] |= {
-            "test_accuracy": test(lab, lab.task, each) if here else tested(each),
+            **tested(each),
             "best_recipe": str(recipe),
             "best_checkpoint": weights and str(weights.relative_to(lab.folder)),
         }
-    report.write_json(lab.folder / "summary.json", rows)
+    known = about(lab, lab.task, total_seconds(searches))
+    start = accuracy("val", lab.rows[START]["accuracy"], lab.task.texts.row_counts["val"])
+    report.write_json(lab.folder / "summary.json", {**known, "start": start, "results": rows})
     return [{"study": name, **row} for name, row in rows.items()]
 
 

@@ -41,6 +41,7 @@ from lightning_adls.bench.experiments import (
 )
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
+from lightning_adls.labs.about import about
 from lightning_adls.labs.environment import environment
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.tables import table
@@ -90,7 +91,7 @@ def main(
     # Times are measured anew: all settings may differ from those of an earlier call.
     with Run("lab4", run, config_yaml, passing=yaml.safe_load(config_yaml)) as lab:
         lab.begin()
-        results = Results(lab.folder, EXTRA_KEYS, environment())
+        results = Results(lab.folder, EXTRA_KEYS, about(lab))
         turns = Turns(len(set(devices)) * len(set(parts)))
         if "compile" in parts:
             for device in turns.of(devices, "compile"):
@@ -147,7 +148,7 @@ def show(part: Part, results: Results) -> None:
 def print_environment(results: Results) -> None:
     """Say what ran where, and how to fill what is missing."""
     console.print("\n[bold]Environment")
-    for name, value in results.environment.items():
+    for name, value in environment().items():
         console.print(f"  {name:<20} {value}", soft_wrap=True, highlight=False)
     if not torch.cuda.is_available():
         given = shlex.join([*sys.argv[1:], "--devices", "[cuda]"])

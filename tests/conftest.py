@@ -16,6 +16,7 @@ from torch import nn
 
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.figures import canvas
 from lightning_adls.models import bert
 from lightning_adls.search import Budget, FormatSpace, Objective
 from lightning_adls.transforms import Quantize, Transform
@@ -126,10 +127,23 @@ def trainer(tmp_path: Path) -> L.Trainer:
     )
 
 
+PIXEL = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\6\0\0\0\x1f\x15\xc4\x89"
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run a script in an empty folder; returns its exit status."""
+    """Run a script in an empty folder; returns its exit status.
+
+    Its figures are drawn, but to write them, tested in tests/figures, takes longer than many a lab:
+    their files hold the head of a picture.
+    """
     monkeypatch.chdir(tmp_path)
+
+    def written(made: object, path: Path) -> None:
+        for suffix in (".png", ".pdf"):
+            path.with_suffix(suffix).write_bytes(PIXEL)
+
+    monkeypatch.setattr(canvas, "_save", written)
 
     def run(script: Path, *arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", [str(script), *arguments])

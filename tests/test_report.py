@@ -2,14 +2,12 @@
 
 import csv
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.image import imread
 
 from lightning_adls import report
 
@@ -30,16 +28,6 @@ def test_running_best_is_the_maximum_of_what_came_before(values: list[float | No
     for place, best in enumerate(bests):
         seen = [value for value in values[: place + 1] if value is not None]
         assert best == max(seen, default=None)
-
-
-def test_figure_is_a_png_also_with_an_empty_curve_and_many_curves(tmp_path: Path) -> None:
-    curves = {f"study {n}": [(1, 0.5), (2, 0.5 + n / 100)] for n in range(25)} | {"none": []}
-    path = tmp_path / "curves.png"
-    report.draw_curves(path, curves, title="t", x_label="x", y_label="y")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    report.draw_curves(path, {"none": []}, title="t", x_label="x", y_label="y")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
 
 
 STEPPED = st.dictionaries(st.integers(1, 8), st.floats(0, 1), max_size=6)
@@ -66,26 +54,6 @@ def test_mean_and_range_are_those_of_the_values_that_hold_at_each_place(
         assert (low, high) == (column.min(), column.max())
 
 
-def test_bands_are_drawn_around_their_curves(tmp_path: Path) -> None:
-    draw = partial(report.draw_curves, title="t", x_label="x", y_label="y")
-    curve, spans = report.mean_and_range([[(1, 0.2), (4, 0.3)], [(1, 0.6)]])
-    curves: dict[str, report.Curve] = {"a": curve, "b": [(1, 0.1), (9, 0.2)]}
-    draw(tmp_path / "plain.png", curves)
-    draw(tmp_path / "bands.png", curves, bands={"a": spans, "b": []})
-    plain, bands = (imread(tmp_path / f"{name}.png") for name in ("plain", "bands"))
-    columns = np.flatnonzero((plain != bands).any((0, 2)))
-    assert np.ptp(columns) > plain.shape[1] / 2, "the band ends before the longest curve"
-
-
-def test_levels_are_drawn_beside_lines(tmp_path: Path) -> None:
-    draw = partial(report.draw_lines, title="t", x_label="x", y_label="y")
-    lines = {"PTQ": [(4, 0.5), (8, 0.9)], "QAT": [(4, 0.8)]}
-    draw(tmp_path / "without.png", lines, levels={})
-    draw(tmp_path / "with.png", lines, levels={"float32": 0.95})
-    without, drawn = (imread(tmp_path / f"{name}.png") for name in ("without", "with"))
-    assert not np.array_equal(without, drawn)
-
-
 def test_tensorboard_curves_are_replaced_and_not_drawn_twice(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -102,24 +70,3 @@ def test_a_file_being_written_never_replaces_a_whole_one(tmp_path: Path) -> None
     with pytest.raises(TypeError):
         report.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
-
-
-def test_bars_have_heights_in_proportion_and_one_colour_per_name(tmp_path: Path) -> None:
-    draw = partial(report.draw_bars, title="t", y_label="ms")
-    draw(
-        tmp_path / "bars.png", {"first": {"eager": 4.0, "compiled": 1.0}, "second": {"eager": 2.0}}
-    )
-    drawn = (imread(tmp_path / "bars.png")[..., :3] * 255).round().astype(int)
-    blue = (drawn == (31, 119, 180)).all(2)  # the first of tab10
-    orange = (drawn == (255, 127, 14)).all(2)
-    # Runs of columns that have the colour; the last one is the legend.
-    columns = blue.sum(0)
-    tops = [columns[run].max() for run in _runs(columns > 0)]
-    assert len(tops) == 3
-    assert tops[0] == pytest.approx(2 * tops[1], rel=0.02)
-    assert orange.sum(0).max() == pytest.approx(tops[0] / 4, rel=0.05)
-
-
-def _runs(marked: np.ndarray) -> list[slice]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(int)))
-    return [slice(start, end) for start, end in edges.reshape(-1, 2).tolist()]

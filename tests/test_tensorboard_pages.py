@@ -30,7 +30,7 @@ def test_a_search_tells_its_story(quick: Objective[Quantize], tmp_path: Path) ->
     )
     (folder / "recipe.yaml").write_text("quantize: {'*': Integer}\n")
     tables = {"best": [{"study": "Integer", "val acc.": 0.5}]}
-    board.write_page(folder, LAYOUT, ["best"], tables, {"Integer": "recipe.yaml"})
+    board.write_page(folder, LAYOUT, tables, {"Integer": "recipe.yaml"})
 
     with served(tensorboard(folder)) as url, browser() as page:
         page.open(f"{url}#custom_scalars")

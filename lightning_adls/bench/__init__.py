@@ -8,7 +8,7 @@ from lightning_adls.bench.instruments.memory import peak_bytes
 from lightning_adls.bench.instruments.timing import Rounds, Spread, alternate, break_even, time_ms
 from lightning_adls.bench.measure import measure
 from lightning_adls.bench.records import Measurement, Record
-from lightning_adls.bench.results import Results, attempt
+from lightning_adls.bench.results import Results, StoredResults, attempt
 from lightning_adls.bench.speedup import Speedup, speedup
 from lightning_adls.bench.sweep import sweep
 from lightning_adls.bench.workloads.compiler_state import cold_cache
@@ -26,6 +26,7 @@ __all__ = [
     "Rounds",
     "Speedup",
     "Spread",
+    "StoredResults",
     "Variant",
     "alternate",
     "attempt",

@@ -4,49 +4,35 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 
-from lightning_adls import report
+from lightning_adls import figures, report
 from lightning_adls.bench.failures import one_line
 from lightning_adls.bench.records import Measurement, Record
 from lightning_adls.bench.workloads.variants import Variant
 from lightning_adls.threads import wait_policy
 
 
-class Results:
-    """The records found so far, written to disk with every addition.
+class StoredResults:
+    """Records that were found, to be shown and drawn.
 
     Args:
-        folder: Where. What an earlier run of the same name has left there is removed.
-        extra: Keys that records have beside those of a ``Measurement``.
-        environment: What measured; it is written beside the records.
+        folder: Where the figures go.
+        records: All of them.
+        about: What measured, and what for; see ``Results``.
 
-    Raises:
-        OSError: If the folder cannot be made.
+    Attributes:
+        drawn: The figures that were drawn so far: their title and PNG file.
     """
 
-    def __init__(
-        self, folder: Path, extra: Sequence[str], environment: Mapping[str, object]
-    ) -> None:
+    def __init__(self, folder: Path, records: Sequence[Record], about: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.records: list[Record] = []
-        self.environment = environment
-        self._keys = ("part", "experiment", *Measurement.__dataclass_fields__, *extra)
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.png"):
-            old.unlink()
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._write()
-
-    def add(self, part: str, experiment: str, records: Iterable[Record], **shared: Any) -> None:
-        """Add records, and what they share under the extra keys."""
-        for record in records:
-            known = {"part": part, "experiment": experiment, **record, **shared}
-            assert known.keys() <= set(self._keys), known.keys() - set(self._keys)
-            self.records.append({key: known.get(key) for key in self._keys})
-        self._write()
+        self.records = list(records)
+        self.about = about
+        self.drawn: list[tuple[str, Path]] = []
 
     def of(self, experiment: str, device: str | None = None) -> list[Record]:
         """The records of an experiment that could be measured, on all devices or on one."""
@@ -74,36 +60,91 @@ class Results:
             for error, where in places.items()
         ]
 
+    @property
+    def subtitle(self) -> str:
+        """What measured, in a line."""
+        machine = self.about.get("environment", {})
+        shown = (machine.get(key) for key in ("CUDA devices", "cpu", "torch threads"))
+        return "; ".join(text for text in shown if text and text != "none")
+
     def bars(
         self, title: str, groups: Mapping[str, Mapping[str, float]], y: str, *, log: bool = False
     ) -> None:
-        """Draw bars, and log each as a point of TensorBoard; see ``report.draw_bars``."""
-        if not groups:
-            return
-        name = _file_name(title)
-        path = self.folder / f"{name}.png"
-        report.draw_bars(path, groups, title=title, y_label=y, log=log)
+        """Draw bars; see ``figures.draw_bars``."""
+        if groups:
+            path = self._path(title)
+            figures.draw_bars(path, groups, title=title, y_label=y, subtitle=self.subtitle, log=log)
+
+    def lines(
+        self, title: str, curves: Mapping[str, report.Curve], x: str, y: str, *, log: bool = False
+    ) -> None:
+        """Draw lines; see ``figures.draw_points``."""
+        if curves:
+            path = self._path(title)
+            points = {k: [figures.Point(*point) for point in v] for k, v in curves.items()}
+            figures.draw_points(
+                path, points, title=title, x_label=x, y_label=y, subtitle=self.subtitle, log=log
+            )
+
+    def _path(self, title: str) -> Path:
+        path = self.folder / f"{_file_name(title)}.png"
+        self.drawn.append((title, path))
+        return path
+
+
+class Results(StoredResults):
+    """The records found so far, written to disk with every addition; figures go to TensorBoard too.
+
+    Args:
+        folder: Where. What an earlier run of the same name has left there is removed.
+        extra: Keys that records have beside those of a ``Measurement``.
+        about: What measured, and what for; it stands before the records in ``summary.json``.
+
+    Raises:
+        OSError: If the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, extra: Sequence[str], about: Mapping[str, Any]) -> None:
+        super().__init__(folder, [], about)
+        self._started = perf_counter()
+        self._keys = ("part", "experiment", *Measurement.__dataclass_fields__, *extra)
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (*folder.glob("*.png"), *folder.glob("*.pdf")):
+            old.unlink()
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self._write()
+
+    def add(self, part: str, experiment: str, records: Iterable[Record], **shared: Any) -> None:
+        """Add records, and what they share under the extra keys."""
+        for record in records:
+            known = {"part": part, "experiment": experiment, **record, **shared}
+            assert known.keys() <= set(self._keys), known.keys() - set(self._keys)
+            self.records.append({key: known.get(key) for key in self._keys})
+        self._write()
+
+    def bars(
+        self, title: str, groups: Mapping[str, Mapping[str, float]], y: str, *, log: bool = False
+    ) -> None:
+        """Draw bars, and log each as a point of TensorBoard."""
+        super().bars(title, groups, y, log=log)
         points: dict[str, list[tuple[float, float]]] = {
             f"{group} {bar}".replace("\n", " "): [(0, height)]
             for group, members in groups.items()
             for bar, height in members.items()
         }
-        report.log_curves(self.folder / "tensorboard" / name, title, points)
+        report.log_curves(self.folder / "tensorboard" / _file_name(title), title, points)
 
     def lines(
         self, title: str, curves: Mapping[str, report.Curve], x: str, y: str, *, log: bool = False
     ) -> None:
-        """Draw lines, and log each as a curve of TensorBoard; see ``report.draw_lines``."""
-        if not curves:
-            return
-        name = _file_name(title)
-        path = self.folder / f"{name}.png"
-        report.draw_lines(path, curves, levels={}, title=title, x_label=x, y_label=y, log=log)
-        report.log_curves(self.folder / "tensorboard" / name, title, curves)
+        """Draw lines, and log each as a curve of TensorBoard."""
+        super().lines(title, curves, x, y, log=log)
+        report.log_curves(self.folder / "tensorboard" / _file_name(title), title, curves)
 
     def _write(self) -> None:
         report.write_csv(self.folder / "results.csv", self.records)
-        summary = {"environment": self.environment, "results": self.records}
+        seconds = round(perf_counter() - self._started, 1)
+        summary = {**self.about, "total_seconds": seconds, "results": self.records}
         report.write_json(self.folder / "summary.json", summary)
 
 

@@ -301,6 +301,11 @@ class TextData(L.LightningDataModule):
         return len(self.class_names)
 
     @property
+    def row_counts(self) -> dict[str, int]:
+        """Number of rows of each split that is set up, by ``train``, ``val`` and ``test``."""
+        return {part: len(rows) for part, rows in self._parts.items()}
+
+    @property
     def repeated_rows(self) -> int:
         """Number of rows to validate on whose text is also trained on."""
         return self._repeated_rows if self._ready_encoder else 0

@@ -47,22 +47,12 @@ def rank(found: Mapping[str, BySeed]) -> dict[str, Row]:
     return {sampler: ranking[sampler] for sampler in sorted(ranking, key=place)}
 
 
-def draw(folder: Path, file: str, title: str, found: Mapping[str, BySeed]) -> None:
-    """Draw the running best of searches, over their seeds, as PNG and as TensorBoard curves."""
+def log(folder: Path, file: str, found: Mapping[str, BySeed]) -> None:
+    """Log the running best of searches, the mean over their seeds, as TensorBoard curves."""
     together = {
         name: report.mean_and_range([each.curve for each in searches.values()])
         for name, searches in found.items()
     }
     curves = {name: mean for name, (mean, _) in together.items()}
-    seeds = max(len(searches) for searches in found.values())
-    report.draw_curves(
-        folder / f"{file}.png",
-        curves,
-        bands={name: spans for name, (_, spans) in together.items()} if seeds > 1 else None,
-        title=title + (f": mean and range of {seeds} seeds" if seeds > 1 else ""),
-        x_label="number of trials",
-        y_label="best validation accuracy so far",
-    )
-    if seeds > 1:  # else it is what each search shows itself
-        for name, curve in curves.items():
-            write_run(folder / "mean" / file / name, curves={RUNNING_BEST: curve})
+    for name, curve in curves.items():
+        write_run(folder / "mean" / file / name, curves={RUNNING_BEST: curve})

@@ -106,6 +106,8 @@ def remove(run: ModelRun, source: str, share: float, budget: Budget) -> None:
         tokens = run.task.texts.max_length
         return {
             **row,
+            "removed_from": source,
+            "share": share,
             "accuracy_untrained": untrained,
             "flops_before": flops_per_sample(whole.model, tokens),
             "flops": flops_per_sample(module.model, tokens),

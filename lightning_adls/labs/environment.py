@@ -32,15 +32,20 @@ _NO_VERSION = "no version: run from its source"
 def environment() -> dict[str, str]:
     """The machine and the versions, by name, as text for a report.
 
-    Versions are read from what is installed, without importing it. An optional part that is missing
-    says how to install it.
-
     Example:
         >>> environment()["torch"] == torch.__version__
         True
     """
+    return {**machine(), **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions by the name of the package, as text.
+
+    They are read from what is installed, without importing it. An optional part that is missing
+    says how to install it.
+    """
     return {
-        **_machine(),
         "lightning_adls": _version("lightning_adls") or _NO_VERSION,
         "torch": torch.__version__,
         **{name: _version(name) or "not installed" for name in _REQUIRED},
@@ -52,7 +57,8 @@ def environment() -> dict[str, str]:
     }
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
+    """Processor, memory, devices and Python, by name, as text."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),

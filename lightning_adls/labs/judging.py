@@ -10,6 +10,7 @@ import lightning as L
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import MissingFileError
 from lightning_adls.labs import concerns
+from lightning_adls.labs.rows.columns import accuracy
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task
 from lightning_adls.report import Row
@@ -34,29 +35,32 @@ def weights_of(search: Search[Any]) -> Path | None:
         return None
 
 
-def tested(search: Search[Any]) -> float | None:
-    """Accuracy of the best model on the test split, if a machine has read it already."""
+def tested(search: Search[Any]) -> Row:
+    """Accuracy of the best model on the test split, and its standard error; None if not yet read.
+
+    Whichever machine read it.
+    """
     found = search.study.user_attrs.get(_TEST, {})
     if (best := search.best) is None or found.get("trial") != best.number:
-        return None
-    return float(found["accuracy"])
+        found = {}
+    return accuracy("test", found.get("accuracy"), found.get("rows"))
 
 
-def test(run: Run, task: Task, search: Search[Any]) -> float:
-    """Accuracy of the best model on the test split, which is read once: a step of its own.
+def test(run: Run, task: Task, search: Search[Any]) -> None:
+    """Test the best model, once: a step of its own.
 
-    The study keeps it, so that every machine knows it. The weights must be here.
+    The study keeps what it found, so that every machine knows it: see :func:`tested`. The weights
+    must be here.
     """
-    if (known := tested(search)) is not None:
-        return known
+    if tested(search)["test_accuracy"] is not None:
+        return
     best, step = _best_step(search)
     row = run.step(
         f"{_TEST}/{step}",
-        lambda: {"accuracy": task.test(_best(search), search.objective.budget)},
+        lambda: task.test(_best(search), search.objective.budget, run.answers("test", step)),
     )
-    search.study.set_user_attr(_TEST, {"trial": best.number, "accuracy": row["accuracy"]})
+    search.study.set_user_attr(_TEST, {"trial": best.number, **row})
     concerns.say(concerns.about_test(search.name, best.value, row["accuracy"], task.texts))
-    return float(row["accuracy"])
 
 
 def judge(run: Run, task: Task, search: Search[Any]) -> Row:
@@ -70,15 +74,20 @@ def judge(run: Run, task: Task, search: Search[Any]) -> Row:
         "study": search.name,
         "trial": best.user_attrs["index"] + 1,
         "architecture": best.user_attrs["choice"],
-        "before_compression": best.user_attrs.get("before_compression"),
+        "val_accuracy_before_compression": best.user_attrs.get("before_compression"),
     }
+    val_rows = task.texts.row_counts["val"]
     weights = weights_of(search)
     if weights is None:
-        found = {"accuracy": best.value, **{name: best.user_attrs[name] for name in COSTS}}
-        return {**row, "checkpoint": None, "test_accuracy": tested(search), **found}
-    found = run.step(step, lambda: _validated(task, _best(search), search))
+        known = {name: best.user_attrs[name] for name in COSTS}
+        judged = accuracy("val", best.value, val_rows)
+        return {**row, "checkpoint": None, **judged, **tested(search), **known}
+    answers = run.answers("val", step)
+    found = dict(run.step(step, lambda: _validated(task, _best(search), search, answers)))
+    test(run, task, search)
     path = str(weights.relative_to(run.folder))
-    return {**row, "checkpoint": path, "test_accuracy": test(run, task, search), **found}
+    judged = accuracy("val", found.pop("accuracy"), val_rows)
+    return {**row, "checkpoint": path, **judged, **tested(search), **found}
 
 
 def judge_compressed(
@@ -97,20 +106,22 @@ def judge_compressed(
     def work() -> Row:
         module = compressed()
         save_weights(module, path)
-        return _validated(task, module, search)
+        return _validated(task, module, search, run.answers("val", step))
 
-    found = run.step(step, work)
+    found = dict(run.step(step, work))
     read = run.step(
-        f"{_TEST}/{step}", lambda: {"accuracy": task.test(compressed(), search.objective.budget)}
+        f"{_TEST}/{step}",
+        lambda: task.test(compressed(), search.objective.budget, run.answers("test", step)),
     )
     run.keep([step])
     return {
         "study": search.name,
         "trial": best.user_attrs["index"] + 1,
         "architecture": best.user_attrs["choice"],
-        "before_compression": best.value,
+        "val_accuracy_before_compression": best.value,
         "checkpoint": str(path.relative_to(run.folder)),
-        "test_accuracy": read["accuracy"],
+        **accuracy("val", found.pop("accuracy"), task.texts.row_counts["val"]),
+        **accuracy("test", read["accuracy"], read.get("rows")),
         **found,
     }
 
@@ -126,8 +137,8 @@ def _best(search: Search[Any]) -> TextClassifier:
     return cast(TextClassifier, search.objective.load(_best_step(search)[0]))
 
 
-def _validated(task: Task, module: TextClassifier, search: Search[Any]) -> Row:
+def _validated(task: Task, module: TextClassifier, search: Search[Any], answers: Path) -> Row:
     return {
-        "accuracy": task.validate(module, search.objective.budget),
+        "accuracy": task.validate(module, search.objective.budget, answers),
         **costs(module.model),
     }

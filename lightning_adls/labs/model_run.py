@@ -118,7 +118,8 @@ class ModelRun(Run):
             transforms: What a fresh network needs before the weights are loaded.
             callbacks: Beside those of the task.
         """
-        found = self.task.train(module, budget, self.curves, step, callbacks)
+        answers = self.answers("val", step)
+        found = self.task.train(module, budget, self.curves, step, callbacks, answers)
         save_weights(module, self.checkpoint(step))
         return {**found, **self._about(step, module, transforms)}
 
@@ -130,14 +131,15 @@ class ModelRun(Run):
         transforms: Sequence[Transform] = (),
     ) -> Row:
         """The work of a step: validate a model as it is and keep its weights."""
-        accuracy = self.task.validate(module, budget)
+        accuracy = self.task.validate(module, budget, self.answers("val", step))
         save_weights(module, self.checkpoint(step))
         return {"accuracy": accuracy, **self._about(step, module, transforms)}
 
     def test(self, step: str, budget: Budget) -> float:
         """Accuracy of a step's model on the test split, which is read once: a step of its own."""
         row = self.step(
-            f"test/{step}", lambda: {"accuracy": self.task.test(self.module(step), budget)}
+            f"test/{step}",
+            lambda: self.task.test(self.module(step), budget, self.answers("test", step)),
         )
         val = self.rows[step]["accuracy"]
         concerns.say(concerns.about_test(step, val, row["accuracy"], self.task.texts))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,8 +38,11 @@ class Run:
         weights: Digest of the weights that the run starts from, instead of their path.
 
     Attributes:
+        lab: Name of the lab.
+        name: Name of the run.
         folder: Where everything of the run lies.
         rows: What each finished step found, by its name, in the order in which they finished.
+        seconds: What each of them took, whatever it did.
 
     Raises:
         ValueError: If the run was begun with other settings, goes on in another process, or its
@@ -54,6 +58,8 @@ class Run:
         passing: Collection[str] = (),
         weights: str | None = None,
     ) -> None:
+        self.lab = lab
+        self.name = name
         self.folder = folder_of(lab, name)
         self.settings = settings_of(config_yaml, passing=passing, weights=weights)
         self._path = self.folder / "run.json"
@@ -65,19 +71,19 @@ class Run:
                 raise InputValueError(
                     f"{lab}: run={name!r}: {self.folder} cannot be written: {error.strerror}."
                 ) from error
-            self.rows = self._read()
+            self.rows, self.seconds = self._read()
             self._config_yaml = config_yaml
             self._stack = stack.pop_all()
 
-    def _read(self) -> dict[str, Row]:
-        """The steps of earlier calls."""
+    def _read(self) -> tuple[dict[str, Row], dict[str, float]]:
+        """The steps of earlier calls, and their seconds."""
         if (self.folder / "ledger.json").exists():
             raise InputValueError(
                 f"Run: {self.folder} was made by an earlier version, whose runs cannot be "
                 "continued; give another --run."
             )
         if not self._path.exists():
-            return {}
+            return {}, {}
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -85,8 +91,7 @@ class Run:
                 f"Run: {self._path} is damaged ({error}); bring it back, or give another --run."
             ) from error
         refuse_changes("Run", str(self.folder), content["settings"], self.settings)
-        steps: dict[str, Row] = content["steps"]
-        return steps
+        return content["steps"], content.get("seconds", {})  # an older run does not know them
 
     def begin(self) -> None:
         """Write ``config.yaml``: nothing is left that may refuse the arguments.
@@ -107,15 +112,22 @@ class Run:
         """
         if name not in self.rows:
             self.begin()
+            started = perf_counter()
             row = json.loads(json.dumps(work()))
             steps = {**self.rows, name: row}
-            write_json(self._path, {"settings": self.settings, "steps": steps})
-            self.rows = steps  # done only when it is on disk
+            seconds = {**self.seconds, name: round(perf_counter() - started, 2)}
+            content = {"settings": self.settings, "steps": steps, "seconds": seconds}
+            write_json(self._path, content)
+            self.rows, self.seconds = steps, seconds  # done only when it is on disk
         return self.rows[name]
 
     def checkpoint(self, step: str) -> Path:
         """Where a step keeps the weights of its model."""
         return self.folder / "checkpoints" / f"{step.replace('/', '_')}.ckpt"
+
+    def answers(self, split: str, step: str) -> Path:
+        """Where a step keeps what its model said of each row of a split."""
+        return self.folder / "predictions" / split / f"{step.replace('/', '_')}.csv"
 
     def keep(self, steps: Iterable[str]) -> None:
         """Remove all checkpoints but those of these steps.

@@ -16,6 +16,7 @@ from lightning_adls.budget import Budget, release
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
+from lightning_adls.labs.classified import Collecting
 from lightning_adls.labs.training_bar import TrainingBar
 from lightning_adls.loggers import end, make_loggers
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
@@ -122,8 +123,18 @@ class Task:
         folder: Path,
         name: str,
         callbacks: Sequence[L.Callback] = (),
+        answers: Path | None = None,
     ) -> dict[str, float]:
         """Train within a budget; its curves are the TensorBoard run ``name`` below ``folder``.
+
+        Args:
+            module: From :meth:`build`.
+            budget: What the training may spend.
+            folder: Of the curves.
+            name: Of the training.
+            callbacks: Beside those of the task.
+            progress_bar: Whether to show one.
+            answers: File for what the model says of each validation row in the end.
 
         Returns:
             ``accuracy``, on the validation split at the end, and ``seconds``.
@@ -137,7 +148,8 @@ class Task:
         loggers = make_loggers(self.loggers, folder, "", name)
         own = [make() for make in self.callbacks]
         steps = len(self.texts.train_dataloader())
-        trainer = budget.trainer(steps, loggers, [*callbacks, *own, TrainingBar(name)])
+        watching = _watching(answers)
+        trainer = budget.trainer(steps, loggers, [*callbacks, *own, *watching, TrainingBar(name)])
         started = perf_counter()
         try:
             trainer.fit(module, datamodule=self.texts)
@@ -149,21 +161,54 @@ class Task:
         metrics = trainer.callback_metrics
         if metrics["val/loss"].isnan():
             raise FloatingPointError(f"{name}: val/loss is NaN after {trainer.global_step} steps")
+        for collecting in watching:
+            collecting.write()
         return {"accuracy": float(metrics["val/accuracy"]), "seconds": round(seconds, 2)}
 
-    def validate(self, module: TextClassifier, budget: Budget) -> float:
-        """Accuracy on the validation split, in the budget's precision."""
-        trainer = budget.trainer(1)
+    def validate(
+        self, module: TextClassifier, budget: Budget, answers: Path | None = None
+    ) -> float:
+        """Accuracy on the validation split, in the budget's precision.
+
+        Args:
+            module: From :meth:`build`.
+            budget: Has the precision.
+            answers: File for what the model says of each row.
+        """
+        watching = _watching(answers)
+        trainer = budget.trainer(1, callbacks=watching)
         trainer.validate(module, datamodule=self.texts, verbose=False)
         release(trainer)
+        for collecting in watching:
+            collecting.write()
         return float(trainer.callback_metrics["val/accuracy"])
 
-    def test(self, module: TextClassifier, budget: Budget) -> float:
-        """Accuracy on the test split: to be read once, for a model that is chosen already."""
-        trainer = budget.trainer(1)
+    def test(
+        self, module: TextClassifier, budget: Budget, answers: Path | None = None
+    ) -> dict[str, float]:
+        """Accuracy on the test split: to be read once, for a model that is chosen already.
+
+        Args:
+            module: From :meth:`build`.
+            budget: Has the precision.
+            answers: File for what the model says of each row.
+
+        Returns:
+            ``accuracy``, and the number of ``rows`` that it is the mean of.
+        """
+        watching = _watching(answers)
+        trainer = budget.trainer(1, callbacks=watching)
         trainer.test(module, datamodule=self.texts, verbose=False)
         release(trainer)
-        return float(trainer.callback_metrics["test/accuracy"])
+        for collecting in watching:
+            collecting.write()
+        accuracy = float(trainer.callback_metrics["test/accuracy"])
+        return {"accuracy": accuracy, "rows": self.texts.row_counts["test"]}
+
+
+def _watching(answers: Path | None) -> list[Collecting]:
+    """Nothing, or the callback that keeps what a model says of each row."""
+    return [] if answers is None else [Collecting(answers)]
 
 
 def digest_of(path: str | Path) -> str:

@@ -40,16 +40,14 @@ class TensorBoard:
         self,
         folder: Path,
         layout: Layout,
-        figures: Iterable[str] = (),
         tables: Mapping[str, Iterable[Row]] | None = None,
         recipes: Mapping[str, str | Path] | None = None,
     ) -> None:
-        """Write the run of the lab's own folder.
+        """Write the run of the lab's own folder, its figures (PNG files there) with it.
 
         Args:
             folder: Of the lab's run.
             layout: What CUSTOM SCALARS draws.
-            figures: Names of the PNG files in the folder, without their suffix.
             tables: Rows by the name of the table.
             recipes: By name, files of YAML in the folder.
         """
@@ -57,7 +55,7 @@ class TensorBoard:
         for name, file in (recipes or {}).items():
             yaml = (folder / file).read_text(encoding="utf-8")
             texts[f"recipe/{name}"] = f"```\n{yaml}\n```"
-        images = {f"figure/{name}": folder / f"{name}.png" for name in figures}
+        images = {f"figure/{path.stem}": path for path in sorted(folder.glob("*.png"))}
         write_run(folder, images=images, texts=texts, layout=layout)
 
 

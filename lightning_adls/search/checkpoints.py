@@ -15,7 +15,7 @@ def keep_best(folder: Path, trial: optuna.Trial, module: L.LightningModule, valu
     earlier = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if any(other.value is not None and other.value >= value for other in earlier):
         return
-    name = f"trial-{trial.user_attrs['index']:03d}.ckpt"
+    name = f"trial-{trial.user_attrs['index'] + 1:03d}.ckpt"
     save_weights(module, folder / name)
     trial.set_user_attr("checkpoint", name)
 

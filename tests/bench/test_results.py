@@ -10,14 +10,15 @@ from lightning_adls.bench import Results, Variant, attempt
 
 
 def test_results_are_on_disk_after_every_addition(tmp_path: Path) -> None:
-    results = Results(tmp_path, ["mask"], {"torch": "2"})
+    results = Results(tmp_path, ["mask"], {"versions": {"torch": "2"}})
     for n in (1, 2):
         results.add("attention", "forward", [{"target": f"t{n}"}], mask="none")
         with (tmp_path / "results.csv").open() as file:
             found = [(row["target"], row["mask"]) for row in csv.DictReader(file)]
         assert found == [("t1", "none"), ("t2", "none")][:n]
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["environment"] == {"torch": "2"}
+    assert summary["versions"] == {"torch": "2"}
+    assert summary["total_seconds"] >= 0
     assert len(summary["results"]) == 2
 
 

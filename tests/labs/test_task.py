@@ -14,6 +14,7 @@ import torch
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.labs import classified
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.task import Task, digest_of
 from lightning_adls.models import bert
@@ -135,6 +136,7 @@ def test_models_of_earlier_trainings_do_not_stay_in_memory(make: Make, tmp_path:
 def test_a_step_of_a_run_is_rebuilt_from_its_row_in_another_process(make: Make) -> None:
     recipe, prune = Quantize({"*": "MXInt(width=4)"}), Prune(0.5, activation_sparsity=0.25)
     with ModelRun("lab", "x", "seed: 0", make()) as run:
+        assert run.task.texts.row_counts == {"train": 96, "val": 64}
         module = run.task.build(recipe, prune)
         row = run.step("a/b", lambda: run.train("a/b", module, BUDGET, [recipe, prune]))
         tested = run.test("a/b", BUDGET)
@@ -145,6 +147,30 @@ def test_a_step_of_a_run_is_rebuilt_from_its_row_in_another_process(make: Make) 
             assert torch.equal(module.cpu().eval().logits(batch), again.eval().logits(batch))
         assert run.task.validate(again, BUDGET) == row["accuracy"]
         assert run.test("a/b", BUDGET) == tested
+        for split, accuracy in (("val", row["accuracy"]), ("test", tested)):
+            answers = classified.read(run.answers(split, "a/b"))
+            right = [answer.label == answer.predicted for answer in answers.values()]
+            assert len(right) == 64
+            assert sum(right) / 64 == pytest.approx(accuracy)
+
+
+def test_what_a_model_said_of_each_row_stands_under_the_number_of_the_row(
+    make: Make, tmp_path: Path
+) -> None:
+    task, path = make(), tmp_path / "answers.csv"
+    module = task.build()
+    task.test(module, BUDGET, path)
+    answers = classified.read(path)
+    batches: Any = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False).predict(
+        module, datamodule=task.texts
+    )
+    predicted = {
+        row: int(found)
+        for batch in batches
+        for row, found in zip(batch["index"].tolist(), batch["class"], strict=True)
+    }
+    assert {row: answer.predicted for row, answer in answers.items()} == predicted
+    assert list(answers) == sorted(answers)
 
 
 def test_a_run_from_a_checkpoint_starts_there_and_knows_it_by_content(

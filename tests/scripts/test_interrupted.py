@@ -40,7 +40,7 @@ LEARNING = [
     *("--widths=[8]", "--frac_widths=[half]", "--sparsities=[0.3,0.6,0.9]", "--structured=[]"),
     *("--methods=[l1-norm]", "--activation_sparsity=0"),
 ]
-TIMES = ("seconds", "speedup", "speedup_p10", "speedup_p90")
+TIMES = ("seconds", "total_seconds", "speedup", "speedup_p10", "speedup_p90", "command", "run")
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def lab(request: pytest.FixtureRequest, run: Callable[..., int], cache_dir: str)
 
 
 def without_times(value: Any) -> Any:
+    """Without what two calls differ in."""
     if isinstance(value, dict):
         return {k: without_times(v) for k, v in value.items() if k not in TIMES}
     return [without_times(entry) for entry in value] if isinstance(value, list) else value
@@ -72,6 +73,10 @@ def results(folder: Path) -> dict[str, Any]:
         "checkpoints": {
             path.name: torch.load(path, weights_only=True)["state_dict"]
             for path in sorted(folder.glob("checkpoints/*"))
+        },
+        "predictions": {
+            str(path.relative_to(folder)): path.read_text()
+            for path in sorted(folder.glob("predictions/*/*.csv"))
         },
         "recipes": {path.name: path.read_text() for path in folder.glob("*_recipe.yaml")},
     }
@@ -115,14 +120,15 @@ def test_a_second_call_changes_nothing_and_what_the_summary_names_is_what_it_say
     assert lab(name, "--run=test") == 0
     assert_equal(results(folder), dict(first))
     summary = json.loads((folder / "summary.json").read_text())
-    models = summary["results"] if "results" in summary else summary.values()
-    for row in models:
+    for row in summary["results"].values():
         step = row.get("step", row.get("model"))
         assert (folder / row["checkpoint"]).is_file()
         module = runs[-1].module(step)
-        assert runs[-1].task.validate(module, Budget(accelerator="cpu")) == row["accuracy"]
-        if row.get("test_accuracy") is not None:
-            assert runs[-1].task.test(module, Budget(accelerator="cpu")) == row["test_accuracy"]
+        task, budget = runs[-1].task, Budget(accelerator="cpu")
+        assert task.validate(module, budget) == pytest.approx(row["val_accuracy"], abs=1e-6)
+        if row["test_accuracy"] is not None:
+            tested = task.test(module, budget)["accuracy"]
+            assert tested == pytest.approx(row["test_accuracy"], abs=1e-6)
 
 
 def test_another_tolerance_on_a_finished_run_of_lab_1_finds_the_weights_of_its_choice(
@@ -131,7 +137,8 @@ def test_another_tolerance_on_a_finished_run_of_lab_1_finds_the_weights_of_its_c
     chosen = set()
     for tolerance in ("0.0", "0.9", "0.05"):
         assert lab("lab1", "--run=test", *LEARNING, f"--tolerance={tolerance}") == 0
-        summary = json.loads(Path("lightning_logs/lab1/test/summary.json").read_text())
+        content = json.loads(Path("lightning_logs/lab1/test/summary.json").read_text())
+        summary = content["results"]
         row = summary.get("sparse", summary["quantised"])
         assert Path("lightning_logs/lab1/test", row["checkpoint"]).is_file()
         chosen.add(row["step"])

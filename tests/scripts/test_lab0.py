@@ -26,6 +26,10 @@ SMALL = [
     *("--pretraining.epochs=1", "--budget.epochs=1", "--budget.reports=2"),
     *("--lora_budget.epochs=1", "--lora_budget.reports=2", "--lora.rank=4", "--run=test"),
 ]
+ABOUT = (
+    *("lab", "run", "command", "commit", "environment", "versions", "rows", "classes"),
+    "total_seconds",
+)
 FOLDER = Path("lightning_logs", "lab0", "test")
 
 Run = Callable[..., int]
@@ -58,9 +62,11 @@ def test_lab0_writes_all_its_results_and_a_second_call_trains_nothing(
     assert [bool(row["test_accuracy"]) for row in found.values()] == [False, True, False, True]
     assert found["merged"]["val_accuracy"] == found["lora"]["val_accuracy"]
     summary = json.loads((FOLDER / "summary.json").read_text())
-    assert set(summary) == {"environment", "model", "results"}
-    assert summary["environment"]["torch"] == torch.__version__
-    assert summary["results"][3]["largest_difference"] < 1e-4
+    assert set(summary) == {*ABOUT, "model", "results"}
+    assert summary["versions"]["torch"] == torch.__version__
+    assert summary["rows"] == {"train": 64, "val": 64, "test": 64}
+    assert summary["total_seconds"] > 0
+    assert summary["results"]["merged"]["largest_difference"] < 1e-4
     assert (FOLDER / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("start", "full", "lora"):
         assert list(FOLDER.glob(f"trials/{name}/events*")), name

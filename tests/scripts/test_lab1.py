@@ -57,11 +57,18 @@ def test_lab1_writes_all_its_results_and_a_second_call_runs_nothing(
         for schedule in ("one_shot", "cubic"):
             (name,) = (n for n in found if n.startswith(f"pruned/{method}/{schedule}/0.5/"))
             assert float(found[name]["sparsity"]) == pytest.approx(0.5, abs=1e-3)
-            assert (found[name]["accuracy_untrained"] != "") == (schedule == "one_shot")
+            assert (found[name]["val_accuracy_untrained"] != "") == (schedule == "one_shot")
+            about = [found[name][key] for key in ("method", "schedule", "training")]
+            assert about == [method, schedule, "retrain"]
+            source = found[found[name]["source"]]
+            assert [source["width"], source["method"]] == [found[name]["width"], "quantised"]
     (removed,) = (n for n in found if n.startswith("removed/0.5/"))
     assert int(found[removed]["parameters"]) < int(found["qat/half/8"]["parameters"])
     assert float(found[removed]["speedup"]) > 0
-    summary = json.loads((FOLDER / "summary.json").read_text())
+    assert (found[removed]["method"], found[removed]["removed_share"]) == ("structured", "0.5")
+    assert {row["training"] for row in found.values()} == {"finetune", "none", "qat", "retrain"}
+    assert found["ptq/mse-2/8"]["observer"] == "mse"
+    summary = json.loads((FOLDER / "summary.json").read_text())["results"]
     assert [*summary] == ["float32", "quantised", "sparse"]
     for entry in summary.values():
         assert 0 <= entry["test_accuracy"] <= 1

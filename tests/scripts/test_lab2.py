@@ -53,13 +53,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
+    """The trials, without their seconds and without what the best of a study alone has."""
+    changing = ("seconds", "checkpoint", "test_accuracy", "test_standard_error")
     with (folder / "results.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in r.items() if k not in changing} for r in csv.DictReader(file)]
+
+
+def seconds_of(folder: Path) -> list[str]:
+    with (folder / "results.csv").open() as file:
+        return [row["seconds"] for row in csv.DictReader(file)]
 
 
 def summary(folder: Path) -> dict[str, Any]:
+    """What was found; not how long it took, and by which command."""
     content: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return content
+    return {k: v for k, v in content.items() if k not in ("run", "command", "total_seconds")}
 
 
 def test_both_tasks_write_all_their_results_and_a_second_call_runs_nothing(
@@ -69,6 +77,9 @@ def test_both_tasks_write_all_their_results_and_a_second_call_runs_nothing(
     found = summary(folder)
     assert sorted(found["samplers"]) == ["grid", "random"]
     best = next(iter(found["samplers"]))
+    assert [(row["search"], row["sampler"], row["seed"]) for row in rows(folder)[:4:3]] == [
+        ("plain", sampler, "0") for sampler in ("random", "grid")
+    ]
     expected = [(name.format(best), str(n)) for name in SEARCHES for n in (1, 2, 3)]
     assert [(row["study"].rpartition("/")[0], row["trial"]) for row in rows(folder)] == expected
     assert list(found["models"]) == ["plain", "compressed", "aware", "aware_retrained"]
@@ -102,8 +113,8 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
     models = summary(folder)["models"]
     plain, compressed = models["plain"], models["compressed"]
     assert plain["architecture"] == compressed["architecture"]
-    assert plain["before_compression"] is None
-    assert compressed["before_compression"] == pytest.approx(plain["accuracy"])
+    assert plain["val_accuracy_before_compression"] is None
+    assert compressed["val_accuracy_before_compression"] == pytest.approx(plain["val_accuracy"])
     assert plain["bits_per_weight"] == 32
     assert plain["sparsity"] == 0
     assert compressed["size_mb"] < plain["size_mb"]
@@ -113,7 +124,8 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
     # The same seed and sampler: the searches train the same models before they compress them.
     values: dict[str, list[float]] = {}
     for row in rows(folder):
-        key = "value" if row["study"].startswith("plain") else "before_compression"
+        before = "" if row["search"] == "plain" else "_before_compression"
+        key = f"val_accuracy{before}"
         values.setdefault(row["study"], []).append(float(row[key]))
     assert len({tuple(found) for found in values.values()}) == 1
 
@@ -179,11 +191,11 @@ def test_a_killed_search_loses_no_finished_trial(run: Run, folder: Path, cache_d
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    finished = (folder / "results.csv").read_text()
-    assert len(rows(folder)) < 9
+    finished, seconds = rows(folder), seconds_of(folder)
+    assert len(finished) < 9
     assert run(RANDOM) == 0
-    # With the seconds that they took: they did not run again.
-    assert (folder / "results.csv").read_text().startswith(finished)
+    assert rows(folder)[: len(finished)] == finished
+    assert seconds_of(folder)[: len(finished)] == seconds, "they did not run again"
     assert len(rows(folder)) == 9
 
 

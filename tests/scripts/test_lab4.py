@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lightning_adls import report
+from lightning_adls import figures, report
 from lightning_adls.models import bert
 
 LAB4 = Path(__file__).parents[2] / "scripts" / "lab4_performance.py"
@@ -53,8 +53,9 @@ def rows(experiment: str | None = None, folder: Path = FOLDER) -> list[Row]:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all that a run does, drawing takes the longest at these sizes."""
-    for name in ("draw_lines", "draw_bars", "log_curves"):
-        monkeypatch.setattr(report, name, lambda *_, **__: None)
+    for name in ("draw_points", "draw_bars"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: None)
+    monkeypatch.setattr(report, "log_curves", lambda *_, **__: None)
 
 
 def test_lab4_measures_all_parts_and_writes_all_results(
@@ -65,7 +66,7 @@ def test_lab4_measures_all_parts_and_writes_all_results(
     assert list(dict.fromkeys(row["part"] for row in found)) == ["compile", "attention", "mxint8"]
     assert {row["target"] for row in found if row["error"]} <= {"ResNet-18"}
     summary = json.loads((FOLDER / "summary.json").read_text())
-    assert summary["environment"]["torch"] == torch.__version__
+    assert summary["versions"]["torch"] == torch.__version__
     assert len(summary["results"]) == len(found)
     for figure in ("compile_cpu", "attention_forward_cpu_mask_none_peak", "mxint8_memory"):
         assert (FOLDER / f"{figure}.png").read_bytes().startswith(b"\x89PNG")

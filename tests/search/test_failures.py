@@ -120,7 +120,7 @@ def test_a_full_disk_stops_the_search_and_it_is_completed_when_there_is_space(
 ) -> None:
     whole = run(study_of(tmp_path / "whole"), replace(recipes, folder=tmp_path / "w"), 3, "random")
     recipes.folder.mkdir()
-    full = recipes.folder / "trial-000.part"
+    full = recipes.folder / "trial-001.part"
     full.symlink_to("/dev/full")
     study = study_of(tmp_path / "journal")
     with pytest.raises(OSError, match="No space left"):

@@ -85,7 +85,7 @@ def test_a_checkpoint_that_a_killed_process_did_not_remove_is_gone_after_the_nex
         run(study, objective, 3)
     assert len(list(recipes.folder.glob("*.ckpt"))) == 2
     run(study, objective, 3)
-    assert [path.name for path in recipes.folder.glob("*.ckpt")] == ["trial-001.ckpt"]
+    assert [path.name for path in recipes.folder.glob("*.ckpt")] == ["trial-002.ckpt"]
 
 
 class Known(L.LightningModule):

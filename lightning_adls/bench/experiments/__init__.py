@@ -3,7 +3,7 @@
 Each part is a dataclass of its settings. It measures some experiments into ``Results``, and then
 says what its tables and figures are. It runs from Python as well as from the script:
 
-    results = Results(Path("attention"), EXTRA_KEYS, environment={})
+    results = Results(Path("attention"), EXTRA_KEYS, about={})
     attention = Attention(backends=["math"], batch=2, heads=4, head_size=64, lengths=[64, 128])
     attention.measure(results, [Variant()], Rounds(), "cpu")
     attention.draw(results)

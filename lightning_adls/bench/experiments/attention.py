@@ -21,7 +21,7 @@ from lightning_adls.bench.instruments.correctness import relative_error
 from lightning_adls.bench.instruments.timing import Rounds
 from lightning_adls.bench.measure import measure
 from lightning_adls.bench.records import Record
-from lightning_adls.bench.results import Results
+from lightning_adls.bench.results import Results, StoredResults
 from lightning_adls.bench.workloads.devices import usable
 from lightning_adls.bench.workloads.inputs import placed
 from lightning_adls.bench.workloads.variants import DTYPES, Variant
@@ -75,7 +75,7 @@ class Attention:
                         record["max_relative_error"] = _error(record, targets, inputs)
                     results.add(self.name, experiment, records, tokens=tokens, mask=mask)
 
-    def tables(self, results: Results) -> Iterator[Table]:
+    def tables(self, results: StoredResults) -> Iterator[Table]:
         """Times over lengths side by side, memory and error at the greatest length."""
         for experiment in EXPERIMENTS:
             for device in results.devices_of(experiment):
@@ -84,11 +84,11 @@ class Attention:
                     title = f"{self.name}: {experiment}, {device}, mask: {mask}"
                     yield _over_lengths(title, [r for r in records if r["mask"] == mask])
 
-    def explain(self, results: Results) -> str:
+    def explain(self, results: StoredResults) -> str:
         """Nothing: the tables say it."""
         return ""
 
-    def draw(self, results: Results) -> None:
+    def draw(self, results: StoredResults) -> None:
         """Lines of time and of memory over lengths."""
         quantities = {"median_ms": "ms", "peak_mb": "peak memory in MB"}
         for experiment, mask in product(EXPERIMENTS, ("none", "padding")):

@@ -15,7 +15,7 @@ from lightning_adls.bench.experiments.part import Table, check_sizes
 from lightning_adls.bench.first_calls import first_calls, over_sizes
 from lightning_adls.bench.instruments.timing import Rounds
 from lightning_adls.bench.measure import measure
-from lightning_adls.bench.results import Results, attempt
+from lightning_adls.bench.results import Results, StoredResults, attempt
 from lightning_adls.bench.workloads.inputs import token_ids
 from lightning_adls.bench.workloads.variants import Variant
 from lightning_adls.formats import parse
@@ -155,15 +155,15 @@ class Compiling:
             ids["attention_mask"][:, length:] = 0
             yield ids
 
-    def tables(self, results: Results) -> Iterator[Table]:
+    def tables(self, results: StoredResults) -> Iterator[Table]:
         """Few calls, steady calls, training, lengths."""
         return compiling_results.tables(results, self.name)
 
-    def explain(self, results: Results) -> str:
+    def explain(self, results: StoredResults) -> str:
         """Why the mean of few calls and the median of steady calls differ."""
         return compiling_results.explain(results)
 
-    def draw(self, results: Results) -> None:
+    def draw(self, results: StoredResults) -> None:
         """Bars of the wrong and the right measurement and of the graphs; the mean over n calls."""
         compiling_results.draw(results)
 

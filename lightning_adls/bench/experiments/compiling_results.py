@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lightning_adls.bench.experiments.part import Columns, Table, tables_of
 from lightning_adls.bench.records import Record
-from lightning_adls.bench.results import Results
+from lightning_adls.bench.results import StoredResults
 from lightning_adls.bench.workloads.variants import Variant
 
 _STEPS: Columns = {
@@ -35,7 +35,7 @@ COLUMNS: dict[str, Columns] = {
 }
 
 
-def tables(results: Results, part: str) -> Iterator[Table]:
+def tables(results: StoredResults, part: str) -> Iterator[Table]:
     """A table per experiment, device and data type."""
     for table in tables_of(results, part, COLUMNS):
         yield table._replace(records=[_in_few_words(record) for record in table.records])
@@ -52,7 +52,7 @@ def _in_few_words(record: Record) -> Record:
     return {**record, **words}
 
 
-def explain(results: Results) -> str:
+def explain(results: StoredResults) -> str:
     """Why the mean of few calls and the median of steady calls differ."""
     lines = []
     steady = {(r["device"], r["target"], r["variant"]): r for r in results.of("steady")}
@@ -77,7 +77,7 @@ def explain(results: Results) -> str:
     return "\n".join(lines)
 
 
-def draw(results: Results) -> None:
+def draw(results: StoredResults) -> None:
     """Bars of the wrong and the right measurement and of the graphs; the mean over n calls."""
     for device in results.devices_of("steady"):
         _draw_times(results, device)
@@ -98,7 +98,7 @@ def draw(results: Results) -> None:
         results.bars(f"compile lengths {device}", graphs, "graphs compiled")
 
 
-def _draw_times(results: Results, device: str) -> None:
+def _draw_times(results: StoredResults, device: str) -> None:
     times: dict[str, dict[str, float]] = {}
     for record in results.of("few calls", device):
         times.setdefault("BERT,\nfirst calls", {})[record["variant"]] = record["mean_ms"]

@@ -19,7 +19,7 @@ from lightning_adls.bench.failures import one_line
 from lightning_adls.bench.instruments.timing import Rounds
 from lightning_adls.bench.measure import measure
 from lightning_adls.bench.records import Record
-from lightning_adls.bench.results import Results, attempt
+from lightning_adls.bench.results import Results, StoredResults, attempt
 from lightning_adls.bench.workloads.variants import Variant
 from lightning_adls.errors import InputValueError
 from lightning_adls.kernels import quantize
@@ -123,11 +123,11 @@ class Packing:
             records.append(attempt(kind, Variant(), "any", sizes.copy))
         results.add(self.name, "memory", records)
 
-    def tables(self, results: Results) -> Iterator[Table]:
+    def tables(self, results: StoredResults) -> Iterator[Table]:
         """Times with the bytes moved, and the bytes of the model."""
         return tables_of(results, self.name, COLUMNS)
 
-    def explain(self, results: Results) -> str:
+    def explain(self, results: StoredResults) -> str:
         """Why a model does not shrink by (32 - 8.25)/32."""
         found = {record["target"]: record for record in results.of("memory")}
         if not found:
@@ -146,7 +146,7 @@ class Packing:
             "Activations come on top, in full precision, while the model runs."
         )
 
-    def draw(self, results: Results) -> None:
+    def draw(self, results: StoredResults) -> None:
         """Bars of speed and of memory."""
         for device in results.devices_of("operators"):
             rates: dict[str, dict[str, float]] = {}
@@ -160,7 +160,9 @@ class Packing:
                 times.setdefault(group, {})[bar] = record["median_ms"]
             results.bars(f"mxint8 linear {device}", times, "ms per call", log=True)
         memories = {
-            name: {r["target"]: r[key] / 1e6 for r in results.of("memory") if r[key]}
+            name: {
+                r["target"].replace("_", " "): r[key] / 1e6 for r in results.of("memory") if r[key]
+            }
             for name, key in (("float32", "bytes_before"), ("packed", "bytes_after"))
         }
         results.bars("mxint8 memory", {k: v for k, v in memories.items() if v}, "10^6 bytes")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 from lightning_adls.bench.records import Record
-from lightning_adls.bench.results import Results
+from lightning_adls.bench.results import StoredResults
 from lightning_adls.errors import InputValueError
 
 Columns = Mapping[str, tuple[str, str]]
@@ -30,17 +30,17 @@ class Part(Protocol):
     name: ClassVar[str]
     extra_keys: ClassVar[tuple[str, ...]]
 
-    def tables(self, results: Results) -> Iterator[Table]:
+    def tables(self, results: StoredResults) -> Iterator[Table]:
         """What to show on the screen; the files hold all keys."""
 
-    def explain(self, results: Results) -> str:
+    def explain(self, results: StoredResults) -> str:
         """What the numbers mean; empty where they speak for themselves."""
 
-    def draw(self, results: Results) -> None:
+    def draw(self, results: StoredResults) -> None:
         """Draw the figures into the folder of the results."""
 
 
-def tables_of(results: Results, part: str, columns: Mapping[str, Columns]) -> Iterator[Table]:
+def tables_of(results: StoredResults, part: str, columns: Mapping[str, Columns]) -> Iterator[Table]:
     """A table per experiment and device, and per data type where that has no column.
 
     Args:

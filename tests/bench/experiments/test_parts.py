@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_adls import report
+from lightning_adls import figures, report
 from lightning_adls.bench import Results, Rounds, Variant
 from lightning_adls.bench.experiments import EXTRA_KEYS, Attention, Compiling, Packing, Part
 from lightning_adls.bench.experiments.part import Columns, Table, tables_of
@@ -28,8 +28,8 @@ def results(tmp_path: Path) -> Results:
 def drawn(part: Part, results: Results, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of its figures, without the work."""
     files: list[str] = []
-    for name in ("draw_bars", "draw_lines"):
-        monkeypatch.setattr(report, name, lambda path, *_, **__: files.append(path.stem))
+    for name in ("draw_bars", "draw_points"):
+        monkeypatch.setattr(figures, name, lambda path, *_, **__: files.append(path.stem))
     monkeypatch.setattr(report, "log_curves", lambda *_: None)
     part.draw(results)
     return files

@@ -1,0 +1,177 @@
+"""What all figures have in common: title, panels, levels, a legend beside them, two files."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any
+
+from lightning_adls.figures.styles import GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DPI = 200
+# More cannot be told apart; the others get a panel of their own.
+MOST_CURVES = 7
+_LEVEL = "level"
+
+
+@contextmanager
+def figure(
+    path: str | Path,
+    title: str,
+    subtitle: str = "",
+    *,
+    panels: int = 1,
+    columns: int = 3,
+    size: tuple[float, float] | None = None,
+    shared: bool = True,
+) -> Iterator[list["Axes"]]:
+    """Axes to draw on, one for each panel; then a PNG and a PDF file, each replaced in one step.
+
+    Args:
+        path: Of the PNG file; the PDF lies beside it.
+        title: Above the figure.
+        subtitle: Below the title, smaller.
+        panels: How many axes.
+        columns: Most of them in a row.
+        size: Of the figure in inches; by default it grows with the panels.
+        shared: Whether all panels have the same axes.
+    """
+    # pyplot keeps global state and may look for a display; Figure does neither.
+    from matplotlib.figure import Figure
+
+    across = min(panels, columns)
+    down = -(-panels // across)
+    size = size or ((9.0, 5.0) if panels == 1 else (4.4 * across + 1.8, 3.4 * down + 1.0))
+    made = Figure(figsize=size, layout="constrained")
+    grid = made.subplots(down, across, squeeze=False, sharex=shared, sharey=shared)
+    axes = list(grid.flat)
+    for empty in axes[panels:]:
+        empty.set_visible(False)
+    yield axes[:panels]
+    heading = textwrap.wrap(title, int(size[0] * 10))
+    below = textwrap.wrap(subtitle, int(size[0] * 16))
+    # The layout makes room for the subtitle by empty lines, which are as high as those above.
+    lines = "\n".join([*heading, *(" " for _ in below)])
+    top = made.suptitle(lines, x=0.01, ha="left", fontsize=11, weight="bold")
+    _legend(made, axes[:panels])
+    made.draw_without_rendering()
+    made.set_layout_engine("none")  # laid out once, for both files
+    if below:
+        box = top.get_window_extent().transformed(made.transFigure.inverted())
+        y = box.y1 - box.height * len(heading) / (len(heading) + len(below))
+        made.text(0.01, y, "\n".join(below), va="top", fontsize=8.5, color=GREY)
+    _save(made, Path(path))
+
+
+def _legend(made: Any, axes: Sequence["Axes"]) -> None:
+    """Beside the panels, where it covers nothing; names that several panels have stand once."""
+    handles: dict[str, Any] = {}
+    for one in axes:
+        handles |= dict(zip(*reversed(one.get_legend_handles_labels()), strict=True))
+    if handles:
+        ranked = sorted(handles.items(), key=lambda item: _is_level(item[1]))
+        made.legend(
+            [handle for _, handle in ranked],
+            [name for name, _ in ranked],
+            loc="outside right center",
+            fontsize=8.5,
+            frameon=False,
+        )
+
+
+def _is_level(handle: Any) -> bool:
+    return hasattr(handle, "get_gid") and handle.get_gid() == _LEVEL
+
+
+def _save(made: Any, path: Path) -> None:
+    # Without the date, so that the same rows give the same bytes.
+    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+        part = path.with_suffix(f".part{suffix}")
+        made.savefig(part, dpi=DPI, metadata=metadata)
+        part.replace(path.with_suffix(suffix))
+
+
+def levels(axes: "Axes", values: Mapping[str, float], bottom: float | None = None) -> None:
+    """Dashed lines at values to compare with, such as chance; the legend has their numbers.
+
+    One that lies below ``bottom``, or so far from what is drawn that it would leave no room for
+    it, is in the legend alone.
+    """
+    low, high = axes.get_ylim()
+    room = 0.6 * (high - low)
+    for place, (name, value) in enumerate(values.items()):
+        near = (low - room if bottom is None else bottom) <= value <= high + room
+        axes.plot(
+            [0, 1] if near else [],
+            [value, value] if near else [],
+            transform=axes.get_yaxis_transform(),
+            color=GREY,
+            linewidth=1.2,
+            linestyle=("--", ":", "-.")[place % 3],
+            label=f"{name}  {value:.3f}{'' if near else ', outside'}",
+            gid=_LEVEL,
+            zorder=1,
+        )
+
+
+def robust_bottom(values: Sequence[float]) -> float | None:
+    """Where an axis of accuracies begins, if some lie far below the others; else None.
+
+    That is below the lower quartile by one and a half times the distance of the quartiles, as in
+    Tukey 1977, "Exploratory Data Analysis", which is taken to be 0.04 at least.
+
+    Example:
+        >>> robust_bottom([0.5, 0.85, 0.86, 0.86, 0.87, 0.88])
+        0.7925
+        >>> robust_bottom([0.7, 0.8, 0.8, 0.9]) is None
+        True
+    """
+    if len(values) < 4:
+        return None
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    fence = round(low - 1.5 * max(high - low, 0.04), 4)
+    return fence if min(values) < fence else None
+
+
+def plain_log(axis: Any) -> None:
+    """Write the numbers of a logarithmic axis in full."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def cut(
+    axes: "Axes",
+    bottom: float | None,
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    colors: Mapping[str, str],
+) -> None:
+    """Begin the y axis at ``bottom``, and mark what lies below it by triangles at the edge."""
+    if bottom is None:
+        return
+    axes.set_ylim(bottom=bottom)
+    transform = axes.get_xaxis_transform()  # x of the data, y of the axes
+    for name, found in points.items():
+        below = [x for x, y in found if y < bottom]
+        if not below:  # the layout would make room for an empty line in the corner
+            continue
+        axes.plot(
+            below,
+            [0.012] * len(below),
+            linestyle="none",
+            marker="v",
+            markersize=6,
+            color=colors[name],
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            transform=transform,
+            clip_on=False,
+            zorder=5,
+        )

@@ -1,0 +1,46 @@
+"""How much each choice of a search decided its value."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning_adls.figures.canvas import figure
+from lightning_adls.figures.styles import styles
+
+MOST = 12
+
+
+def draw_importances(
+    path: str | Path,
+    importances: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    subtitle: str = "",
+) -> None:
+    """Draw the importances of each search as horizontal bars, a panel each, largest first.
+
+    Args:
+        path: Of the PNG file; the PDF lies beside it.
+        importances: By search, shares by choice; the twelve largest are drawn.
+        title: Above the figure.
+        subtitle: Below the title.
+    """
+    looks = styles(importances)
+    columns = min(len(importances), 2)
+    most = max(min(len(found), MOST) for found in importances.values())
+    size = (9.5, 1.2 + (0.22 * most + 0.6) * -(-len(importances) // columns))
+    with figure(
+        path, title, subtitle, panels=len(importances), columns=columns, size=size, shared=False
+    ) as axes:
+        for one, (name, found) in zip(axes, importances.items(), strict=True):
+            largest = sorted(found.items(), key=lambda item: -item[1])[:MOST]
+            one.barh(
+                [key for key, _ in largest],
+                [value for _, value in largest],
+                color=looks[name].color,
+            )
+            one.invert_yaxis()
+            one.set_title(name, fontsize=9)
+            one.tick_params(axis="y", labelsize=7)
+            one.tick_params(axis="x", labelsize=8)
+            one.set_xlim(left=0)
+            one.grid(alpha=0.3, axis="x")

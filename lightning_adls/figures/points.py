@@ -1,0 +1,87 @@
+"""What was measured at some values of x: marked points with error bars, joined by lines."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from lightning_adls.figures.canvas import MOST_CURVES, cut, figure, levels, plain_log, robust_bottom
+from lightning_adls.figures.styles import styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Point(NamedTuple):
+    """A value of y at x, and its standard error, None if it has none."""
+
+    x: float
+    y: float
+    error: float | None = None
+
+
+def draw_points(
+    path: str | Path,
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    subtitle: str = "",
+    compare: Mapping[str, float] | None = None,
+    log: bool = False,
+) -> None:
+    """Draw points joined by lines; more than seven curves share their axes in several panels.
+
+    Args:
+        path: Of the PNG file; the PDF lies beside it.
+        curves: By name, each in rising order of x.
+        title: Above the figure.
+        x_label: Below it.
+        y_label: Beside it.
+        subtitle: Below the title.
+        compare: Values of y to compare with, by name; dashed.
+        log: Logarithmic on both axes. Else the y axis leaves out what lies far below the rest, and
+            marks it at its edge: it is made for accuracies.
+    """
+    looks = styles(curves)
+    names = list(curves)
+    panels = max(1, -(-len(names) // MOST_CURVES))
+    each = max(1, -(-len(names) // panels))
+    bottom = None if log else robust_bottom([p.y for curve in curves.values() for p in curve])
+    with figure(path, title, subtitle, panels=panels) as axes:
+        for place, one in enumerate(axes):
+            own = names[place * each : (place + 1) * each]
+            for name in own:
+                look = looks[name]
+                errors = [point.error or 0 for point in curves[name]]
+                one.errorbar(
+                    [point.x for point in curves[name]],
+                    [point.y for point in curves[name]],
+                    yerr=errors if any(errors) else None,
+                    label=name,
+                    color=look.color,
+                    marker=look.marker,
+                    linestyle=look.line,
+                    markersize=5,
+                    linewidth=1.5,
+                    elinewidth=0.9,
+                    capsize=2,
+                )
+            below = {name: [(p.x, p.y) for p in curves[name]] for name in own}
+            cut(one, bottom, below, {name: look.color for name, look in looks.items()})
+            levels(one, compare or {}, bottom)
+            _ticks(one, sorted({p.x for curve in curves.values() for p in curve}), log)
+            one.set(xlabel=x_label, ylabel=y_label if place % 3 == 0 else "")
+            one.grid(alpha=0.3)
+
+
+def _ticks(axes: "Axes", places: Sequence[float], log: bool) -> None:
+    """Ticks where something was measured, as long as they have room."""
+    from matplotlib.ticker import NullLocator
+
+    if log:
+        axes.set(xscale="log", yscale="log")
+        plain_log(axes.yaxis)
+        axes.xaxis.set_minor_locator(NullLocator())
+    if len(places) <= 16:
+        axes.set_xticks(places, [f"{x:,.6g}" for x in places])

@@ -1,0 +1,105 @@
+"""What a model said of each row of a split: for confusion matrices and for paired comparisons."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_adls.report import write_csv
+
+
+class Classified(NamedTuple):
+    """A row's own class and the one that a model took it for, both from 0."""
+
+    label: int
+    predicted: int
+
+
+# By the number that a row has in its split's file.
+Answers = Mapping[int, Classified]
+
+
+class Collecting(L.Callback):
+    """Keeps what the last validation, or test, of a :class:`TextClassifier` said of each row.
+
+    Args:
+        path: Of the file that :meth:`write` writes.
+
+    Attributes:
+        answers: By the number of the row, in rising order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers: dict[int, Classified] = {}
+        self._found: list[tuple[Tensor, Tensor]] = []
+
+    def write(self) -> None:
+        """Write the answers; see :func:`write`."""
+        write(self.path, self.answers)
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        """Forget an earlier validation."""
+        self._found = []
+
+    def on_test_epoch_start(self, *_: Any) -> None:
+        """Forget an earlier test."""
+        self._found = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the classes of a batch."""
+        self._found.append((batch["labels"].cpu(), outputs["class"].cpu()))
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the classes of a batch."""
+        self._found.append((batch["labels"].cpu(), outputs["class"].cpu()))
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give each answer its row."""
+        self._number(trainer.val_dataloaders)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give each answer its row."""
+        self._number(trainer.test_dataloaders)
+
+    def _number(self, loader: Any) -> None:
+        # Batches to evaluate on carry no row numbers; the loader's order is always the same.
+        rows = torch.cat([loader.dataset.index[batch] for batch in loader.sampler]).tolist()
+        labels, classes = (torch.cat(part).tolist() for part in zip(*self._found, strict=True))
+        found = zip(rows, map(Classified, labels, classes), strict=True)
+        self.answers = dict(sorted(found))
+
+
+def write(path: Path, answers: Answers) -> None:
+    """Write a CSV file with the columns ``row``, ``label`` and ``predicted``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, [{"row": row, **answer._asdict()} for row, answer in answers.items()])
+
+
+def read(path: Path) -> Answers:
+    """Read what :func:`write` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {
+            int(row["row"]): Classified(int(row["label"]), int(row["predicted"]))
+            for row in csv.DictReader(file)
+        }

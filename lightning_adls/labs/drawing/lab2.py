@@ -1,0 +1,133 @@
+"""Lab 2: the samplers, compression-aware search, accuracy over size, what mattered."""
+
+from collections.abc import Mapping, Sequence
+
+from lightning_adls.figures import Candidate, Stairs, draw_front, draw_steps
+from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
+from lightning_adls.labs.stored import StoredRun
+from lightning_adls.report import Row, mean_and_range
+
+# The searches, and their names in figures.
+SEARCHES = {
+    "plain": "no compression",
+    "aware": "compression-aware",
+    "aware_retrained": "compression-aware, trained again",
+}
+MODELS = {
+    "plain": "no compression",
+    "compressed": "compressed afterwards",
+    "aware": "compression-aware",
+    "aware_retrained": "aware, trained again",
+}
+# By seed, the trials of one search.
+BySeed = Mapping[int, Sequence[Row]]
+
+
+def draw(run: StoredRun) -> list[Figure]:
+    """Every figure that the trials so far give."""
+    found = [draw_samplers(run)]
+    if any(row["search"] != "plain" for row in run.rows):
+        found.append(_aware(run))
+    found += [_front(run), *_importances(run)]
+    return [*found, *confusions(run, tested_steps(run))]
+
+
+def tested_steps(run: StoredRun) -> dict[str, str]:
+    """By the name of a model in figures, the step that tested it."""
+    return {
+        MODELS[
+            name
+        ]: f"{'compressed/' if name == 'compressed' else ''}{row['study']}/{row['trial']}"
+        for name, row in run.results.items()
+    }
+
+
+def by_sampler(run: StoredRun) -> Mapping[str, BySeed]:
+    """The trials of the searches without compression."""
+    found: dict[str, dict[int, Sequence[Row]]] = {}
+    for trials in studies(run.rows).values():
+        if (first := trials[0])["search"] == "plain":
+            found.setdefault(first["sampler"], {})[first["seed"]] = trials
+    return found
+
+
+def draw_samplers(run: StoredRun) -> Figure:
+    """The running best of the samplers, which task 1 compares."""
+    return _draw(run, "samplers", "Samplers on the same space", by_sampler(run))
+
+
+def _aware(run: StoredRun) -> Figure:
+    aware = {row["sampler"] for row in run.rows if row["search"] != "plain"}
+    (sampler,) = list(aware)[:1]
+    found: dict[str, dict[int, Sequence[Row]]] = {}
+    for trials in studies(run.rows).values():
+        if (first := trials[0])["sampler"] == sampler:
+            found.setdefault(SEARCHES[first["search"]], {})[first["seed"]] = trials
+    title = f"Compression-aware search with the sampler {sampler}"
+    return _draw(run, "compression_aware", title, found)
+
+
+def _draw(run: StoredRun, file: str, title: str, found: Mapping[str, BySeed]) -> Figure:
+    seeds = max(len(each) for each in found.values())
+    curves = {}
+    for name, each in found.items():
+        mean, spans = mean_and_range([curve(trials) for trials in each.values()])
+        winner = best(next(iter(each.values()))) if seeds == 1 else None
+        error = winner["val_standard_error"] if winner else None
+        curves[name] = Stairs(mean, spans if seeds > 1 else (), error)
+    path = run.folder / f"{file}.png"
+    draw_steps(
+        path,
+        curves,
+        title=title,
+        x_label="number of trials",
+        y_label="best validation accuracy so far",
+        subtitle=run.subtitle,
+        compare=chance(run),
+    )
+    spread = (
+        f"the mean, with the range of {seeds} seeds"
+        if seeds > 1
+        else "bars are the binomial standard error of the last value"
+    )
+    return Figure(path, f"{title}: best validation accuracy so far over the trials; {spread}.")
+
+
+def _front(run: StoredRun) -> Figure:
+    complete = [row for row in run.rows if row["state"] == "complete"]
+    path = run.folder / "front.png"
+    draw_front(
+        path,
+        [
+            Candidate(
+                SEARCHES[r["search"]], r["size_mb"], r["val_accuracy"], r["val_standard_error"]
+            )
+            for r in complete
+        ],
+        title="Validation accuracy over size",
+        x_label="size in MB (10^6 bytes)",
+        y_label="validation accuracy",
+        subtitle=run.subtitle,
+        log=True,
+    )
+    return Figure(path, "Every complete trial, and the Pareto front: what nothing beats in both.")
+
+
+def _importances(run: StoredRun) -> list[Figure]:
+    groups: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for row in run.rows:
+        if row["state"] == "complete":
+            name = SEARCHES[row["search"]]
+            groups.setdefault(name, []).append((_choices(row), row["val_accuracy"]))
+    return draw_importances_of(run, groups)
+
+
+def _choices(row: Row) -> dict[str, str]:
+    architecture = dict(row["architecture"])
+    dropped = architecture.pop("identities", [])
+    choices = {
+        key.removeprefix("num_").replace("_", " "): str(value)
+        for key, value in architecture.items()
+    }
+    return {**choices, "number of identities": str(len(dropped))}

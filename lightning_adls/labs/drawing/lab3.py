@@ -1,0 +1,118 @@
+"""Lab 3: the running best of the studies, accuracy over bits, formats, what mattered."""
+
+from lightning_adls.figures import Candidate, Stairs, draw_format_map, draw_front, draw_steps
+from lightning_adls.figures.maps import short_layer
+from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.lab1 import by_tensor
+from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
+from lightning_adls.labs.stored import StoredRun
+from lightning_adls.report import Row
+
+MOST_MATRICES = 4
+MOST_IMPORTANCES = 6
+
+
+def draw(run: StoredRun) -> list[Figure]:
+    """Every figure that the trials so far give."""
+    found = studies(run.rows)
+    figures = draw_running_best(run)
+    winners = winners_of(found)
+    if winners:
+        figures += [_front(run), *_formats(run, winners[0])]
+    figures += _importances(run, found)
+    steps = {row["study"]: f"{row['study']}/{row['trial']}" for row in winners[:MOST_MATRICES]}
+    return [*figures, *confusions(run, steps)]
+
+
+def draw_running_best(run: StoredRun) -> list[Figure]:
+    """The figures that change while the search goes on."""
+    found = studies(run.rows)
+    return [_running_best(run, file, found) for file in run.config["figures"]]
+
+
+def winners_of(found: dict[str, list[Row]]) -> list[Row]:
+    """The best trial of each study, the best study first."""
+    winners = [winner for trials in found.values() if (winner := best(trials)) is not None]
+    return sorted(winners, key=lambda row: -row["val_accuracy"])
+
+
+def _running_best(run: StoredRun, file: str, found: dict[str, list[Row]]) -> Figure:
+    curves = {}
+    for name in run.config["figures"][file]:
+        trials = found.get(name, [])
+        winner = best(trials)
+        error = winner["val_standard_error"] if winner else None
+        curves[name] = Stairs(curve(trials), error=error)
+    path = run.folder / f"{file}.png"
+    draw_steps(
+        path,
+        curves,
+        title="Mixed-precision search: best validation accuracy so far",
+        x_label="number of trials",
+        y_label="validation accuracy",
+        subtitle=run.subtitle,
+        compare={**_start(run), **chance(run)},
+    )
+    caption = (
+        "Best validation accuracy so far over the trials, a curve for each study; bars at the end "
+        "are the binomial standard error of the last value."
+    )
+    return Figure(path, caption)
+
+
+def _start(run: StoredRun) -> dict[str, float]:
+    """The level of the model that all trials start from, once it is in the summary."""
+    start = run.summary.get("start")
+    return {"float32, the start": start["val_accuracy"]} if start else {}
+
+
+def _front(run: StoredRun) -> Figure:
+    complete = [row for row in run.rows if row["state"] == "complete"]
+    path = run.folder / "front.png"
+    draw_front(
+        path,
+        [
+            Candidate(r["study"], r["bits_per_weight"], r["val_accuracy"], r["val_standard_error"])
+            for r in complete
+        ],
+        title="Validation accuracy over bits per weight",
+        x_label="bits per weight",
+        y_label="validation accuracy",
+        subtitle=run.subtitle,
+    )
+    return Figure(path, "Every complete trial, and the Pareto front: what nothing beats in both.")
+
+
+def _formats(run: StoredRun, winner: Row) -> list[Figure]:
+    path = run.folder / "formats.png"
+    draw_format_map(
+        path,
+        {layer: by_tensor(spec) for layer, spec in winner["recipe"].items()},
+        title=f"Number formats of the best model: {winner['study']}, trial {winner['trial']}",
+        subtitle=run.subtitle,
+    )
+    caption = f"The formats that trial {winner['trial']} of {winner['study']} chose for each layer."
+    return [Figure(path, caption)]
+
+
+def _importances(run: StoredRun, found: dict[str, list[Row]]) -> list[Figure]:
+    ranked = [row["study"] for row in winners_of(found)]
+    groups = {
+        name: [
+            (choices_of(row["recipe"]), row["val_accuracy"])
+            for row in found[name]
+            if row["state"] == "complete"
+        ]
+        for name in ranked
+    }
+    enough = {name: trials for name, trials in groups.items() if len(trials) > 1}
+    return draw_importances_of(run, dict(list(enough.items())[:MOST_IMPORTANCES]))
+
+
+def choices_of(recipe: Row) -> dict[str, str]:
+    """What a trial chose, by layer and tensor."""
+    return {
+        f"{short_layer(layer)} {tensor}": str(text)
+        for layer, spec in recipe.items()
+        for tensor, text in by_tensor(spec).items()
+    }

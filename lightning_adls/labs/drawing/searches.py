@@ -1,0 +1,55 @@
+"""What the figures of both searches, Labs 2 and 3, are made of."""
+
+from collections.abc import Mapping, Sequence
+
+from lightning_adls.figures import draw_importances
+from lightning_adls.labs.drawing.drawn import Figure
+from lightning_adls.labs.stored import StoredRun
+from lightning_adls.report import Row
+from lightning_adls.search.importances import importances
+
+
+def studies(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The trials of each study, in their order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["study"], []).append(row)
+    return found
+
+
+def curve(trials: Sequence[Row]) -> list[tuple[float, float]]:
+    """The running best as points: number of trials, best value so far."""
+    return [(t["trial"], t["running_best"]) for t in trials if t["running_best"] is not None]
+
+
+def best(trials: Sequence[Row]) -> Row | None:
+    """The complete trial of the highest value, the earliest of equals; None if none completed."""
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    return max(complete, key=lambda trial: float(trial["val_accuracy"]), default=None)
+
+
+def draw_importances_of(
+    run: StoredRun, groups: Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
+) -> list[Figure]:
+    """Draw what decided the value of the trials, for each group of them that can tell.
+
+    Args:
+        run: The run.
+        groups: By name, the choices and the value of each trial.
+    """
+    found = {name: importances(trials) for name, trials in groups.items()}
+    found = {name: shares for name, shares in found.items() if shares}
+    if not found:
+        return []
+    path = run.folder / "importances.png"
+    draw_importances(
+        path,
+        found,
+        title="Which choices decided the validation accuracy (PED-ANOVA)",
+        subtitle=run.subtitle,
+    )
+    caption = (
+        "Share of each choice in what tells the best trials from the others (PED-ANOVA, Watanabe "
+        "et al. 2023). Of few trials it is a rough guess."
+    )
+    return [Figure(path, caption)]

@@ -1,0 +1,1 @@
+"""The rows of ``results.csv``: one column for each thing, in the same words in every lab."""
