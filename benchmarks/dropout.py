@@ -50,7 +50,7 @@ TOLD_BY = (
 Row = dict[str, str]
 
 
-def probabilities(setting: str) -> dict[str, float]:
+def probabilities(setting: str) -> dict[str, Any]:
     """The arguments of ``bert`` that a setting stands for."""
     hidden, attention, *_ = setting.split("/")
     return {"dropout": float(hidden), "attention_dropout": float(attention)}
@@ -202,7 +202,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
 def stepper(setting: str, arguments: argparse.Namespace) -> Any:
     """A function that makes one training step."""
     torch.manual_seed(0)
-    sizes = dimensions(arguments, arguments.tokens)
+    sizes: dict[str, Any] = dimensions(arguments, arguments.tokens)
     model = bert(vocab_size=1000, **sizes, **probabilities(setting))
     use_dropout_of(setting, model)
     if arguments.recipe is not None:

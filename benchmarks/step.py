@@ -21,6 +21,7 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -51,7 +52,7 @@ def sharing(network: nn.Module) -> nn.Module:
 def networks(name: str, formats: list[NumberFormat], device: torch.device) -> dict[str, nn.Module]:
     """The network in float32, and one that rounds for each format, all in train mode."""
     torch.manual_seed(0)
-    size = NETWORKS[name]
+    size: dict[str, Any] = NETWORKS[name]
     plain = bert(
         vocab_size=1000,
         intermediate_size=4 * size["hidden_size"],

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ class Watch:
     """Adds up the seconds of calls by the part that they belong to; a part within none counts."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inside = False
 
     def on(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,7 +89,11 @@ def trials(arguments: argparse.Namespace) -> list[dict[str, float]]:
         limit_val=500,
         limit_train=arguments.rows,
     )
-    dimensions = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 64}
+    dimensions: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "max_position_embeddings": 64,
+    }
     task = Task(data, partial(bert, **dimensions), TextClassifier)
     space = search.FormatSpace.from_templates(
         ["*"], {"Integer": "Integer"}, {"width": [8, 16, 32], "frac_width": [2, 4, 8]}

@@ -229,7 +229,7 @@ class TrainCLI(LightningCLI):
     def _settings(self) -> dict[str, str | float]:
         """What tells this fit from others: what the user gave, and what is mostly varied."""
         options = self.config[self.subcommand]
-        given = self.given.get(self.subcommand, Namespace())
+        given = self.given.get(str(self.subcommand), Namespace())
         varied = {
             "learning_rate": options.model.learning_rate,
             "batch_size": options.data.batch_size,

@@ -157,7 +157,8 @@ def test_a_module_is_gone_with_its_last_name_once_its_trainer_lets_go_of_it() ->
     assert module is not None
     weight = weakref.ref(module.weight)
     trainer = Budget(accelerator="cpu").trainer(2)
-    trainer.fit(module, DataLoader(torch.ones(2, 1)), DataLoader(torch.ones(1, 1)))
+    ones: Any = torch.ones(2, 1)  # a data set to torch's loader, not to its types
+    trainer.fit(module, DataLoader(ones), DataLoader(ones[:1]))
     gc.collect()
     gc.disable()
     try:

@@ -3,6 +3,7 @@
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -46,4 +47,5 @@ def _keep(parser: ArgumentParser, name: str) -> None:
             action.help = SUPPRESS
     parser.usage, parser.description = SUPPRESS, None
     # Where defaults come from.
-    parser._action_groups.remove(parser._default_config_files_group)
+    groups: Any = parser._action_groups  # a list, which the type does not say
+    groups.remove(parser._default_config_files_group)

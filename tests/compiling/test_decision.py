@@ -46,7 +46,8 @@ def test_the_reason_has_all_that_it_depends_on() -> None:
 def test_less_is_asked_of_slow_formats_fast_machines_and_warm_caches() -> None:
     def least(model: nn.Module, where: Machine) -> int:
         """Steps from which on it compiles, to within a factor of two."""
-        return next(2**n for n in range(60) if decide(model, 2**n, 4096, "32-true", where).compile)
+        steps: list[int] = [2**n for n in range(60)]
+        return next(n for n in steps if decide(model, n, 4096, "32-true", where).compile)
 
     usual = least(network("Integer(width=4)"), SLOW)
     assert least(network("LearnedInteger(width=4)"), SLOW) < usual

@@ -18,7 +18,7 @@ from lightning_adls.labs import classified
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.task import Task, digest_of
 from lightning_adls.models import bert
-from lightning_adls.transforms import Prune, Quantize
+from lightning_adls.transforms import Prune, Quantize, Transform
 from lightning_adls.transforms.lora import LoRA
 from lightning_adls.weights import save_weights
 
@@ -122,7 +122,11 @@ def test_models_of_earlier_trainings_do_not_stay_in_memory(make: Make, tmp_path:
     gc.collect()
     gc.disable()  # which nobody can count on to come soon
     try:
-        for transforms in ([], [Quantize({"*": "LearnedInteger(width=4)"}), Prune(0.5)]):
+        ways: tuple[list[Transform], ...] = (
+            [],
+            [Quantize({"*": "LearnedInteger(width=4)"}), Prune(0.5)],
+        )
+        for transforms in ways:
             module = task.build(*transforms)
             weights = [weakref.ref(parameter) for parameter in module.parameters()]
             task.train(module, BUDGET, tmp_path, "step")

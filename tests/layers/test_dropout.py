@@ -20,7 +20,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 def masks(p: float, seed: int, *shape: int) -> Tensor:
     """What is kept of ones, as 0 and 1."""
     torch.manual_seed(seed)
-    return (BitDropout(p)(torch.ones(shape)) != 0).double()
+    kept: Tensor = BitDropout(p)(torch.ones(shape)) != 0
+    return kept.double()
 
 
 def deviation(counted: Tensor, p: float, trials: int) -> float:

@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 def train_step(layer: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    output = call(layer, x)  # type: ignore[arg-type]
+    output = call(layer, x)
     output.square().sum().backward()
     torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
     optimizer.step()
