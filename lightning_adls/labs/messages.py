@@ -13,6 +13,11 @@ from lightning_adls.labs.network import imported
 _KEY = re.compile(r'Parser key "([\w.]+)": ?')
 _NO_PATH = re.compile(r"- Expected a path but .*? either not accessible or invalid - ")
 _KIND = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
+# What makes an object, where a function of the class would do.
+_FACTORY = re.compile(
+    r"Type <class '[\w.]+'> expects a function or a callable class: (.*?)\. "
+    r"Got value: Namespace\(class_path='([\w.]+)'.*"
+)
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] "
     r"Errors: (?P<errors>.*) Given value type: <class '[\w.]+'> Given value: (?P<value>.*)$"
@@ -31,6 +36,7 @@ def readable(message: str, parser: ArgumentParser) -> str:
         parser: Whose options there are.
     """
     text = _NO_PATH.sub("", " ".join(message.split()))
+    text = _FACTORY.sub(r"Problem with given class_path '\2': \1", text)
     if union := _UNION.search(text):
         kinds = union["kinds"].replace("<class 'NoneType'>", "null").replace(", ", " or ")
         others = _EXPECTED.sub("", union["errors"]).strip(" -")

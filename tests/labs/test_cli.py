@@ -318,8 +318,8 @@ def test_the_short_help_has_the_options_of_the_parser(
 
 def test_one_option_is_explained_alone(any_lab: Parse, capsys: pytest.CaptureFixture[str]) -> None:
     for name, found, absent in (
-        ("seed", "--seed", "--run"),
-        ("model", "--model.dropout", "--seed"),
+        ("run", "--run", "--model"),
+        ("model", "--model.dropout", "--run"),
     ):
         with pytest.raises(SystemExit) as ended:
             any_lab(f"--help.{name}")
