@@ -125,7 +125,8 @@ class ResidualSign(NumberFormat):
 
 def _parts(x: Tensor, level_scales: Tensor) -> list[Tensor]:
     """What every level contributes: its scale with the sign of the residual."""
-    parts, residual = [], x + 0.0  # which makes -0.0 positive
+    parts: list[Tensor] = []
+    residual = x + 0.0  # which makes -0.0 positive
     for scale in level_scales:
         if parts:
             residual.sub_(parts[-1])
