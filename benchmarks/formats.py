@@ -16,6 +16,7 @@ import math
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,8 +61,8 @@ def measure(
         ways["compiled"] = torch.compile(rounded, fullgraph=True, dynamic=False)
     calls: dict[str, Callable[[], object]] = {"copy": lambda: x.clone()}
     for name, way in ways.items():
-        calls[name] = lambda way=way: way(x)
-        calls[f"{name}, backward"] = lambda way=way: with_backward(way, leaves, grad)
+        calls[name] = partial(way, x)
+        calls[f"{name}, backward"] = partial(with_backward, way, leaves, grad)
     with torch.no_grad(), current(device):
         times_ms = alternate(calls, rounds)
     copy_ms = times_ms.pop("copy")
