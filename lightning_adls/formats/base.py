@@ -163,7 +163,10 @@ class NumberFormat(ABC):
 
     @property
     def rounds_rows_apart(self) -> bool:
-        """Whether rows of the last dimension, rounded by themselves, are rounded as together."""
+        """Whether rows of the last dimension, rounded by themselves, are rounded as together.
+
+        Large tensors are then rounded in parts, which pays off from about six passes on.
+        """
         return False
 
     @abstractmethod

@@ -50,10 +50,6 @@ class Integer(NumberFormat):
     def code_bits(self) -> int:
         return self.width
 
-    @property
-    def rounds_rows_apart(self) -> bool:
-        return True
-
     def _frac_widths(self) -> tuple[int, int]:
         """Smallest and largest ``frac_width``."""
         return self.width - 128, 126

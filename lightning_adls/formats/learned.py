@@ -56,10 +56,6 @@ class LearnedInteger(NumberFormat):
     def code_bits(self) -> int:
         return self.width
 
-    @property
-    def rounds_rows_apart(self) -> bool:
-        return True
-
     def storage_bits(self, shape: Sequence[int]) -> int:
         return super().storage_bits(shape) + 32
 
