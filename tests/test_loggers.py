@@ -85,8 +85,8 @@ def test_mlflow_keeps_a_run_for_each_training(factory: Callable[[str], LoggerFac
     for version in ("001", "002"):
         (logger,) = make_loggers([make], Path("logs"), "trials", version)
         outcome(logger)
-    client: Any = logger.experiment
     assert isinstance(logger, MLFlowLogger)
+    client: Any = logger.experiment
     runs = client.search_runs([logger.experiment_id])
     assert {run.info.run_name for run in runs} == {"logs/trials/001", "logs/trials/002"}
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -102,6 +102,7 @@ def test_weights_and_biases_keeps_a_run_for_each_training(
     found = []
     for version in ("001", "002"):
         (logger,) = make_loggers([make], Path("logs"), "trials", version)
+        assert isinstance(logger, WandbLogger)
         found.append((logger.experiment.name, logger.experiment.id))
         outcome(logger)
     assert [name for name, _ in found] == ["logs/trials/001", "logs/trials/002"]
