@@ -12,7 +12,6 @@ from lightning_adls.report import Curve
 from lightning_adls.search.columns import columns_of
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.study import counted_trials
-from lightning_adls.transforms.cost import COSTS
 
 if TYPE_CHECKING:
     from lightning_adls.search.search import Search
@@ -75,7 +74,7 @@ class TensorBoardRuns(Listener):
         number = trial.user_attrs["index"] + 1
         metrics = {
             "value": trial.value,
-            **{cost: trial.user_attrs.get(cost) for cost in COSTS},
+            **{cost: trial.user_attrs.get(cost) for cost in _FRONTS},
             "seconds": trial.user_attrs.get("seconds"),
         }
         found: dict[str, Curve] = {
