@@ -46,7 +46,8 @@ def figure(
     across = min(panels, columns)
     down = -(-panels // across)
     size = size or ((9.0, 5.0) if panels == 1 else (4.4 * across + 1.8, 3.4 * down + 1.0))
-    made = Figure(figsize=size, layout="constrained")
+    # At the resolution of the file: the width of text depends on it a little.
+    made = Figure(figsize=size, dpi=DPI, layout="constrained")
     grid = made.subplots(down, across, squeeze=False, sharex=shared, sharey=shared)
     axes = list(grid.flat)
     for empty in axes[panels:]:
@@ -58,7 +59,8 @@ def figure(
     lines = "\n".join([*heading, *(" " for _ in below)])
     top = made.suptitle(lines, x=0.01, ha="left", fontsize=11, weight="bold")
     _legend(made, axes[:panels])
-    made.draw_without_rendering()
+    for _ in range(2):  # the first pass has the place of labels from before it
+        made.draw_without_rendering()
     made.set_layout_engine("none")  # laid out once, for both files
     if below:
         box = top.get_window_extent().transformed(made.transFigure.inverted())
