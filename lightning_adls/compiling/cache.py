@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import torch._functorch.config as functorch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 # Torch's own; read whenever it compiles.
 CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"
@@ -25,7 +26,8 @@ def keep_on_disk() -> Path:
     # The key of a graph holds the forward and backward graphs of autograd functions, constants
     # included; torch is careful because functions may be opaque to it, and those are not traced.
     functorch.autograd_cache_allow_custom_autograd_functions = True
-    if CACHE_DIR not in os.environ:
+    # Importing torch's compiler sets the variable to torch's own folder.
+    if os.environ.get(CACHE_DIR) in (None, str(Path(default_cache_dir()).absolute())):
         user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         os.environ[CACHE_DIR] = str((user / "lightning_adls" / "compiled").expanduser())
     return Path(os.environ[CACHE_DIR])
