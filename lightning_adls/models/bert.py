@@ -28,7 +28,7 @@ def bert(
     intermediate_size: int | None = None,
     max_position_embeddings: int | None = None,
     dropout: float = 0.1,
-    attention_dropout: float = 0.1,
+    attention_dropout: float = 0.0,
     attention: str = "sdpa",
 ) -> nn.Module:
     """A BERT that classifies sequences, in train mode.

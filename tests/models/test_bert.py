@@ -13,7 +13,7 @@ from lightning_adls.models import bert, check_length, reuse_weights
 from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.quantize import Quantize
 
-ATTENTION = 0.1  # by default
+ATTENTION = 0.0  # by default
 
 
 def small(**changes: float) -> nn.Module:
