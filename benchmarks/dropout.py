@@ -147,7 +147,7 @@ def test(key: Row, arguments: argparse.Namespace, budget: Budget, path: Path) ->
     task.texts.setup("test")
     module = task.build()
     module.load_weights(weights_of(key, arguments.csv))
-    row = {**key, "accuracy": str(task.test(module, budget))}
+    row = {**key, "accuracy": str(task.test(module, budget)["accuracy"])}
     append(path, row)
     return row
 

@@ -6,12 +6,14 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lightning_adls.classifier import TextClassifier
@@ -127,7 +129,11 @@ def trainer(tmp_path: Path) -> L.Trainer:
     )
 
 
-PIXEL = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\6\0\0\0\x1f\x15\xc4\x89"
+def picture() -> bytes:
+    """A PNG file of one pixel."""
+    content = BytesIO()
+    Image.new("L", (1, 1)).save(content, "PNG")
+    return content.getvalue()
 
 
 @pytest.fixture
@@ -135,13 +141,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run a script in an empty folder; returns its exit status.
 
     Its figures are drawn, but to write them, tested in tests/figures, takes longer than many a lab:
-    their files hold the head of a picture.
+    their files hold a picture of one pixel.
     """
     monkeypatch.chdir(tmp_path)
 
     def written(made: object, path: Path) -> None:
         for suffix in (".png", ".pdf"):
-            path.with_suffix(suffix).write_bytes(PIXEL)
+            path.with_suffix(suffix).write_bytes(picture())
 
     monkeypatch.setattr(canvas, "_save", written)
 
