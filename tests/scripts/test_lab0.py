@@ -187,7 +187,7 @@ def test_lab0_killed_in_the_middle_ends_where_an_uninterrupted_run_ends(
         (["--data.max_length=65"], "max_length=65 is above the 64 positions"),
         (["--data.dataset=nothing.csv", "--data.tokenizer=x"], "nothing.csv"),
         (["--config=missing.yaml"], "missing.yaml"),
-        (["--modle.hidden_size=3"], "modle.hidden_size"),
+        (["--modle.hidden_size=3"], "did you mean --model?"),
     ],
 )
 def test_lab0_refuses_wrong_input_in_one_line_before_any_training(

@@ -260,7 +260,7 @@ def test_lab3_says_how_a_sampler_is_named(refused: Callable[..., str]) -> None:
         (["--data.label=stars"], "stars"),
         (["--weights=missing.ckpt"], "missing.ckpt"),
         (["--config=missing.yaml"], "missing.yaml"),
-        (["--modle.hidden_size=3"], "modle.hidden_size"),
+        (["--modle.hidden_size=3"], "did you mean --model?"),
         (["--budget.precision=int3"], "precision='int3'"),
         (["--budget.accelerator=abacus"], "abacus"),
     ],
