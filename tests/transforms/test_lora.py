@@ -470,3 +470,18 @@ def test_flops_are_those_of_the_products_in_a_bert(attention: str, rank: int) ->
 def test_flops_of_no_tokens_are_refused(tiny_bert: nn.Module) -> None:
     with pytest.raises(ValueError, match="flops_per_sample: tokens=0 is below 1"):
         flops_per_sample(tiny_bert, 0)
+
+
+def test_what_adapters_freeze_is_rounded_once_in_training(
+    tiny_bert: nn.Module, texts: TextData
+) -> None:
+    Quantize({"*": "MXInt(width=4)"})(tiny_bert)
+    LoRA(rank=2)(tiny_bert)
+    batch = next(iter(texts.train_dataloader()))
+    layers = [layer for layer in tiny_bert.modules() if isinstance(layer, QuantizedLinear)]
+    for _ in range(2):
+        tiny_bert(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        kept = [layer._kept for layer in layers if not layer.weight.requires_grad]
+    assert tiny_bert.training
+    assert len(kept) == len(layers) - 1, "all but the head"
+    assert None not in kept
