@@ -148,6 +148,15 @@ def release(trainer: L.Trainer) -> None:
     strategy.optimizers, strategy.lr_scheduler_configs = [], []
     connector: Any = trainer._data_connector
     connector._datahook_selector = None
+    loops = (trainer.fit_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop)
+    for loop in (*loops, trainer.fit_loop.epoch_loop.val_loop):
+        source: Any = loop._data_source
+        if source.instance is module:
+            source.instance = None
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # it is a list
+        # Methods of the module, which Lightning gives them.
+        vars(callback).pop("log", None)
+        vars(callback).pop("log_dict", None)
 
 
 class Reports(L.Callback):

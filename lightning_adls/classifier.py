@@ -1,6 +1,7 @@
 """The LightningModule: fine-tune a sequence classifier, quantised or not."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import currentframe
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -96,7 +97,9 @@ class TextClassifier(CompressedCheckpoints):
                 "weight_decay": weight_decay,
                 "warmup": warmup,
                 "compile": compile,
-            }
+            },
+            # Looking for it, Lightning leaves a cycle that holds the module until a collection.
+            frame=currentframe(),
         )
         for change in changes:
             change(model)

@@ -106,7 +106,8 @@ def test_a_checkpoint_alone_wins_over_the_dimensions_of_the_default(
 ) -> None:
     network = lab(*way(tmp_path, {"checkpoint": "some/where"}))["model"]
     assert network.network is bert
-    expected = {"checkpoint": "some/where", "dropout": 0.1, "attention": "sdpa"}
+    probabilities = {"dropout": 0.1, "attention_dropout": 0.0}
+    expected = {"checkpoint": "some/where", **probabilities, "attention": "sdpa"}
     assert given(network) == expected
 
 
@@ -227,6 +228,7 @@ def test_lab_2_takes_no_dimensions_and_no_checkpoint(
     network = nas(*way(tmp_path, {"dropout": 0.2, "max_position_embeddings": 64}))["model"]
     assert given(network) == {
         "dropout": 0.2,
+        "attention_dropout": 0.0,
         "max_position_embeddings": 64,
         "attention": "sdpa",
     }
