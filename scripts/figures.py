@@ -11,10 +11,6 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 # isort: split
 import argparse
 
-from lightning_adls.labs import cli
-from lightning_adls.labs.drawing import draw
-from lightning_adls.labs.stored import StoredRun
-
 
 def main() -> None:
     """Draw the figures of each run that is named."""
@@ -24,9 +20,15 @@ def main() -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="A folder such as lightning_logs/lab1/default."
     )
+    arguments = parser.parse_args()
+    # Not before, because --help needs no torch.
+    from lightning_adls.labs import cli
+    from lightning_adls.labs.drawing import draw
+    from lightning_adls.labs.stored import StoredRun
+
     cli.quiet()
     with cli.refusing():
-        for run in [StoredRun.read(run) for run in parser.parse_args().runs]:
+        for run in [StoredRun.read(run) for run in arguments.runs]:
             for figure in draw(run):
                 print(figure.path)
 

@@ -13,10 +13,6 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 import argparse
 from pathlib import Path
 
-from lightning_adls.labs import cli
-from lightning_adls.labs.lab_report import write_report
-from lightning_adls.labs.stored import StoredRun
-
 
 def main() -> None:
     """Write the report of the runs that are named."""
@@ -28,6 +24,11 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="Where; by default that of the run.")
     arguments = parser.parse_args()
+    # Not before, because --help needs no torch.
+    from lightning_adls.labs import cli
+    from lightning_adls.labs.lab_report import write_report
+    from lightning_adls.labs.stored import StoredRun
+
     cli.quiet()
     with cli.refusing():
         for path in write_report([StoredRun.read(run) for run in arguments.runs], arguments.folder):

@@ -126,7 +126,8 @@ class FormatSpace:
             return None
         found: dict[str, str | float] = {}
         for role in searched:
-            bits = [_bits(choice[layer][role]) for layer in self.layers]
+            # A layer in full precision has nothing for its roles.
+            bits = [_bits((choice[layer] or {}).get(role)) for layer in self.layers]
             found[f"{role}_bits"] = round(fmean(bits), 2)
         if len(self.classes) > 1:
             chosen = [params[f"{layer}.class"] for layer in self.layers]

@@ -376,7 +376,7 @@ def test_the_printed_config_lacks_the_defaults_that_are_dropped(
     printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     assert printed["checkpoint"] == "some/where"
     assert {name for name, value in printed.items() if value is not None} == {
-        *("checkpoint", "dropout", "attention")
+        *("checkpoint", "dropout", "attention_dropout", "attention")
     }
     with pytest.raises(SystemExit) as ended:
         lab("--print_config=quux")

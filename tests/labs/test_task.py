@@ -190,7 +190,7 @@ def test_a_run_from_a_checkpoint_starts_there_and_knows_it_by_content(
     with ModelRun("lab", "x", "seed: 0\nfinetune: {}", moved) as run:
         assert "start" in run.rows
     save_weights(make(seed=6).build(), tmp_path / "b.ckpt")
-    with pytest.raises(ValueError, match="weights was"):
+    with pytest.raises(ValueError, match="weights: "):
         ModelRun("lab", "x", "seed: 0\nfinetune: {}", make(weights=tmp_path / "b.ckpt"))
 
 

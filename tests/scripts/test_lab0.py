@@ -108,11 +108,11 @@ def test_lab0_trains_what_it_says(run: Run) -> None:
     )
     found = rows(FOLDER)
     assert int(found["lora"]["trainable"]) == trainable
-    assert int(found["lora"]["total"]) == sum(
+    assert int(found["lora"]["parameters"]) == sum(
         value.numel() for name, value in lora.items() if not name.endswith("adapter_record")
     )
     embeddings = sum(value.numel() for name, value in start.items() if ".embeddings." in name)
-    assert int(found["full"]["total"]) - int(found["full"]["trainable"]) == embeddings
+    assert int(found["full"]["parameters"]) - int(found["full"]["trainable"]) == embeddings
 
 
 def test_lab0_checkpoints_are_read_by_train(run: Run) -> None:

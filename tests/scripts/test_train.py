@@ -2,8 +2,6 @@
 
 import csv
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -36,18 +34,6 @@ TINY = [
 QAT = "lightning_adls.callbacks.QuantizationAwareTraining"
 
 # One process for all scripts, because most of its time goes into Lightning's imports.
-HELP = """
-import runpy, sys
-for script in sys.argv[1:]:
-    sys.argv = [script, "--help"]
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit:
-        pass
-    if slow := {"datasets", "peft", "transformers.models.bert"} & set(sys.modules):
-        sys.exit(f"{script} imports {slow}")
-"""
-
 Run = Callable[..., int]
 
 
@@ -279,15 +265,3 @@ def test_one_seed_reaches_the_data_unless_they_are_given_one(
 def test_train_reads_a_data_set_from_its_own_file(run: Run) -> None:
     data = f"--data={ROOT / 'configs' / 'data' / 'reviews.yaml'}"
     assert run(TRAIN, "fit", data, *SMALL_TRAIN) == 0
-
-
-def test_help_waits_for_nothing_but_lightning() -> None:
-    scripts = sorted(ROOT.glob("scripts/*.py"))
-    assert len(scripts) >= 6
-    done = subprocess.run(
-        [sys.executable, "-c", HELP, *map(str, scripts)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    helps = done.stdout.split("usage: ")[1:]
-    assert [text.split()[0] for text in helps] == [script.name for script in scripts]
-    assert all("--config" in text for text in helps)
