@@ -151,7 +151,7 @@ def test_more_trials_and_seeds_add_to_a_run(run: Run, folder: Path) -> None:
 
 def test_identities_and_limits_are_searched(run: Run, folder: Path) -> None:
     assert run("--space.identities=search", "--only=[tpe]", "--limits.parameters=15000") == 0
-    recipes = [json.loads(row["choice"]) for row in rows(folder)]
+    recipes = [json.loads(row["architecture"]) for row in rows(folder)]
     assert any(recipe["identities"] for recipe in recipes)
     for row in rows(folder):
         assert (row["state"] == "pruned") == (int(row["parameters"]) > 15000)

@@ -153,8 +153,8 @@ def test_lab3_computes_as_mase_does_and_the_recipe_says_so(run: Run, tmp_path: P
     standard = ["--backend=standard", "--untrained=[]", "--run=standard"]
     assert run(LAB3, config, *SMALL_LAB3, *few, *standard) == 0
     logs = tmp_path / "lightning_logs" / "lab3"
-    trials = [(row["study"], row["choice"]) for row in rows(logs / "test")]
-    same = [(row["study"], row["choice"]) for row in rows(logs / "standard")]
+    trials = [(row["study"], row["recipe"]) for row in rows(logs / "test")]
+    same = [(row["study"], row["recipe"]) for row in rows(logs / "standard")]
     assert trials == same, "both backends try the same, so that their curves can be compared"
     assert [study for study, _ in trials] == ["BlockMinifloat"] * 2 + ["Binary"], "has one point"
     folders = [logs / name / "BlockMinifloat" for name in ("test", "standard")]
