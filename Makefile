@@ -61,7 +61,7 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 # Sizes at which all three are done in a quarter of an hour on two cores.
-bench: .venv/.package
+bench: .venv/.bench
 	$(BIN)/python benchmarks/formats.py --repeats 10
 	$(BIN)/python benchmarks/step.py --rounds 5
 	$(BIN)/python benchmarks/step.py --rounds 5 --compile --formats Integer MXInt Binary
@@ -73,7 +73,7 @@ bench-formats: .venv/.package
 bench-step: .venv/.package
 	$(BIN)/python benchmarks/step.py $(ARGS)
 
-bench-flow: .venv/.package
+bench-flow: .venv/.bench
 	$(BIN)/python benchmarks/mase_flow.py $(ARGS)
 
 clean:
@@ -88,7 +88,8 @@ clean:
 .venv/.package: EXTRAS :=
 .venv/.lora: EXTRAS := [lora]
 .venv/.dev: EXTRAS := [dev]
-.venv/.package .venv/.lora .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.bench: EXTRAS := [bench]
+.venv/.package .venv/.lora .venv/.dev .venv/.bench: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing lightning_adls$(EXTRAS) into .venv (the first time takes a minute or more) ..."
 	@$(PIP) --editable '.$(EXTRAS)'
-	@touch $@ .venv/.package $(if $(findstring dev,$@),.venv/.lora)
+	@touch $@ .venv/.package $(if $(findstring dev,$@),.venv/.lora .venv/.bench)
