@@ -225,7 +225,7 @@ def test_lab3_says_how_a_sampler_is_named(refused: Callable[..., str]) -> None:
         ),
         (["--ranges={widht: [8]}"], "'widht' is no parameter of any format"),
         (["--ranges={width: [99]}"], "no format takes width: MXInt: width=99 is not in"),
-        (["--ranges={width: 8}"], "Expected a <class 'list'>"),
+        (["--ranges={width: 8}"], "'8' is no list"),
         (["--studies={A: [Intger]}"], "'A' names 'Intger', which is no precision"),
         (["--ranges={block_size: [16, [-1, 0]]}"], "no format takes block_size: "),
         (["--ranges={block_size: [[-1, 16, 2]]}"], "block_size=(-1, 16, 2) is not a block"),
