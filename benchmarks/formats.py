@@ -13,20 +13,18 @@ Run:
 
 import argparse
 import math
-import os
-import platform
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
+from command_line import format_argument, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lightning_adls.bench import Rounds, Spread, alternate
 from lightning_adls.bench.workloads.devices import current
-from lightning_adls.formats import NumberFormat, parse
+from lightning_adls.formats import NumberFormat
 
 SHAPES = {"activation": (8, 128, 768), "weight": (768, 3072)}
 """Of a linear layer of BERT-base, with 8 sequences of 128 tokens."""
@@ -77,34 +75,6 @@ def with_backward(
 ) -> tuple[Tensor, ...]:
     """Round the first of ``leaves``, by the scales after it, and take the gradients of all."""
     return torch.autograd.grad(rounded(*leaves), leaves, grad)
-
-
-def machine(device: torch.device) -> str:
-    """What the times were taken on."""
-    threads = (
-        f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}"
-    )
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {threads}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {threads}"
-
-
-def format_argument(text: str) -> NumberFormat:
-    """Parse a format; argparse shows the message of this kind of error only."""
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def positive(text: str) -> int:
-    """Parse a number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def parse_arguments() -> argparse.Namespace:

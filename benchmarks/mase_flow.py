@@ -40,6 +40,7 @@ import numpy as np
 import optuna
 import torch
 import transformers
+from command_line import positive
 from mase_trials import EIGHT_BITS, FLOWS, FORMATS, OURS, PLAIN, RANGES, Comparison
 from optuna.samplers import RandomSampler
 from rich.console import Console
@@ -246,13 +247,6 @@ def study_table(given: argparse.Namespace, rows: Rows) -> Table:
         sums = (f"{totals[0]:.0f}", "", f"{totals[1]:.0f}", "", "", "")
         table.add_row("all", "", "", *sums, f"{totals[1] / totals[0]:.2f}")
     return table
-
-
-def positive(text: str) -> int:
-    """Parse a number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -17,20 +17,18 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 # isort: split
 import argparse
 import copy
-import os
-import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import format_argument, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from lightning_adls.bench import Rounds, alternate
 from lightning_adls.bench.workloads.devices import current
-from lightning_adls.formats import NumberFormat, parse
+from lightning_adls.formats import NumberFormat
 from lightning_adls.models import bert
 from lightning_adls.optimizers import adamw
 from lightning_adls.transforms import Quantize
@@ -106,34 +104,6 @@ def measure(arguments: argparse.Namespace, compiled: bool) -> dict[str, str]:
     return {FLOAT32: f"{cell(plain_ms)} ms"} | {
         name: cell(values / plain_ms) for name, values in times_ms.items()
     }
-
-
-def machine(device: torch.device) -> str:
-    """What the times were taken on."""
-    threads = (
-        f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}"
-    )
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {threads}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {threads}"
-
-
-def format_argument(text: str) -> NumberFormat:
-    """Parse a format; argparse shows the message of this kind of error only."""
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def positive(text: str) -> int:
-    """Parse a number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -153,6 +153,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     def run(script: Path, *arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        monkeypatch.syspath_prepend(str(script.parent))  # as python does for a script
         try:
             runpy.run_path(str(script), run_name="__main__")
         except SystemExit as end:

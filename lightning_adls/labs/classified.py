@@ -42,13 +42,11 @@ class Collecting(L.Callback):
         """Write the answers; see :func:`write`."""
         write(self.path, self.answers)
 
-    def on_validation_epoch_start(self, *_: Any) -> None:
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget an earlier validation."""
         self._found = []
 
-    def on_test_epoch_start(self, *_: Any) -> None:
-        """Forget an earlier test."""
-        self._found = []
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
         self,
@@ -60,19 +58,10 @@ class Collecting(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the classes of a batch."""
-        self._found.append((batch["labels"].cpu(), outputs["class"].cpu()))
+        # Where they are: to read them here would have a GPU wait at each batch.
+        self._found.append((batch["labels"], outputs["class"]))
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the classes of a batch."""
-        self._found.append((batch["labels"].cpu(), outputs["class"].cpu()))
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give each answer its row."""

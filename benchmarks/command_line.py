@@ -1,0 +1,38 @@
+"""What benchmarks have in common: arguments, and the machine that they name."""
+
+import argparse
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from lightning_adls.formats import NumberFormat, parse
+
+
+def machine(device: torch.device) -> str:
+    """What the times were taken on."""
+    threads = (
+        f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads, torch {torch.__version__}"
+    )
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {threads}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {threads}"
+
+
+def format_argument(text: str) -> NumberFormat:
+    """Parse a format; argparse shows the message of this kind of error only."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive(text: str) -> int:
+    """Parse a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
