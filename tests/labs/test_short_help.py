@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_adls.labs import short_help
 
@@ -115,3 +116,16 @@ def test_names_that_are_not_there_are_refused(
 )
 def test_names_that_are_there_pass(script: Path, arguments: list[str]) -> None:
     assert short_help.read(script).refusal(arguments) is None
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_the_options_of_train_are_those_of_its_parser(command: str) -> None:
+    result = subprocess.run(
+        [sys.executable, str(TRAIN), command, "--print_config"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    missing = set(yaml.safe_load(result.stdout)) - set(short_help.read(TRAIN).options)
+    assert not missing, "they would be refused"
