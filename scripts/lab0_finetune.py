@@ -32,6 +32,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
+from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.describe import describe
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
@@ -65,6 +66,7 @@ LAYOUT = {
         "training loss": ["train/loss"],
     }
 }
+STEPS = ("full", "lora", "merged")
 console = Console()
 
 
@@ -83,6 +85,8 @@ def main(
     tensorboard: TensorBoard | None = None,
     pretraining: Budget | None = None,
     seed: int = 0,
+    engine: EngineName | None = None,
+    workers: int = 1,
     run: str = "default",
 ) -> None:
     """Fine-tune a BERT in full, then by low-rank adapters (LoRA) from the same start.
@@ -104,8 +108,12 @@ def main(
         pretraining: Budget of a training, by ``classifier``, of the model that both start from.
             Adapters need a base that has learned something, which random weights have not.
         seed: Of everything.
+        engine: Who computes: serial (this process), processes (of this machine) or ray (a
+            cluster); by default serial for one worker, and processes for more.
+        workers: How many trainings run at a time.
         run: Name of the folder in lightning_logs/lab0.
     """
+    computing = computing_by(engine, workers, budget)
     task = Task(
         data,
         model,
@@ -119,7 +127,7 @@ def main(
     plain = task.build()
     freeze(plain.model, frozen)
     task.build(lora, classifier=lora_classifier)  # refuses wrong patterns
-    with ModelRun("lab0", run, config_yaml, task) as lab:
+    with computing, ModelRun("lab0", run, config_yaml, task) as lab:
         described = describe(console, plain.model, task.texts.max_length)["model"]
         remaining = Remaining()
         lab.listeners += [
@@ -130,25 +138,18 @@ def main(
             lab.listeners += [lambda *_: write_page(tensorboard, lab)]
         lab.start(budget)
 
-        def full() -> Row:
-            module = task.build()
-            freeze(module.model, frozen)
-            return train(lab, "full", module, budget, [])
-
-        def adapters() -> Row:
-            module = task.build(lora, classifier=lora_classifier)
-            return train(lab, "lora", module, lora_budget, [lora])
-
-        steps: dict[str, Callable[[], Row]] = {
-            "full": full,
-            "lora": adapters,
-            "merged": partial(merge, lab, lora_budget),
-        }
-        for step, work in steps.items():
+        for step in STEPS:
             if step in lab.rows:
                 console.print(f"{step}: done already")
-            lab.step(step, work)
-        lab.keep(steps)
+        lab.steps(
+            {
+                "full": partial(full, frozen=frozen, budget=budget),
+                "lora": partial(adapters, lora=lora, make=lora_classifier, budget=lora_budget),
+            },
+            computing,
+        )
+        lab.step("merged", partial(merge, lab, lora_budget))
+        lab.keep(STEPS)
         # The test split is read last, for the models that are done.
         lab.test("full", budget)
         lab.test("merged", lora_budget)
@@ -175,6 +176,18 @@ class ValidationCurve(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the accuracy that was just logged."""
         self.points.append((trainer.global_step, float(trainer.callback_metrics["val/accuracy"])))
+
+
+def full(lab: ModelRun, frozen: list[str], budget: Budget) -> Row:
+    """Train all parameters but those that stay frozen."""
+    module = lab.task.build()
+    freeze(module.model, frozen)
+    return train(lab, "full", module, budget, [])
+
+
+def adapters(lab: ModelRun, lora: LoRA, make: Callable[..., TextClassifier], budget: Budget) -> Row:
+    """Train adapters alone."""
+    return train(lab, "lora", lab.task.build(lora, classifier=make), budget, [lora])
 
 
 def train(

@@ -36,7 +36,16 @@ from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
 from lightning_adls.labs.choosing import best_quantised, choosable, sparsest_within
-from lightning_adls.labs.compression import Observer, Schedule, calibrated, prune, quantise, remove
+from lightning_adls.labs.compression import (
+    Observer,
+    Schedule,
+    Work,
+    calibrated,
+    prune,
+    quantise,
+    remove,
+)
+from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.curves import by_sparsity, by_width
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
@@ -107,6 +116,8 @@ def main(
     structured: list[float] | None = None,
     tolerance: float = 0.01,
     seed: int = 0,
+    engine: EngineName | None = None,
+    workers: int = 1,
     run: str = "default",
 ) -> None:
     """Quantise a BERT at many widths, then prune the best of them to many sparsities.
@@ -138,9 +149,13 @@ def main(
         tolerance: Loss of validation accuracy within which the sparsest model is chosen to be
             tested.
         seed: Of everything.
+        engine: Who computes: serial (this process), processes (of this machine) or ray (a
+            cluster); by default serial for one worker, and processes for more.
+        workers: How many trainings run at a time.
         run: Name of the folder in lightning_logs/lab1.
     """
     check_arguments(widths, sparsities, structured or [], calibration_batches, tolerance)
+    computing = computing_by(engine, workers, qat)
     pruning = Prune(0.0, scope=scope, activation_sparsity=activation_sparsity, seed=seed)
     if finetune is None and weights is None:
         raise InputValueError("lab1: there is nothing to start from; give finetune or weights.")
@@ -157,7 +172,7 @@ def main(
     )
     if structured:
         PruneStructured(heads=0.5)(task.build().model)  # refuses other networks than BERT
-    with ModelRun("lab1", run, config_yaml, task, passing=PASSING) as lab:
+    with computing, ModelRun("lab1", run, config_yaml, task, passing=PASSING) as lab:
         total = count(widths, frac_widths, methods, schedules, sparsities, structured or [])
         remaining = Remaining()
         lab.listeners += [
@@ -173,25 +188,29 @@ def main(
         lab.step(TRAINED, lambda: lab.train(TRAINED, task.build(), qat))
 
         # Part 1: each width, without training and with it.
+        works: dict[str, Work] = {}
         for frac_width, width in product(frac_widths, widths):
             name, both = f"{frac_width}/{width}", ["ptq", "qat"]
             how: dict[str, Any] = {"width": width, "frac_width": frac_width}
             if frac_width == "half":
-                quantise(lab, name, half(width), qat, both, **how)
+                works |= quantise(name, half(width), qat, both, **how)
             elif frac_width == "calibrated":
                 name = f"{observer}-{calibration_batches}/{width}"
                 recipe = calibrated(lab, name, half(width), observer, calibration_batches)
-                quantise(lab, name, recipe, qat, both, **how, observer=observer)
+                works |= quantise(name, recipe, qat, both, **how, observer=observer)
             elif width <= WIDEST_LEARNED:
                 # A step size that nothing has learned is no result: there is no PTQ.
-                quantise(lab, name, learned(width), qat, ["qat"], **how)
+                works |= quantise(name, learned(width), qat, ["qat"], **how)
+        lab.steps(works, computing)
 
         # Part 2: the best of them, pruned and trained again.
         best = best_quantised(lab.rows)
         assert best is not None  # there is at least one width
+        works = {}
         for method, schedule, sparsity in product(methods, schedules, sparsities):
             pruned = replace(pruning, sparsity=sparsity, method=METHODS[method])
-            prune(lab, best, pruned, schedule, retrain, method)
+            works |= prune(best, pruned, schedule, retrain, method)
+        lab.steps(works, computing)
         for share in structured or []:
             remove(lab, best, share, retrain)
 

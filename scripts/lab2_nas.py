@@ -37,6 +37,7 @@ from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
 from lightning_adls.labs.architectures import Models, smallest
 from lightning_adls.labs.comparing import best_of, log, rank
+from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.concerns import about_data, about_searches, say
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.drawing.lab2 import SEARCHES, draw_samplers
@@ -109,6 +110,8 @@ def main(
     reuse: list[str] | None = None,
     trials: int = 8,
     only: list[str] | None = None,
+    engine: EngineName | None = None,
+    workers: int = 1,
     run: str = "default",
     storage: str | None = None,
 ) -> None:
@@ -137,11 +140,15 @@ def main(
             weights that have the name and shape of its own.
         trials: Trials of each search and seed.
         only: Names of the samplers to compare; by default all.
+        engine: Who computes: serial (this process), processes (of this machine) or ray (a
+            cluster); by default serial for one worker, and processes for more.
+        workers: How many trials run at a time.
         run: Name of the folder in lightning_logs/lab2.
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
     only = list(samplers) if only is None else only
     check_arguments(only, samplers, seeds, trials)
+    computing = computing_by(engine, workers, budget)
     for name in only:
         search.make_sampler(samplers[name], space, min(seeds))
     compression: list[Transform] = [Quantize(quantize), prune]
@@ -161,6 +168,7 @@ def main(
     described = yaml.safe_load(config_yaml)["samplers"]
 
     with (
+        computing,
         Run("lab2", run, config_yaml, passing=PASSING) as lab,
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
@@ -192,12 +200,14 @@ def main(
                 compress=None if kind == PLAIN else models[seed].compress,
                 retrain=retrain if kind == RETRAINED else None,
                 limits=limits,
-                callbacks=[*callbacks, bars.within],
+                callbacks=callbacks,
                 loggers=logger,
             )
             settings = {**lab.settings, **of_search}
             study = search.open_study(store, name_in_storage(name), settings, pruner)
-            searches[name] = Search(study, objective, samplers[sampler], trials, seed, listeners)
+            searches[name] = Search(
+                study, objective, samplers[sampler], trials, seed, listeners, computing
+            )
             return searches[name]
 
         def run_all(kind: str, sampler: str) -> dict[int, Search[Architecture]]:

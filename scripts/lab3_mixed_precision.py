@@ -35,6 +35,7 @@ from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
+from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.concerns import about_searches, say
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.drawing.lab3 import draw_running_best
@@ -104,6 +105,8 @@ def main(
     trials: int = 24,
     only: list[str] | None = None,
     seed: int = 0,
+    engine: EngineName | None = None,
+    workers: int = 1,
     run: str = "default",
     storage: str | None = None,
 ) -> None:
@@ -140,6 +143,9 @@ def main(
         trials: Trials of each study.
         only: The studies to run now; by default all.
         seed: Of everything.
+        engine: Who computes: serial (this process), processes (of this machine) or ray (a
+            cluster); by default serial for one worker, and processes for more.
+        workers: How many trials run at a time.
         run: Name of the folder in lightning_logs/lab3.
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
@@ -149,6 +155,7 @@ def main(
     check_names({"untrained": untrained} if untrained else {}, "study", studies)
     if trials < 1:
         raise InputValueError(f"lab3: trials={trials} is below 1.")
+    computing = computing_by(engine, workers, budget)
     builder(backend)
     FormatSpace.from_templates(layers, precisions, ranges)  # also those of no study
     check_used(precisions, studies)
@@ -178,6 +185,7 @@ def main(
         return task.build(replace(recipe, backend=backend))
 
     with (
+        computing,
         ModelRun("lab3", run, config_yaml, task, passing=PASSING) as lab,
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
@@ -202,11 +210,16 @@ def main(
                 lab.folder / name,
                 seed,
                 trained,
-                callbacks=[*task.callbacks, bars.within],
+                callbacks=task.callbacks,
                 loggers=task.loggers,
             )
             study = search.open_study(store, name_in_storage(name), fingerprint, pruner)
-            add(searches, name, Search(study, objective, sampler, trials, seed, listeners), spaces)
+            add(
+                searches,
+                name,
+                Search(study, objective, sampler, trials, seed, listeners, computing),
+                spaces,
+            )
 
         begun = search.study_names(store)
         for name in spaces:

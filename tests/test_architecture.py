@@ -23,6 +23,7 @@ LEVELS = (
     {"layers"},
     {"kernels"},
     {"formats"},
+    {"engines"},
     {"hub", "locks", "optimizers", "remaining", "settings", "significance", "threads", "weights"},
     {"errors"},
 )
@@ -39,6 +40,9 @@ ONLY_IN = {
     "triton": {"kernels"},
     "datasets": {"data"},
     "chop": {"layers"},
+    "loky": {"engines"},
+    "cloudpickle": {"engines"},
+    "ray": {"engines"},
 }
 # Where `__getattr__` imports what is asked for.
 LAZY = {"__init__.py"}

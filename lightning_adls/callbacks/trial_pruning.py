@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import lightning as L
 import optuna
+from optuna.trial import BaseTrial
 from optuna_integration import PyTorchLightningPruningCallback
 
 from lightning_adls.callbacks.progress import progress_of
@@ -31,7 +32,7 @@ class TrialPruning(PyTorchLightningPruningCallback):
         FloatingPointError: If a metric is NaN.
     """
 
-    def __init__(self, trial: optuna.Trial, monitor: str, parts: int = 100) -> None:
+    def __init__(self, trial: BaseTrial, monitor: str, parts: int = 100) -> None:
         super().__init__(trial, monitor)
         self._parts = parts
         self._reported: int | None = None

@@ -4,8 +4,9 @@ Each finds a model by the name of its step, and leaves another one. What a figur
 to know of a step stands in its row, not in its name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -21,27 +22,29 @@ Observer = Literal["minmax", "percentile", "mse"]
 Schedule = Literal["one_shot", "cubic"]
 
 
+# What does a step: called with its run, in whatever process.
+Work = Callable[[ModelRun], Row]
+
+
 def quantise(
-    run: ModelRun, name: str, recipe: Quantize, budget: Budget, hows: Sequence[str], **about: Any
-) -> None:
-    """Quantise the starting model, without training (``ptq``) and with it (``qat``).
+    name: str, recipe: Quantize, budget: Budget, hows: Sequence[str], **about: Any
+) -> dict[str, Work]:
+    """Steps that quantise the starting model, without training (``ptq``) and with it (``qat``).
 
     Args:
-        run: What the steps belong to.
         name: Of the recipe, within the steps' names.
         recipe: The number formats.
         budget: Of the training; its precision is that of the judgement.
         hows: ``ptq``, ``qat`` or both.
         about: Goes into the rows, beside ``how``.
     """
-    for how in hows:
 
-        def work(how: str = how) -> Row:
-            do = run.judge if how == "ptq" else run.train
-            row = do(f"{how}/{name}", run.task.build(recipe), budget, [recipe])
-            return {**row, **about, "how": how}
+    def work(run: ModelRun, how: str) -> Row:
+        do = run.judge if how == "ptq" else run.train
+        row = do(f"{how}/{name}", run.task.build(recipe), budget, [recipe])
+        return {**row, **about, "how": how}
 
-        run.step(f"{how}/{name}", work)
+    return {f"{how}/{name}": partial(work, how=how) for how in hows}
 
 
 def calibrated(
@@ -58,12 +61,11 @@ def calibrated(
 
 
 def prune(
-    run: ModelRun, source: str, how: Prune, schedule: Schedule, budget: Budget, method: str
-) -> None:
-    """Prune the model of the step ``source`` and train it again, or while it trains.
+    source: str, how: Prune, schedule: Schedule, budget: Budget, method: str
+) -> dict[str, Work]:
+    """A step that prunes the model of the step ``source`` and trains it again, or meanwhile.
 
     Args:
-        run: What the step belongs to.
         source: Step of the model that is pruned.
         how: What is pruned, and how much.
         schedule: ``one_shot`` before the training, or ``cubic``, in steps during it.
@@ -73,7 +75,7 @@ def prune(
     step = f"pruned/{method}/{schedule}/{how.sparsity:g}/{source}"
     about = {"pruned_from": source, "method": method, "schedule": schedule, "target": how.sparsity}
 
-    def work() -> Row:
+    def work(run: ModelRun) -> Row:
         module, transforms = run.module(source), run.transforms_of(source)
         if schedule == "cubic":
             none = replace(how, sparsity=0.0)  # the input's features, no weight yet
@@ -85,11 +87,14 @@ def prune(
         row = run.train(step, module, budget, [*transforms, how])
         return {**row, **about, "accuracy_untrained": untrained}
 
-    run.step(step, work)
+    return {step: work}
 
 
 def remove(run: ModelRun, source: str, share: float, budget: Budget) -> None:
-    """Remove a share of attention heads and neurons, and train what is left."""
+    """Remove a share of attention heads and neurons, and train what is left.
+
+    It takes times, which other steps would disturb: a step by itself.
+    """
     step = f"removed/{share:g}/{source}"
 
     def work() -> Row:

@@ -1,6 +1,6 @@
 """A run whose steps leave models behind: trained, validated, and tested once."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.labs import concerns
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task, digest_of
+from lightning_adls.labs.training_bar import TrainingBar
 from lightning_adls.report import Row
 from lightning_adls.transforms import Transform, costs
 from lightning_adls.transforms.configs import describe, read
@@ -54,14 +55,15 @@ class ModelRun(Run):
         self.listeners: list[Listener] = []
         self._start: list[str] = []
 
-    def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Row:
-        """As :meth:`Run.step`; then the listeners are told."""
-        known = name in self.rows
-        row = super().step(name, work)
-        if not known:
-            for listener in self.listeners:
-                listener(name, row)
-        return row
+    def done(self, name: str, row: Row, seconds: float, before: Collection[str] = ()) -> None:
+        """As :meth:`Run.done`; then the listeners are told."""
+        super().done(name, row, seconds, before)
+        for listener in self.listeners:
+            listener(name, self.rows[name])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker is told nothing, and shows nothing."""
+        return {**super().__getstate__(), "listeners": []}
 
     def start(self, budget: Budget, step: str = START) -> Row:
         """The step that everything starts from; :meth:`Task.build` takes its weights from now on.
@@ -79,7 +81,7 @@ class ModelRun(Run):
             module, seconds = task.build(), None
             if task.finetune is not None and task.weights is None:
                 print(f"{step}: {task.finetune.epochs:g} epochs in full precision ...", flush=True)
-                found = task.train(module, task.finetune, self.curves, step)
+                found = task.train(module, task.finetune, self.curves, step, [TrainingBar(step)])
                 seconds = found["seconds"]
             return {**self.judge(step, module, budget), "seconds": seconds}
 
@@ -119,7 +121,9 @@ class ModelRun(Run):
             callbacks: Beside those of the task.
         """
         answers = self.answers("val", step)
-        found = self.task.train(module, budget, self.curves, step, callbacks, answers)
+        # Workers would draw over each other.
+        bars = [] if self.copied else [TrainingBar(step)]
+        found = self.task.train(module, budget, self.curves, step, [*callbacks, *bars], answers)
         save_weights(module, self.checkpoint(step))
         return {**found, **self._about(step, module, transforms)}
 

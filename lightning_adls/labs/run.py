@@ -11,6 +11,7 @@ from typing import Any, Self
 import yaml
 
 from lightning_adls.compiling import remember_machine
+from lightning_adls.engines import Call, Channel, Engine, EngineFailed, Lost, Shared
 from lightning_adls.errors import InputValueError
 from lightning_adls.locks import exclusive
 from lightning_adls.report import Row, write_json
@@ -18,7 +19,10 @@ from lightning_adls.settings import refuse_changes
 
 LOGS = Path("lightning_logs")
 # Settings of every lab that do not decide what a step finds.
-_PASSING = {"run", "logger", "tensorboard", "data.cache_dir", "data.num_workers"}
+_PASSING = {
+    *("run", "logger", "tensorboard", "engine", "workers", "ray"),
+    *("data.cache_dir", "data.num_workers"),
+}
 
 
 class Run:
@@ -43,6 +47,7 @@ class Run:
         folder: Where everything of the run lies.
         rows: What each finished step found, by its name, in the order in which they finished.
         seconds: What each of them took, whatever it did.
+        copied: Whether this is the copy of a run in a worker, which does not own the folder.
 
     Raises:
         ValueError: If the run was begun with other settings, goes on in another process, or its
@@ -60,6 +65,7 @@ class Run:
     ) -> None:
         self.lab = lab
         self.name = name
+        self.copied = False
         self.folder = folder_of(lab, name)
         self.settings = settings_of(config_yaml, passing=passing, weights=weights)
         self._path = self.folder / "run.json"
@@ -74,6 +80,7 @@ class Run:
             self.rows, self.seconds = self._read()
             self._config_yaml = config_yaml
             self._stack = stack.pop_all()
+        self._begun: set[str] = set()  # steps that workers do
 
     def _read(self) -> tuple[dict[str, Row], dict[str, float]]:
         """The steps of earlier calls, and their seconds."""
@@ -112,14 +119,46 @@ class Run:
         """
         if name not in self.rows:
             self.begin()
-            started = perf_counter()
-            row = json.loads(json.dumps(work()))
-            steps = {**self.rows, name: row}
-            seconds = {**self.seconds, name: round(perf_counter() - started, 2)}
-            content = {"settings": self.settings, "steps": steps, "seconds": seconds}
-            write_json(self._path, content)
-            self.rows, self.seconds = steps, seconds  # done only when it is on disk
+            self.done(name, *timed(work))
         return self.rows[name]
+
+    def steps(
+        self, works: Mapping[str, Callable[[Self], Mapping[str, Any]]], engine: Engine
+    ) -> None:
+        """Do several steps that do not depend on each other, on all workers of an engine.
+
+        Args:
+            works: By the name of the step, what does it; called with this run, or with its copy in
+                another process, and returns what JSON can hold.
+            engine: Who does them. Whoever ends first, the rows have the order of ``works``.
+        """
+        self.begin()
+        try:
+            engine.run(_Steps(self, works))
+        finally:
+            self._begun.clear()
+
+    def done(self, name: str, row: Row, seconds: float, before: Collection[str] = ()) -> None:
+        """Keep what a step found.
+
+        Args:
+            name: Of the step.
+            row: What it found.
+            seconds: What it took.
+            before: Steps whose rows come after this one's.
+        """
+        row = json.loads(json.dumps(row))
+        later = {each: found for each, found in self.rows.items() if each in before}
+        earlier = {each: found for each, found in self.rows.items() if each not in before}
+        steps = {**earlier, name: row, **later}
+        spent = {**self.seconds, name: round(seconds, 2)}
+        content = {"settings": self.settings, "steps": steps, "seconds": spent}
+        write_json(self._path, content)
+        self.rows, self.seconds = steps, spent  # done only when it is on disk
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker needs; the folder stays with the process that has the lock."""
+        return {**vars(self), "_stack": ExitStack(), "copied": True}
 
     def checkpoint(self, step: str) -> Path:
         """Where a step keeps the weights of its model."""
@@ -135,7 +174,7 @@ class Run:
         To be called with what all rows say, those of earlier calls included: then an interrupted
         run, continued, leaves the same files as one that was not interrupted.
         """
-        kept = {self.checkpoint(step) for step in steps}
+        kept = {self.checkpoint(step) for step in (*steps, *self._begun)}
         for path in self.folder.glob("checkpoints/*"):
             if path not in kept:
                 path.unlink()
@@ -154,6 +193,59 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def timed(work: Callable[[], Mapping[str, Any]]) -> tuple[Row, float]:
+    """What a step found, and the seconds that it took."""
+    started = perf_counter()
+    return dict(work()), perf_counter() - started
+
+
+class _Steps:
+    """Gives an engine the steps that a run lacks.
+
+    Args:
+        run: The run.
+        works: As :meth:`Run.steps` takes them.
+    """
+
+    def __init__(self, run: Run, works: Mapping[str, Callable[[Any], Mapping[str, Any]]]) -> None:
+        self._run, self._names = run, list(works)
+        shared = Shared(run)
+        self._calls = [
+            Call(name, _do, shared, work) for name, work in works.items() if name not in run.rows
+        ]
+
+    def next(self) -> Call | None:
+        """The next step in their order."""
+        return self._calls.pop(0) if self._calls else None
+
+    def began(self, call: Call, worker: int) -> None:
+        """From now on its checkpoint may be there before its row is."""
+        self._run._begun.add(call.name)
+
+    def heard(self, call: Call, message: Any) -> None:
+        """Steps say nothing."""
+
+    def ended(self, call: Call, result: Any) -> None:
+        """Keep what a step found.
+
+        Raises:
+            EngineFailed: If its process died each time that it was tried.
+        """
+        if isinstance(result, Lost):
+            raise EngineFailed(
+                f"Run: the process of the step {call.name!r} died each time that it was tried: "
+                f"{result.reason}; what is done is kept, and the same command goes on."
+            )
+        self._run._begun.discard(call.name)
+        place = self._names.index(call.name)
+        row, seconds = result
+        self._run.done(call.name, row, seconds, before=self._names[place + 1 :])
+
+
+def _do(run: Run, work: Callable[[Run], Mapping[str, Any]], _: Channel) -> tuple[Row, float]:
+    return timed(lambda: work(run))
 
 
 def folder_of(lab: str, name: str) -> Path:

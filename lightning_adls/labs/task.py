@@ -17,7 +17,6 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.classified import Collecting
-from lightning_adls.labs.training_bar import TrainingBar
 from lightning_adls.loggers import end, make_loggers
 from lightning_adls.models import FROM_DATA, NetworkFactory, check_length
 from lightning_adls.transforms import Transform
@@ -133,7 +132,6 @@ class Task:
             folder: Of the curves.
             name: Of the training.
             callbacks: Beside those of the task.
-            progress_bar: Whether to show one.
             answers: File for what the model says of each validation row in the end.
 
         Returns:
@@ -149,7 +147,7 @@ class Task:
         own = [make() for make in self.callbacks]
         steps = len(self.texts.train_dataloader())
         watching = _watching(answers)
-        trainer = budget.trainer(steps, loggers, [*callbacks, *own, *watching, TrainingBar(name)])
+        trainer = budget.trainer(steps, loggers, [*callbacks, *own, *watching])
         started = perf_counter()
         try:
             trainer.fit(module, datamodule=self.texts)

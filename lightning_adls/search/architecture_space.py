@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Literal
 
-import optuna
+from optuna.trial import BaseTrial
 from torch import nn
 
 from lightning_adls.errors import InputValueError
@@ -126,7 +126,7 @@ class ArchitectureSpace:
             "intermediate_size": self.intermediate_size,
         }
 
-    def suggest(self, trial: optuna.Trial) -> Architecture:
+    def suggest(self, trial: BaseTrial) -> Architecture:
         """Let ``trial`` choose an architecture."""
         chosen = {
             name: trial.suggest_categorical(name, tuple(values))

@@ -1,29 +1,52 @@
-"""The weights of a study's best model: one file, in the folder of the process that trained it."""
+"""The weights of a study's best model: workers offer theirs, the driver keeps one file."""
 
 from pathlib import Path
 
 import lightning as L
-import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
-from lightning_adls.search.study import best_trial, counted_trials
 from lightning_adls.weights import save_weights
 
 
-def keep_best(folder: Path, trial: optuna.Trial, module: L.LightningModule, value: float) -> None:
-    """Keep the weights of a trial that is better than all before it; it is about to complete."""
-    earlier = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if any(other.value is not None and other.value >= value for other in earlier):
-        return
-    name = f"trial-{trial.user_attrs['index'] + 1:03d}.ckpt"
-    save_weights(module, folder / name)
-    trial.set_user_attr("checkpoint", name)
+def name_of(index: int) -> str:
+    """Of the file that the trial at this place has its weights in."""
+    return f"trial-{index + 1:03d}.ckpt"
 
 
-def drop_outdone(study: optuna.Study, folder: Path) -> None:
-    """Remove the weights of trials that a later one outdid."""
-    best = best_trial(study)
-    for trial in counted_trials(study):
-        name = trial.user_attrs.get("checkpoint")
-        if name is not None and (best is None or trial.number != best.number):
-            (folder / name).unlink(missing_ok=True)
+def _offered(folder: Path, index: int) -> Path:
+    return folder / f"{name_of(index)}.offered"
+
+
+def offer(folder: Path, index: int, module: L.LightningModule) -> None:
+    """Leave the weights of a trial that may be the best where the driver finds them."""
+    save_weights(module, _offered(folder, index))
+
+
+def accept(folder: Path, index: int) -> str | None:
+    """Keep what a trial offers; the name of its file, or None where it offers nothing."""
+    if not (offered := _offered(folder, index)).is_file():
+        return None
+    offered.replace(folder / name_of(index))
+    return name_of(index)
+
+
+def refuse(folder: Path, index: int) -> None:
+    """Drop what a trial offers, if anything."""
+    _offered(folder, index).unlink(missing_ok=True)
+
+
+def drop_outdone(folder: Path, before: FrozenTrial | None, best: FrozenTrial | None) -> None:
+    """Remove the weights of the trial that was the best before another one was."""
+    if (name := _weights_of(before)) is not None and name != _weights_of(best):
+        (folder / name).unlink(missing_ok=True)
+
+
+def sweep(folder: Path, best: FrozenTrial | None) -> None:
+    """Remove what processes left behind that were killed; no trial may be running."""
+    for path in folder.glob("trial-*.ckpt*"):
+        if path.name != _weights_of(best):
+            path.unlink(missing_ok=True)
+
+
+def _weights_of(trial: FrozenTrial | None) -> str | None:
+    return None if trial is None else trial.user_attrs.get("checkpoint")

@@ -10,7 +10,7 @@ from math import prod
 from statistics import fmean
 from typing import Any
 
-import optuna
+from optuna.trial import BaseTrial
 from torch import nn
 from torch.nn.utils import skip_init
 
@@ -90,7 +90,7 @@ class FormatSpace:
                     formats = {r: None if text == NONE else text for r, text in texts.items()}
                     build(layer, layer_formats(formats, f"FormatSpace: {name!r}"))
 
-    def suggest(self, trial: optuna.Trial) -> Quantize:
+    def suggest(self, trial: BaseTrial) -> Quantize:
         """Let ``trial`` choose a recipe."""
         recipe: dict[str, dict[str, str | None]] = {}
         for layer in self.layers:
@@ -101,7 +101,7 @@ class FormatSpace:
             recipe[layer] = {role: self._suggest_format(trial, layer, name, role) for role in ROLES}
         return Quantize(recipe)
 
-    def _suggest_format(self, trial: optuna.Trial, layer: str, name: str, role: str) -> str | None:
+    def _suggest_format(self, trial: BaseTrial, layer: str, name: str, role: str) -> str | None:
         choices = self.classes[name][role]
         text = choices[0]
         if len(choices) > 1:

@@ -11,6 +11,7 @@ from lightning_adls.report import write_csv
 from lightning_adls.search.results import trial_rows
 
 if TYPE_CHECKING:
+    from lightning_adls.search.driver import Running
     from lightning_adls.search.search import Search
 
 
@@ -22,6 +23,9 @@ class Listener:
 
     def begun(self, search: "Search[Any]") -> None:
         """The search is about to run what is missing of it, which may be nothing."""
+
+    def trial_moved(self, search: "Search[Any]", running: "Running") -> None:
+        """A worker has begun a trial, or has spent a further share of its budget."""
 
     def trial_ended(self, search: "Search[Any]", trial: FrozenTrial) -> None:
         """A trial that counts has ended and is stored."""

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from time import perf_counter
-from typing import Generic
+from typing import Any, Generic
 
 import lightning as L
 import optuna
@@ -17,12 +16,13 @@ from optuna.trial import FrozenTrial
 
 from lightning_adls.budget import Budget, release
 from lightning_adls.callbacks import TrialPruning, check_metrics
+from lightning_adls.callbacks.progress import progress_of
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.loggers import log_outcome, make_loggers
-from lightning_adls.search.checkpoints import keep_best
+from lightning_adls.search.checkpoints import offer
 from lightning_adls.search.failures import trial_failing
+from lightning_adls.search.judged import JudgedTrial
 from lightning_adls.search.limits import Limits
-from lightning_adls.search.outcomes import repeat, twin_of
 from lightning_adls.search.space import ChoiceT, Space
 from lightning_adls.transforms.cost import COSTS, costs
 
@@ -78,24 +78,14 @@ class Objective(Generic[ChoiceT]):
         if self.retrain is not None and self.compress is None:
             raise InputValueError("Objective: retrain follows compression; give compress, too.")
 
-    def __call__(self, trial: optuna.Trial) -> float:
-        """Run one trial.
+    def __call__(self, trial: JudgedTrial) -> float:
+        """Judge one trial.
 
         Raises:
             optuna.TrialPruned: If the pruner stopped it, or its model costs too much.
             TrialFailed: If it ended in a NaN, out of memory, or in another error of torch's.
         """
-        choice = self.space.suggest(trial)
-        started = perf_counter()
-        try:
-            if (twin := twin_of(trial)) is not None:
-                return repeat(trial, twin)
-            return self._judge(trial, choice)
-        finally:
-            trial.set_user_attr("seconds", round(perf_counter() - started, 2))
-
-    def _judge(self, trial: optuna.Trial, choice: ChoiceT) -> float:
-        steps = self._steps_per_epoch
+        choice, steps = self.space.suggest(trial), self._steps_per_epoch
         trial.set_user_attr("choice", choice.to_dict())
         trial.set_user_attr("host", socket.gethostname())
         with trial_failing():
@@ -104,7 +94,8 @@ class Objective(Generic[ChoiceT]):
             _note_costs(trial, module)
             self._refuse_excess(trial, module)
             reached = self._reach(trial, module, steps)
-        keep_best(self.folder, trial, module, reached)
+        if trial.may_be_best(reached):
+            offer(self.folder, trial.number, module)
         return reached
 
     @cached_property
@@ -114,21 +105,21 @@ class Objective(Generic[ChoiceT]):
         self.data.setup("fit")
         return len(self.data.train_dataloader())
 
-    def _refuse_excess(self, trial: optuna.Trial, module: L.LightningModule) -> None:
+    def _refuse_excess(self, trial: JudgedTrial, module: L.LightningModule) -> None:
         if self.limits is None:
             return
         if reason := self.limits.exceeded(module, self.data, self.budget):
             trial.set_user_attr("over_limit", reason)
             raise optuna.TrialPruned(reason)
 
-    def _reach(self, trial: optuna.Trial, module: L.LightningModule, steps: int) -> float:
+    def _reach(self, trial: JudgedTrial, module: L.LightningModule, steps: int) -> float:
         """Train, compress and train again, as far as each is asked for; the last metric."""
         # What an interrupted run of this trial left behind would be drawn into its curves.
         shutil.rmtree(self.folder / "trials" / _version(trial), ignore_errors=True)
         loggers = self._loggers(_version(trial))
         callbacks: list[L.Callback] = []
         if self.train:
-            callbacks = [TrialPruning(trial, self.monitor), *self._callbacks()]
+            callbacks = [TrialPruning(trial, self.monitor), Moving(trial), *self._callbacks()]
         trainer = self.budget.trainer(steps, loggers, callbacks)
         try:
             self._run(trainer, module, self.train)
@@ -149,7 +140,7 @@ class Objective(Generic[ChoiceT]):
             release(trainer)
         return reached
 
-    def _second_trainer(self, trial: optuna.Trial, steps: int) -> L.Trainer:
+    def _second_trainer(self, trial: JudgedTrial, steps: int) -> L.Trainer:
         if self.retrain is None:
             return self.budget.trainer(1)
         # A run of its own: it counts its steps from 0 again.
@@ -198,11 +189,23 @@ class Objective(Generic[ChoiceT]):
         return module
 
 
-def _version(trial: optuna.Trial) -> str:
+class Moving(L.Callback):
+    """Says how much of its budget a trial has spent."""
+
+    def __init__(self, trial: JudgedTrial) -> None:
+        self._trial = trial
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Say it."""
+        done, total = progress_of(trainer)
+        self._trial.progress(done / total)
+
+
+def _version(trial: JudgedTrial) -> str:
     """Trials count from 1 where they are shown; Optuna's numbers count from 0."""
-    return f"{trial.user_attrs['index'] + 1:03d}"
+    return f"{trial.number + 1:03d}"
 
 
-def _note_costs(trial: optuna.Trial, module: L.LightningModule) -> None:
+def _note_costs(trial: JudgedTrial, module: L.LightningModule) -> None:
     for name, value in costs(module).items():
         trial.set_user_attr(name, round(value, 4))

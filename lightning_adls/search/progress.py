@@ -3,7 +3,6 @@
 from types import TracebackType
 from typing import Any, Self
 
-import lightning as L
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.progress import (
@@ -15,8 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from lightning_adls.callbacks.progress import progress_of
 from lightning_adls.remaining import Remaining
+from lightning_adls.search.driver import Running
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.search import Search
 
@@ -45,6 +44,7 @@ class Bars(Listener):
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._shares: dict[int, float] = {}  # of the trials that run, by their places
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -66,16 +66,27 @@ class Bars(Listener):
         self._tasks[search.name] = self._bars.add_task(
             search.name, total=search.total, completed=done, best=best
         )
-        self._current = self._tasks[search.name]
+        self._shares.clear()
         if best and not self._bars.console.is_terminal:
             self._bars.console.print(f"{search.name} {done}/{search.total} {best}")
 
+    def trial_moved(self, search: Search[Any], running: Running) -> None:
+        """Move the bar on within a trial."""
+        self._shares[running.index] = running.share
+        self._update(search)
+
+    def _update(self, search: Search[Any]) -> None:
+        done = len(search.counted) + sum(self._shares.values())
+        self._bars.update(self._tasks[search.name], completed=done)
+
     def trial_ended(self, search: Search[Any], trial: FrozenTrial) -> None:
         """Move the bar on, and say why a trial failed."""
+        self._shares.pop(trial.user_attrs["index"], None)
         done, curve = len(search.counted), search.curve
         best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
         far = self._far()
-        self._bars.update(self._tasks[search.name], completed=done, best=f"{best}; {far}")
+        self._bars.update(self._tasks[search.name], best=f"{best}; {far}")
+        self._update(search)
         console = self._bars.console
         if error := trial.user_attrs.get("error"):
             console.print(f"{search.name} trial {done}: {error}")
@@ -93,17 +104,3 @@ class Bars(Listener):
     def ended(self, search: Search[Any]) -> None:
         """Stop the clock of the bar."""
         self._bars.stop_task(self._tasks[search.name])
-
-    def within(self) -> L.Callback:
-        """A callback for each training, by which the bar moves on within a trial."""
-        return _Within(self._bars, self._current)
-
-
-class _Within(L.Callback):
-    def __init__(self, bars: Progress, task: TaskID) -> None:
-        self._bars, self._task = bars, task
-        self._before = next(each.completed for each in bars.tasks if each.id == task)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        done, total = progress_of(trainer)
-        self._bars.update(self._task, completed=self._before + done / total)

@@ -1,10 +1,10 @@
 """What a search found, as rows and as a summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.report import running_best
 from lightning_adls.search.study import best_trial, counted_trials
@@ -17,36 +17,39 @@ def trial_rows(studies: Mapping[str, optuna.Study]) -> list[dict[str, Any]]:
     The value of a pruned trial is the last that it reported; it does not enter the running best.
     Costs are those after compression, where there was one.
     """
-    rows = []
-    for name, study in studies.items():
-        trials = counted_trials(study)
-        for trial, best in zip(trials, best_so_far(study), strict=True):
-            rows.append(
-                {
-                    "study": name,
-                    "trial": trial.user_attrs["index"] + 1,
-                    "state": trial.state.name.lower(),
-                    "value": _rounded(trial.value),
-                    "running_best": _rounded(best),
-                    "before_compression": _rounded(trial.user_attrs.get("before_compression")),
-                    **{name: trial.user_attrs.get(name) for name in COSTS},
-                    "seconds": trial.user_attrs.get("seconds"),
-                    "choice": trial.user_attrs.get("choice"),
-                }
-            )
-    return rows
+    return [row for name, study in studies.items() for row in rows_of(name, counted_trials(study))]
 
 
-def best_so_far(study: optuna.Study) -> list[float | None]:
-    """The best value after each trial."""
-    return running_best(
-        [t.value if t.state == TrialState.COMPLETE else None for t in counted_trials(study)]
-    )
+def rows_of(name: str, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """The rows of one study, from its trials that count."""
+    return [
+        {
+            "study": name,
+            "trial": trial.user_attrs["index"] + 1,
+            "state": trial.state.name.lower(),
+            "value": _rounded(trial.value),
+            "running_best": _rounded(best),
+            "before_compression": _rounded(trial.user_attrs.get("before_compression")),
+            **{name: trial.user_attrs.get(name) for name in COSTS},
+            "seconds": trial.user_attrs.get("seconds"),
+            "choice": trial.user_attrs.get("choice"),
+        }
+        for trial, best in zip(trials, _best_so_far(trials), strict=True)
+    ]
+
+
+def _best_so_far(trials: Sequence[FrozenTrial]) -> list[float | None]:
+    return running_best([t.value if t.state == TrialState.COMPLETE else None for t in trials])
 
 
 def best_curve(study: optuna.Study) -> list[tuple[float, float]]:
     """The running best as points: number of trials, best value so far."""
-    return [(n, best) for n, best in enumerate(best_so_far(study), 1) if best is not None]
+    return curve_of(counted_trials(study))
+
+
+def curve_of(trials: Sequence[FrozenTrial]) -> list[tuple[float, float]]:
+    """The same from the trials that count."""
+    return [(n, best) for n, best in enumerate(_best_so_far(trials), 1) if best is not None]
 
 
 def summary(study: optuna.Study) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """What proposes the trials of a search: any sampler of Optuna, or a grid."""
 
+from collections.abc import Sequence
 from functools import partial
-from itertools import product
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputValueError, MissingPackageError
 from lightning_adls.search.space import Space
@@ -33,7 +34,9 @@ class GridSampler(BaseSampler):
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._points: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._values: list[list[Any]] = []
+        self._order: Sequence[int] = ()
         self._point: dict[str, Any] = {}
 
     def enumerate(self, space: Space[Any], seed: int) -> None:
@@ -43,15 +46,26 @@ class GridSampler(BaseSampler):
             ValueError: If the space cannot be enumerated.
         """
         grid = space.grid()
-        points = list(product(*grid.values()))
-        order = np.random.default_rng(seed).permutation(len(points))
-        self._points = [dict(zip(grid, points[place], strict=True)) for place in order]
+        self._names, self._values = list(grid), list(grid.values())
+        count = prod(len(values) for values in self._values)
+        self._order = np.random.default_rng(seed).permutation(count).tolist()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Take the first point that no trial has tried to its end."""
-        tried = [other.params for other in ended_trials(study)]
-        untried = (point for point in self._points if point not in tried)
-        self._point = next(untried, self._points[0])
+        """Take the first point that no other trial has tried to its end, or tries now."""
+        others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        begun = [*ended_trials(study), *(each for each in others if each.number != trial.number)]
+        tried = {tuple(other.params.get(name) for name in self._names) for other in begun}
+        points = (self._at(place) for place in self._order)
+        point = next((each for each in points if each not in tried), self._at(self._order[0]))
+        self._point = dict(zip(self._names, point, strict=True))
+
+    def _at(self, place: int) -> tuple[Any, ...]:
+        """A point by its number, the last parameter varying fastest."""
+        found = []
+        for values in reversed(self._values):
+            place, digit = divmod(place, len(values))
+            found.append(values[digit])
+        return tuple(reversed(found))
 
     def sample_independent(
         self,

@@ -1,25 +1,24 @@
 """A search: one study, run until it has its trials; it can be stopped at any moment."""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
+from lightning_adls.engines import Engine, Serial
 from lightning_adls.errors import InputValueError
-from lightning_adls.search.checkpoints import drop_outdone
-from lightning_adls.search.failures import SearchFailed, TrialFailed
-from lightning_adls.search.lease import Lease, check_free, hold
+from lightning_adls.search.checkpoints import sweep
+from lightning_adls.search.driver import TrialDriver
+from lightning_adls.search.history import History, point_of
+from lightning_adls.search.lease import check_free, hold
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.objective import Objective
-from lightning_adls.search.results import best_curve
+from lightning_adls.search.results import curve_of
 from lightning_adls.search.samplers import SAMPLERS, SamplerFactory, make_sampler
 from lightning_adls.search.space import ChoiceT
 from lightning_adls.search.study import best_trial, close_interrupted, counted_trials
-
-_MOST_FAILURES = 3
 
 
 @dataclass(eq=False)
@@ -39,6 +38,7 @@ class Search(Generic[ChoiceT]):
         trials: How many trials the study shall have in the end, pruned and failed ones included.
         seed: Of the sampler.
         listeners: Are told of each trial.
+        engine: Who judges the trials: this process, or workers of its own; who makes it closes it.
 
     Raises:
         InputValueError: If ``trials`` is below 1, or the sampler takes no seed or not this space.
@@ -50,6 +50,9 @@ class Search(Generic[ChoiceT]):
     trials: int = 24
     seed: int = 0
     listeners: Sequence[Listener] = ()
+    engine: Engine = field(default_factory=Serial)
+    # Of the study while it is run: nobody else changes it.
+    _history: History | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -64,17 +67,17 @@ class Search(Generic[ChoiceT]):
     @property
     def counted(self) -> list[FrozenTrial]:
         """The trials so far; those that were interrupted do not count."""
-        return counted_trials(self.study)
+        return counted_trials(self.study) if self._history is None else [*self._history.trials]
 
     @property
     def best(self) -> FrozenTrial | None:
         """The complete trial of the highest value, the earliest of equals; None before it."""
-        return best_trial(self.study)
+        return best_trial(self.study) if self._history is None else self._history.best
 
     @property
     def curve(self) -> list[tuple[float, float]]:
         """The running best as points: number of trials, best value so far."""
-        return best_curve(self.study)
+        return curve_of(self.counted)
 
     @property
     def total(self) -> int:
@@ -85,8 +88,10 @@ class Search(Generic[ChoiceT]):
     def complete(self) -> bool:
         """Whether the study has all its trials, or every point of its space was tried."""
         counted = self.counted
-        tried = {tuple(sorted(trial.params.items())) for trial in counted}
-        return len(counted) >= self.trials or len(tried) >= self.objective.space.points
+        points = self.objective.space.points
+        if len(counted) >= self.trials or len(counted) < points:
+            return len(counted) >= self.trials
+        return len({point_of(trial.params) for trial in counted}) >= points
 
     def check_free(self) -> None:
         """Refuse early what :meth:`run` would refuse.
@@ -103,61 +108,33 @@ class Search(Generic[ChoiceT]):
         Raises:
             InputValueError: If another process runs the study.
             SearchFailed: If three trials in a row failed; the message has their reasons.
+            EngineFailed: If the workers cannot be had.
             Exception: Whatever went wrong that is no trial's own fault (a full disk, a fault in
                 ``build``). The trial does not count and is run again the next time.
         """
-        for listener in self.listeners:
-            listener.begun(self)
-        if not self.complete:
-            with hold(self.study) as lease:
-                close_interrupted(self.study)
-                self._run_missing(lease)
-        # Also what a process left behind that was killed just before.
-        drop_outdone(self.study, self.objective.folder)
-        for listener in self.listeners:
-            listener.ended(self)
-
-    def _run_missing(self, lease: Lease) -> None:
-        failures: list[str] = []
-        while not self.complete:
-            trial = self._run_trial(len(self.counted), lease)
-            drop_outdone(self.study, self.objective.folder)
+        self._history = History(self.study)
+        try:
             for listener in self.listeners:
-                listener.trial_ended(self, trial)
-            error = trial.user_attrs.get("error")
-            failures = [*failures, error] if error else []
-            if len(failures) == _MOST_FAILURES:
-                raise SearchFailed(
-                    f"Search: {self.name!r} stops after {_MOST_FAILURES} failed trials in a row "
-                    f"({'; '.join(dict.fromkeys(failures))}); mend their cause, and the same "
-                    "command goes on."
-                )
+                listener.begun(self)
+            if not self.complete:
+                with hold(self.study) as lease:
+                    # Nobody adds to it from now on.
+                    close_interrupted(self.study)
+                    self._history = History(self.study)
+                    sweep(self.objective.folder, self.best)
+                    self._run_missing(TrialDriver(self, self._history, lease))
+            sweep(self.objective.folder, self.best)
+            for listener in self.listeners:
+                listener.ended(self)
+        finally:
+            self._history = None
 
-    def _run_trial(self, index: int, lease: Lease) -> FrozenTrial:
-        space = self.objective.space
-        self.study.sampler = make_sampler(self.sampler, space, self.seed, index)
-        trial = self.study.ask()
+    def _run_missing(self, driver: TrialDriver) -> None:
         try:
-            trial.set_user_attr("index", index)  # its place among those that count
-            # The same as people count, for dashboards: Optuna's number counts interrupted ones.
-            trial.set_user_attr("trial", index + 1)
-            value, state = self._judge(trial)
-            lease.check()
-            return self.study.tell(trial, value, state=state)
+            self.engine.run(driver)
         except BaseException:
-            # Where this cannot be stored either, the next run closes the trial.
-            with suppress(Exception):
-                self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            driver.give_up()
             raise
-
-    def _judge(self, trial: optuna.Trial) -> tuple[float | None, TrialState]:
-        try:
-            return self.objective(trial), TrialState.COMPLETE
-        except optuna.TrialPruned:
-            return None, TrialState.PRUNED
-        except TrialFailed as failure:
-            trial.set_user_attr("error", str(failure))
-            return None, TrialState.FAIL
 
 
 def run_study(

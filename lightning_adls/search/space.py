@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
-import optuna
+from optuna.trial import BaseTrial
 
 from lightning_adls.errors import InputValueError
 
@@ -32,7 +32,7 @@ class Space(Protocol[_ChoiceT_co]):
     def points(self) -> int:
         """How many different choices there are."""
 
-    def suggest(self, trial: optuna.Trial) -> _ChoiceT_co:
+    def suggest(self, trial: BaseTrial) -> _ChoiceT_co:
         """Let ``trial`` choose."""
 
     def read(self, stored: Mapping[str, Any]) -> _ChoiceT_co:

@@ -11,7 +11,6 @@ from lightning_adls.events import Session, write_run
 from lightning_adls.report import Curve
 from lightning_adls.search.columns import columns_of
 from lightning_adls.search.listeners import Listener
-from lightning_adls.search.study import counted_trials
 
 if TYPE_CHECKING:
     from lightning_adls.search.search import Search
@@ -47,7 +46,7 @@ class TensorBoardRuns(Listener):
 
     def begun(self, search: "Search[Any]") -> None:
         """Write what is known already."""
-        trials = counted_trials(search.study)
+        trials = search.counted
         if trials:
             self._write_curves(search, trials)
         for trial in trials:
@@ -56,7 +55,7 @@ class TensorBoardRuns(Listener):
     def trial_ended(self, search: "Search[Any]", trial: FrozenTrial) -> None:
         """Write the trial, and the curves anew."""
         self._write_session(search, trial)
-        self._write_curves(search, counted_trials(search.study))
+        self._write_curves(search, search.counted)
 
     def _write_curves(self, search: "Search[Any]", trials: Sequence[FrozenTrial]) -> None:
         folder = search.objective.folder

@@ -9,7 +9,9 @@ import lightning as L
 import optuna
 import pytest
 import torch
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
+from studies import run, study_of
 
 from lightning_adls import search
 from lightning_adls.classifier import TextClassifier
@@ -113,20 +115,16 @@ def test_training_again_changes_the_weights_and_is_not_pruned(
 
 
 def test_a_repeated_choice_takes_over_what_compression_gave(
-    objective: Objective[Architecture], searched: Study
+    objective: Objective[Architecture], tmp_path: Path
 ) -> None:
     space = ArchitectureSpace([1], [1, 2], [16], [32])
     objective = replace(objective, space=space, compress=ternary_half, train=False)
-    study = optuna.create_study(direction="maximize")
-    for index, heads in enumerate([1, 1]):
-        fixed = {
-            "num_hidden_layers": 1,
-            "num_attention_heads": heads,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-        }
-        study.enqueue_trial(fixed, user_attrs={"index": index})
-    study.optimize(objective, n_trials=2)
+
+    def same(*, seed: int) -> BaseSampler:
+        return PartialFixedSampler({"num_attention_heads": 1}, RandomSampler(seed))
+
+    study = study_of(tmp_path / "journal")
+    run(study, objective, 2, same)
     first, second = search.trial_rows({"study": study})
     unlike = {"trial", "seconds"}
     assert {k: v for k, v in first.items() if k not in unlike} == {

@@ -81,7 +81,8 @@ def test_a_checkpoint_that_a_killed_process_did_not_remove_is_gone_after_the_nex
     values = iter([0.5, 0.6, 0.4])
     objective = replace(recipes, train=False, monitor="value", build=lambda _: Known(next(values)))
     with monkeypatch.context() as killed:
-        killed.setattr(search.search, "drop_outdone", lambda study, folder: None)
+        killed.setattr(search.driver, "drop_outdone", lambda *_: None)
+        killed.setattr(search.search, "sweep", lambda *_: None)
         run(study, objective, 3)
     assert len(list(recipes.folder.glob("*.ckpt"))) == 2
     run(study, objective, 3)
@@ -220,7 +221,10 @@ def test_a_search_without_a_terminal_is_told_in_a_line_for_each_trial(
     assert lines[3].endswith("; 4 of 4")
 
 
-def test_the_bar_of_a_search_moves_on_within_a_trial(recipes: Recipes, tmp_path: Path) -> None:
+def test_the_bar_of_a_search_moves_on_within_a_trial(
+    recipes: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.judged, "_PROGRESS_SECONDS", 0.0)
     seen: list[float] = []
     bars = Bars(Console(file=StringIO(), force_terminal=True))
 
@@ -228,8 +232,8 @@ def test_the_bar_of_a_search_moves_on_within_a_trial(recipes: Recipes, tmp_path:
         def on_train_batch_end(self, *_: Any) -> None:
             seen.append(bars._bars.tasks[0].completed)
 
-    objective = replace(recipes, callbacks=[bars.within, Looking])
     with bars:
+        objective = replace(recipes, callbacks=[Looking])
         run(study_of(tmp_path / "journal"), objective, 2, "random", [bars])
     assert seen[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert seen[3] > 1

@@ -9,8 +9,9 @@ from optuna.trial import FrozenTrial
 
 from lightning_adls.labs.rows.columns import COSTS, accuracy
 from lightning_adls.report import Row, write_csv
-from lightning_adls.search import Search, trial_rows
+from lightning_adls.search import Search
 from lightning_adls.search.listeners import Listener
+from lightning_adls.search.results import rows_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class TrialTable(Listener):
         best = search.best
         test = search.study.user_attrs.get("test", {})
         rows = []
-        found = trial_rows({study: search.study})
-        for row, trial in zip(found, search.counted, strict=True):
+        trials = search.counted
+        for row, trial in zip(rows_of(study, trials), trials, strict=True):
             tested = test if test.get("trial") == trial.number else {}
             kept = best is not None and best.number == trial.number
             before = row["before_compression"]
