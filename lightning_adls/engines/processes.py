@@ -172,7 +172,7 @@ class Processes(Engine):
                 Thread(target=self._hear, args=(hello[0], connection), daemon=True).start()
 
     def _hear(self, name: str, connection: "Connection[Any, Any]") -> None:
-        with suppress(EOFError, OSError):
+        with suppress(EOFError, OSError), connection:
             while True:
                 self._events.put(_Said(name, *connection.recv()))
 
@@ -180,7 +180,7 @@ class Processes(Engine):
         match event:
             case _Connected(name, connection):
                 if worker := self._named(name):
-                    worker.connection, self._stillborn = connection, 0
+                    worker.connection = connection
             case _Said(name, number, message, asks):
                 worker = self._named(name)
                 if worker and worker.work and worker.work.number == number:
@@ -196,7 +196,7 @@ class Processes(Engine):
         self, worker: _Worker, call: Call, message: Any, asks: bool, driver: Driver
     ) -> None:
         if not worker.begun:  # the first word of a call is that it begins
-            worker.begun = True
+            worker.begun, self._stillborn = True, 0
             driver.began(call, worker.place)
             return
         answer = driver.heard(call, message)
@@ -234,9 +234,7 @@ class Processes(Engine):
 
     def _discard(self, worker: _Worker) -> None:
         executor, worker.executor, worker.name = worker.executor, None, ""
-        if worker.connection is not None:
-            worker.connection.close()
-            worker.connection = None
+        worker.connection = None  # its thread closes it
         if executor is not None:
             executor.shutdown(wait=True, kill_workers=True)
 
