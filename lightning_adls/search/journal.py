@@ -34,7 +34,7 @@ class WholeLines(JournalFileBackend):
         super().__init__(str(path))
 
     def _mend(self) -> None:
-        """Cut off the torn last line of a killed process, and its lock, and see that there is room."""
+        """Remove what a killed process leaves, a torn line and a lock; see if there is room."""
         self._path.touch()
         size = self._path.read_bytes().rfind(b"\n") + 1
         os.truncate(self._path, size)

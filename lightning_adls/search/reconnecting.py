@@ -35,7 +35,7 @@ def _insisting(
     """A method that may be called again, because doing the same twice is doing it once."""
 
     @wraps(method)
-    def insist(self: Any, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def insist(self: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         result: Result = self.insist(partial(method, self, *args, **kwargs))
         return result
 
@@ -173,13 +173,11 @@ class ReconnectingStorage(_CachedStorage):
 
 
 def reason_of(error: BaseException) -> str:
-    """What a database says, in one line, without the statement that it says it of."""
+    """What a database says, in one line."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
-    said = str(getattr(error, "orig", None) or error).strip()
-    first, _, others = said.partition("\n")
-    # Where several addresses were tried, the first line only says so.
-    return " ".join(f"{first} {others}".split() if first.endswith(":") else first.split())
+    # The other lines are the statement, advice and links.
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
 
 
 def _interruption(error: Exception) -> str | None:

@@ -191,7 +191,7 @@ def test_who_is_interrupted_while_waiting_does_not_wait_again(
         raise KeyboardInterrupt
 
     with away(server), monkeypatch.context() as once:
-        once.setattr(reconnecting.time, "sleep", interrupt)
+        once.setattr("time.sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             study.set_user_attr("a", 1)
         with pytest.raises(StorageLostError):
