@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -14,6 +14,9 @@ from optuna.storages import RDBStorage, _CachedStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lightning_adls.errors import InputValueError
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
 
 RETRY_SECONDS = 300.0  # how long a database may be away
 _FIRST_PAUSE_SECONDS = 0.25
@@ -57,6 +60,8 @@ class ReconnectingStorage(_CachedStorage):
 
     Raises:
         StorageLostError: By each method, after five minutes.
+        InputValueError: By each method, at once, if the database refuses it: rights are missing, or
+            tables.
     """
 
     def __init__(self, backend: RDBStorage, shown: str) -> None:
@@ -131,6 +136,7 @@ class ReconnectingStorage(_CachedStorage):
 
         Raises:
             StorageLostError: After five minutes.
+            InputValueError: If the database refuses it.
         """
         begun = time.monotonic()
         pause = _FIRST_PAUSE_SECONDS
@@ -138,10 +144,15 @@ class ReconnectingStorage(_CachedStorage):
             try:
                 result = act()
             except Exception as error:
-                reason = _interruption(error)
-                if reason is None:
+                cause = _cause(error)
+                if cause is None:
                     raise
-                self._wait(begun, pause, reason, error)
+                if not _passes(cause):
+                    raise InputValueError(
+                        f"open_storage: {self._shown} refuses what is asked of it: "
+                        f"{reason_of(cause)}."
+                    ) from error
+                self._wait(begun, pause, reason_of(cause), error)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 act = again or act
             except BaseException:  # Ctrl-C: nobody waits for what is yet to be written
@@ -180,15 +191,21 @@ def reason_of(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
 
 
-def _interruption(error: Exception) -> str | None:
-    """Why to try again; None for an error that would come again."""
-    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+def _cause(error: Exception) -> "DBAPIError | None":
+    """What is wrong with the database; None where it is with the values to be stored, or else."""
+    from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError
 
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if not isinstance(cause, DBAPIError):
+    if isinstance(cause, DataError | IntegrityError):
         return None
-    # PEP 249: an operational error is not under the control of who wrote the program.
-    passing = cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
+    return cause if isinstance(cause, DatabaseError | InterfaceError) else None
+
+
+def _passes(cause: "DBAPIError") -> bool:
+    """Whether to try again; what is left are missing rights and missing tables."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
     if isinstance(cause.orig, sqlite3.Error):
-        passing = "locked" in str(cause.orig)  # else the file itself is what is wrong
-    return reason_of(cause) if passing else None
+        return "locked" in str(cause.orig)  # else the file itself is what is wrong
+    # PEP 249: an operational error is not under the control of who wrote the program.
+    return cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)

@@ -18,6 +18,7 @@ from postgres import PASSWORD, Server
 from studies import Plain, Trials, run, study_of
 
 from lightning_adls import search
+from lightning_adls.errors import InputValueError
 from lightning_adls.search import lease, reconnecting
 from lightning_adls.search.reconnecting import ReconnectingStorage, StorageLostError
 
@@ -206,6 +207,24 @@ def test_an_error_that_would_come_again_is_raised_at_once(database: str) -> None
         study._storage.get_trial(99)
     with pytest.raises(StorageInternalError):
         study.set_user_attr("a" * 1000, 1)  # longer than the column
+
+
+def test_what_a_database_refuses_is_told_at_once_in_one_line(
+    server: Server, database: str, tmp_path: Path
+) -> None:
+    user = database.partition("://")[2].partition(":")[0]
+    study = study_of(database)
+    server.execute(f"REVOKE INSERT ON ALL TABLES IN SCHEMA {user} FROM {user}")
+    with pytest.raises(InputValueError, match="permission denied for table study_user_attr") as no:
+        study.set_user_attr("a", 1)
+    assert PASSWORD not in str(no.value)
+    server.execute(f"ALTER ROLE {user} SET default_transaction_read_only = on")
+    with pytest.raises(InputValueError, match=r"refuses .* in a read-only transaction\.$"):
+        study_of(database, {"seed": 1})
+
+    study_of(f"sqlite:///{tmp_path}/studies.db")
+    with pytest.raises(InputValueError, match="refuses .* attempt to write a readonly database"):
+        study_of(f"sqlite:///file:{tmp_path}/studies.db?mode=ro&uri=true")
 
 
 def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path) -> None:
