@@ -48,6 +48,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self._numbers = count()
+        data = folder / "data"
+        self._stop = [programs / "pg_ctl", f"--pgdata={data}", "-w", "-m", "immediate", "stop"]
         password = folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
@@ -73,7 +75,20 @@ class Server:
 
     def stop(self) -> None:
         """As a power cut: connections are lost, and what is not committed."""
-        self._call("pg_ctl", f"--pgdata={self._folder / 'data'}", "-w", "-m", "immediate", "stop")
+        subprocess.run(self._stop, check=True, stdout=subprocess.DEVNULL, user=self._user)
+
+    @contextmanager
+    def stopped_with_us(self) -> Iterator[None]:
+        """Stop it and remove its data when the block or this process ends, however that ends."""
+        script = 'read _; "$@" > /dev/null; rm -r "$0"'  # ours ends the line by ending
+        with subprocess.Popen(
+            ["sh", "-c", script, self._folder, *self._stop],
+            stdin=subprocess.PIPE,
+            cwd=self._folder.parent,
+            user=self._user,
+            start_new_session=True,  # Ctrl-C is not for it
+        ):
+            yield
 
     def url(self, user: str = USER, password: str = PASSWORD, name: str = "postgres") -> str:
         """Of a database, as a user of the package gives it."""
@@ -103,10 +118,7 @@ def serving() -> Iterator[Server]:
     programs = _programs()
     assert programs is not None
     # Not in pytest's folders, which only their user may enter.
-    with tempfile.TemporaryDirectory(prefix="postgres", ignore_cleanup_errors=True) as folder:
-        server = Server(programs, Path(folder))
+    server = Server(programs, Path(tempfile.mkdtemp(prefix="postgres")))
+    with server.stopped_with_us():
         server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        yield server

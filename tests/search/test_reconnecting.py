@@ -223,7 +223,7 @@ def test_what_a_database_refuses_is_told_at_once_in_one_line(
         study_of(database, {"seed": 1})
 
     study_of(f"sqlite:///{tmp_path}/studies.db")
-    with pytest.raises(InputValueError, match="refuses .* attempt to write a readonly database"):
+    with pytest.raises(InputValueError, match=r"refuses .* attempt to write a readonly database"):
         study_of(f"sqlite:///file:{tmp_path}/studies.db?mode=ro&uri=true")
 
 
