@@ -76,6 +76,7 @@ def test_a_refused_process_leaves_the_running_trial_alone(where: str, tmp_path: 
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
 
+@pytest.mark.parametrize("where", ["journal"], indirect=True)
 @pytest.mark.parametrize(
     ("claim", "stale"),
     [

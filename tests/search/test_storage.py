@@ -181,7 +181,7 @@ def test_processes_that_start_at_the_same_moment_share_a_new_database(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
     context = multiprocessing.get_context("fork")
-    for n in range(3):
+    for n in range(2):
         start, results = context.Barrier(4), context.Queue()
         where = f"sqlite:///{tmp_path}/{n}.db"
         if kind == "postgresql":
