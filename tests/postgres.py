@@ -48,8 +48,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self._numbers = count()
-        data = folder / "data"
-        self._stop = [programs / "pg_ctl", f"--pgdata={data}", "-w", "-m", "immediate", "stop"]
+        self._stop = [str(programs / "pg_ctl"), f"--pgdata={folder / 'data'}"]
+        self._stop += ["-w", "-m", "immediate", "stop"]
         password = folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
@@ -82,7 +82,7 @@ class Server:
         """Stop it and remove its data when the block or this process ends, however that ends."""
         script = 'read _; "$@" > /dev/null; rm -r "$0"'  # ours ends the line by ending
         with subprocess.Popen(
-            ["sh", "-c", script, self._folder, *self._stop],
+            ["sh", "-c", script, str(self._folder), *self._stop],
             stdin=subprocess.PIPE,
             cwd=self._folder.parent,
             user=self._user,
