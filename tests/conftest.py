@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import postgres
 import pytest
 import torch
 from PIL import Image
@@ -35,6 +36,21 @@ def frozen() -> None:
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The built-in reviews are made and tokenised once for all tests."""
     return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server; whoever stops it starts it again."""
+    if reason := postgres.reason_to_skip():
+        pytest.skip(reason)
+    with postgres.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def database(server: postgres.Server) -> str:
+    """The URL of an empty PostgreSQL database."""
+    return server.empty()
 
 
 @pytest.fixture(autouse=True)

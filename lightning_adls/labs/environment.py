@@ -23,7 +23,7 @@ _REQUIRED = (
 )
 _OPTIONAL = {
     "peft": "pip install 'peft>=0.18'",
-    "psycopg2-binary": "pip install 'psycopg2-binary>=2.9'",
+    "psycopg": "pip install 'psycopg[binary]>=3.2'",
     "optuna-dashboard": "pip install 'optuna-dashboard>=0.18'",
 }
 _NO_VERSION = "no version: run from its source"

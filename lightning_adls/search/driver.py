@@ -99,6 +99,7 @@ class TrialDriver:
         taken = {running.index for running in self._begun()}
         index, space = self._history.free_place(taken), search.objective.space
         search.study.sampler = make_sampler(search.sampler, space, search.seed, index)
+        self._lease.check()
         trial = search.study.ask()
         try:
             trial.set_user_attr("index", index)  # its place among those that count
@@ -179,8 +180,7 @@ class TrialDriver:
             best = self._would_be_best(running.index, outcome)
             if best and (kept := accept(folder, running.index)) is not None:
                 trial.set_user_attr("checkpoint", kept)
-            self._lease.check()
-            ended = search.study.tell(trial, outcome.value, state=outcome.state)
+            ended = self._lease.tell(trial, outcome.value, outcome.state)
         except BaseException:
             self._close(running)
             raise

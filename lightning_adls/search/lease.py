@@ -12,10 +12,13 @@ from typing import Any, TypedDict
 from uuid import uuid4
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputValueError
 
 PREFIX = "lease/"
+_LATEST = "lease_number"  # of who took the lease last; it only grows
 RENEWAL_SECONDS = 15.0
 STALE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
@@ -27,6 +30,7 @@ class Claim(TypedDict):
 
     host: str
     pid: int
+    started: int | None  # which process of this pid: ticks since the machine's start, if known
     machine: str  # what pid counts within
     time: float  # of the last renewal, seconds since 1970
     number: int | None  # its place in the queue, None while it draws one
@@ -44,33 +48,59 @@ class Lease:
         self._lost_to: str | None = None
 
     def check(self) -> None:
-        """Refuse to go on if another process has taken the study over.
+        """Refuse to go on if another process has taken the study over; the storage is asked.
 
         Raises:
             InputValueError: If so.
         """
-        if self._lost_to is not None:
-            raise InputValueError(
-                f"Search: the study {self._study.study_name!r} was taken over by {self._lost_to}, "
-                f"because this process did not renew its lease for {STALE_SECONDS:g} s; wait for "
-                "the other to end, then continue."
-            )
+        if not self.renew():
+            raise self._lost()
+
+    def tell(
+        self, trial: optuna.Trial, value: float | None, state: TrialState | None = None
+    ) -> FrozenTrial:
+        """Store what a trial came to, unless another process has taken the study over.
+
+        The process may be stopped between asking and storing. But who takes over closes the trials
+        that run before it counts any, and a storage finishes a trial once: either the result is
+        there before it counts, or it is refused here.
+
+        Raises:
+            InputValueError: If the study was taken over.
+        """
+        self.check()
+        try:
+            return self._study.tell(trial, value, state=state)
+        except (UpdateFinishedTrialError, ValueError):
+            self.check()  # else the value is what is wrong
+            raise
+
+    def _lost(self) -> InputValueError:
+        return InputValueError(
+            f"Search: the study {self._study.study_name!r} was taken over by {self._lost_to}, "
+            f"because this process did not renew its lease for {STALE_SECONDS:g} s; wait for "
+            "the other to end, then continue."
+        )
 
     def acquire(self) -> None:
         """Queue as in a bakery (Lamport 1974): no storage of Optuna can test and set.
 
         Of processes that come at the same moment the one with the lowest number, then the lowest
         key, wins. Each reads the others only after it has written its own number, so none can
-        overlook another.
+        overlook another. Numbers grow from one holder to the next, so that one that slept sees
+        that it is not the last, even if who came after it has ended.
 
         Raises:
             InputValueError: If another process comes first.
         """
         try:
             self._write()
-            self._number = 1 + max((c["number"] or 0 for c in self.others().values()), default=0)
+            attributes = self._study.user_attrs
+            earlier = [claim["number"] or 0 for claim in _claims(attributes).values()]
+            self._number = 1 + max([*earlier, attributes.get(_LATEST, 0)])
             self._write()
             self._refuse_if_later()
+            self._study.set_user_attr(_LATEST, self._number)
             self._held = True
             self._write()
         except BaseException:
@@ -85,15 +115,20 @@ class Lease:
             time.sleep(_POLL_SECONDS)
             others = self.others()
         for key, claim in others.items():
-            if (claim["number"], key) < (self._number, self._key):
+            if claim["held"] or (claim["number"], key) < (self._number, self._key):
                 raise _taken(self._study, claim)
+        # One that slept while it queued may have been overtaken.
+        if not self._study.user_attrs.get(self._key):
+            self._lost_to = "another process"
+            raise self._lost()
 
     def renew(self) -> bool:
         """Say that this process goes on; False if another has taken over."""
-        later = [c for c in self.others().values() if c["held"] and c["number"] > self._number]
+        attributes = self._study.user_attrs
         # Who takes over strikes out what is stale, and may have ended since.
-        if later or not self._study.user_attrs.get(self._key):
-            self._lost_to = _who(later[0]) if later else "another process"
+        if attributes.get(_LATEST) != self._number or not attributes.get(self._key):
+            holders = [claim for claim in self.others().values() if claim["held"]]
+            self._lost_to = _who(holders[0]) if holders else "another process"
             return False
         self._write()
         return True
@@ -103,9 +138,11 @@ class Lease:
         self._study.set_user_attr(self._key, None)
 
     def _write(self) -> None:
+        _, started = _process(os.getpid())
         claim = Claim(
             host=socket.gethostname(),
             pid=os.getpid(),
+            started=started,
             machine=_machine(),
             time=time.time(),
             number=self._number,
@@ -115,11 +152,9 @@ class Lease:
 
     def others(self, stale: bool = False) -> dict[str, Any]:
         """The claims of other processes that go on, or of those that do not."""
-        return {
-            key: claim
-            for key, claim in self._study.user_attrs.items()
-            if key.startswith(PREFIX) and key != self._key and claim and _stale(claim) == stale
-        }
+        claims = _claims(self._study.user_attrs)
+        claims.pop(self._key, None)
+        return {key: claim for key, claim in claims.items() if _stale(claim) == stale}
 
 
 @contextmanager
@@ -127,7 +162,8 @@ def hold(study: optuna.Study) -> Iterator[Lease]:
     """Run a study alone: hold its lease, renewed by a thread, until the block ends.
 
     A lease is stale when its process is gone (known on the same machine) or was not renewed for
-    60 s; the clocks of the machines must agree to within half of that.
+    60 s; the clocks of the machines must agree to within half of that. With clocks further apart
+    a study may be taken over while its process goes on, which then stops: no result counts twice.
 
     Raises:
         InputValueError: If another process holds it; the message says which.
@@ -150,7 +186,10 @@ def hold(study: optuna.Study) -> Iterator[Lease]:
     finally:
         ended.set()
         thread.join()
-        lease.release()
+        try:
+            lease.release()
+        except Exception as error:  # all results are stored, and the lease runs out by itself
+            _logger.warning("The lease of %r was not given back: %s", study.study_name, error)
 
 
 def check_free(study: optuna.Study) -> None:
@@ -176,10 +215,15 @@ def _who(claim: Claim) -> str:
     return f"process {claim['pid']} on {claim['host']} (heard of {age:.0f} s ago)"
 
 
+def _claims(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Those in the attributes of a study, by their keys."""
+    return {key: value for key, value in attributes.items() if key.startswith(PREFIX) and value}
+
+
 def _stale(claim: Claim) -> bool:
     if time.time() - claim["time"] > STALE_SECONDS:
         return True
-    return claim["machine"] == _machine() and not _runs(claim["pid"])
+    return claim["machine"] == _machine() and not _runs(claim["pid"], claim.get("started"))
 
 
 def _machine() -> str:
@@ -190,7 +234,8 @@ def _machine() -> str:
     return socket.gethostname()
 
 
-def _runs(pid: int) -> bool:
+def _runs(pid: int, started: int | None) -> bool:
+    """Whether a process of this machine goes on, and not another that got its number."""
     if os.name != "posix":
         return True  # no way to ask that is not one to kill; renewal tells
     try:
@@ -199,4 +244,17 @@ def _runs(pid: int) -> bool:
         return False
     except PermissionError:
         pass  # another user's
-    return True
+    state, found = _process(pid)
+    if state == "Z":  # ended, and its parent has not asked yet
+        return False
+    return None in (started, found) or started == found
+
+
+def _process(pid: int) -> tuple[str | None, int | None]:
+    """State and start of a process, as Linux tells them (proc(5), fields 3 and 22 of stat)."""
+    try:
+        # The name before them is in brackets, and may have brackets and blanks in it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None, None
