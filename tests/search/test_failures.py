@@ -119,12 +119,16 @@ def test_a_full_disk_stops_the_search_and_it_is_completed_when_there_is_space(
     recipes: Recipes, tmp_path: Path
 ) -> None:
     whole = run(study_of(tmp_path / "whole"), replace(recipes, folder=tmp_path / "w"), 3, "random")
-    recipes.folder.mkdir()
-    full = recipes.folder / "trial-001.part"
-    full.symlink_to("/dev/full")
+    full = recipes.folder / "trial-001.ckpt.part"
+
+    def build(recipe: Quantize) -> L.LightningModule:
+        recipes.folder.mkdir(exist_ok=True)
+        full.symlink_to("/dev/full")
+        return recipes.build(recipe)
+
     study = study_of(tmp_path / "journal")
     with pytest.raises(OSError, match="No space left"):
-        run(study, recipes, 3, "random")
+        run(study, replace(recipes, build=build), 3, "random")
     assert search.counted_trials(study) == []
     full.unlink()
     assert run(study_of(tmp_path / "journal"), recipes, 3, "random") == whole
