@@ -163,6 +163,8 @@ class TextClassifier(CompressedCheckpoints):
         num_classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", 0)
         self._require(num_classes)
         self._classes_are_known = num_classes > 0
+        if self.trainer.global_rank and not _is_compiled(self.model):
+            self._compile(self.hparams["compile"])  # what was sent to another process is not
 
     def _require(self, num_classes: int) -> None:
         if num_classes > self.hparams["num_classes"]:
@@ -244,8 +246,15 @@ class TextClassifier(CompressedCheckpoints):
         return loss, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        return self._step(batch, "train")[0]
+        """The loss of one batch; its share of a step's loss, where several devices make one."""
+        loss = self._step(batch, "train")[0]
+        return loss if self.trainer.world_size == 1 else loss * self._weight(len(batch["labels"]))
+
+    def _weight(self, rows: int) -> Tensor:
+        """What makes the mean over processes that of all their rows, where some have fewer."""
+        total = torch.tensor(float(rows), device=self.device)
+        torch.distributed.all_reduce(total)
+        return rows * torch.distributed.get_world_size() / total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Log loss and accuracy of one validation batch; ``class`` of each sample, ``(batch,)``."""
@@ -304,6 +313,10 @@ class TextClassifier(CompressedCheckpoints):
             raise InputValueError(
                 f"TextClassifier: {path} does not fit the model: {error}"
             ) from error
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(module._compiled_call_impl is not None for module in model.modules())
 
 
 def _transform(transform: Transform | Mapping[str, Any]) -> Transform:

@@ -17,6 +17,7 @@ from lightning_adls.callbacks.order import refuse_copies_of_other_ranges
 from lightning_adls.callbacks.quantization import Recipe, quantised_by, read_recipe
 from lightning_adls.callbacks.scales import warn_of_groups
 from lightning_adls.callbacks.swapping import LayerSwapping
+from lightning_adls.devices import of_all_processes
 from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
@@ -59,7 +60,8 @@ class Calibration(LayerSwapping):
     for the batches, which are the same whatever was trained before. Of other data they are the
     first of the training dataloader, in the order that it has at the time.
 
-    Under DDP the processes use the recipe of the first. Processes that the Trainer launches itself
+    Under DDP every process observes the batches of all of them, which are what one process would
+    have in larger batches, and all use the recipe of the first. Processes that the Trainer launches itself
     (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost. There,
     and with strategies that shard the model, call ``calibrate`` yourself and use
     :class:`QuantizationAwareTraining`.
@@ -182,10 +184,11 @@ class Calibration(LayerSwapping):
 
     def _calibrate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Quantize:
         data = _calibration_data(trainer, self.batches)
+        same = isinstance(data, list)
         precision = trainer.precision_plugin
 
         def batches() -> Iterator[Any]:
-            for batch, _, loader_idx in islice(data, self.batches):
+            for batch, _, loader_idx in _of_all(islice(data, self.batches), same):
                 batch = pl_module._on_before_batch_transfer(precision.convert_input(batch))
                 yield trainer.strategy.batch_to_device(batch, dataloader_idx=loader_idx)
 
@@ -199,6 +202,12 @@ class Calibration(LayerSwapping):
             if data is trainer.fit_loop._data_fetcher:
                 iter(data)  # the first epoch goes on with the iterator that it finds
         return trainer.strategy.broadcast(recipe)
+
+
+def _of_all(batches: Iterable[Any], same: bool) -> Iterator[Any]:
+    """The batches of all processes of a distributed run, unless all have the same anyway."""
+    for batch in batches:
+        yield from [batch] if same else of_all_processes(batch)
 
 
 def _calibration_data(trainer: L.Trainer, count: int) -> Iterable[Any]:

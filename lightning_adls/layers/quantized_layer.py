@@ -318,9 +318,12 @@ class QuantizedLayer(nn.Module):
         data = fmt.fit_scales(x.detach())
         assert data is not None  # only formats that fit are here
         if self.training and _is_distributed():
-            # Every process sees other data, but must start from the same scales.
-            torch.distributed.all_reduce(data)
-            data = data / torch.distributed.get_world_size()
+            # Every process sees other data, but must start from the same scales: of a mean
+            # magnitude, that of all elements, of which processes need not have equally many.
+            count = data.new_full((1,), x.numel(), dtype=torch.float64)
+            sums = torch.cat([data.double().flatten() * count, count])
+            torch.distributed.all_reduce(sums)
+            data = (sums[:-1] / sums[-1]).view_as(data).to(data.dtype)
         # What was written into the buffer since is respected without waiting for the device.
         data = torch.where(fitted > 0, scales.detach(), data.to(scales))
         if not self.training:

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from optuna.trial import FrozenTrial
 
-from lightning_adls.budget import Budget, release
+from lightning_adls.budget import Budget, batches_of, release
 from lightning_adls.callbacks import TrialPruning, check_metrics
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.loggers import log_outcome, make_loggers
@@ -54,7 +54,8 @@ class Objective(Generic[ChoiceT]):
             ``name`` and ``version``.
 
     Raises:
-        ValueError: If there is a budget for training after compression, but no compression.
+        ValueError: If there is a budget for training after compression, but no compression, or a
+            budget cannot train one model after another (:meth:`Budget.check_repeatable`).
     """
 
     space: Space[ChoiceT]
@@ -77,6 +78,9 @@ class Objective(Generic[ChoiceT]):
     def __post_init__(self) -> None:
         if self.retrain is not None and self.compress is None:
             raise InputValueError("Objective: retrain follows compression; give compress, too.")
+        for budget in (self.budget, self.retrain):
+            if budget is not None:
+                budget.check_repeatable()
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Run one trial.
@@ -112,7 +116,7 @@ class Objective(Generic[ChoiceT]):
         """Training batches; the data are prepared and set up first, once."""
         self.data.prepare_data()
         self.data.setup("fit")
-        return len(self.data.train_dataloader())
+        return batches_of(self.data)
 
     def _refuse_excess(self, trial: optuna.Trial, module: L.LightningModule) -> None:
         if self.limits is None:
@@ -129,7 +133,8 @@ class Objective(Generic[ChoiceT]):
         callbacks: list[L.Callback] = []
         if self.train:
             callbacks = [TrialPruning(trial, self.monitor), *self._callbacks()]
-        trainer = self.budget.trainer(steps, loggers, callbacks)
+        budget = self.budget if self.train else self.budget.on_one_device()
+        trainer = budget.trainer(steps, loggers, callbacks)
         try:
             self._run(trainer, module, self.train)
             if self.compress is not None:
@@ -151,7 +156,7 @@ class Objective(Generic[ChoiceT]):
 
     def _second_trainer(self, trial: optuna.Trial, steps: int) -> L.Trainer:
         if self.retrain is None:
-            return self.budget.trainer(1)
+            return self.budget.on_one_device().trainer(1)
         # A run of its own: it counts its steps from 0 again.
         loggers = self._loggers(f"{_version(trial)}/retrain")
         return self.retrain.trainer(steps, loggers, self._callbacks())

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from lightning_adls.callbacks.progress import progress_of
+from lightning_adls.devices import StaysHere
 from lightning_adls.remaining import Remaining
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.search import Search
@@ -99,7 +100,7 @@ class Bars(Listener):
         return _Within(self._bars, self._current)
 
 
-class _Within(L.Callback):
+class _Within(StaysHere, L.Callback):
     def __init__(self, bars: Progress, task: TaskID) -> None:
         self._bars, self._task = bars, task
         self._before = next(each.completed for each in bars.tasks if each.id == task)

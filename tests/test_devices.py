@@ -1,0 +1,121 @@
+"""Two devices train what one trains on the same batches of a step."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import devices as script
+
+SCRIPT = Path(script.__file__)
+HERE = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def process(how: str, folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, how, folder],
+        env=os.environ | HERE | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def end(running: subprocess.Popen[bytes]) -> None:
+    output, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, output.decode()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("devices")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Any:
+    """What one device finds."""
+    return script.found(folder, 1)
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path, alone: Any) -> list[Any]:
+    """What each of two processes finds that were started as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"},
+    }
+    for running in [
+        process("share", folder, RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in range(2)
+    ]:
+        end(running)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def started(folder: Path, alone: Any) -> Any:
+    """What a process finds that starts another one for each training."""
+    end(process("start", folder))
+    return torch.load(folder / "started.pt", weights_only=False)
+
+
+def check_equal(one: Any, two: Any) -> None:
+    assert one["steps"] == two["steps"] == 4
+    assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+    assert two["answers"] == one["answers"]
+    assert len(one["answers"]) == 17
+    assert one["state"].keys() == two["state"].keys()
+    for name, value in one["state"].items():
+        torch.testing.assert_close(two["state"][name], value, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("case", script.CASES)
+def test_two_processes_train_what_one_trains(ranks: list[Any], alone: Any, case: str) -> None:
+    check_equal(alone[case], ranks[0][case])
+
+
+@pytest.mark.parametrize("case", script.CASES)
+def test_all_processes_have_the_same_weights_masks_and_scales(ranks: list[Any], case: str) -> None:
+    first, second = (rank[case]["state"] for rank in ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_ranges_are_those_of_the_data_of_all_processes(ranks: list[Any], alone: Any) -> None:
+    assert ranks[0]["recipe"] == ranks[1]["recipe"] == alone["recipe"]
+
+
+def test_a_process_that_starts_the_others_has_what_they_trained(started: Any, alone: Any) -> None:
+    check_equal(alone["full precision"], started["trained"]["full precision"])
+    assert started["threads"] == 1
+
+
+def test_a_search_trains_each_of_its_trials_on_two_devices(
+    started: Any, folder: Path, alone: Any
+) -> None:
+    one, two = script.searched(folder, 1), started["searched"]
+    assert [trial["state"] for trial in one] == ["COMPLETE", "PRUNED"]
+    assert [trial["state"] for trial in two] == ["COMPLETE", "PRUNED"]
+    for single, double in zip(one, two, strict=True):
+        assert double["values"] == pytest.approx(single["values"], abs=1e-6)
+
+
+def test_what_another_process_fails_with_is_said_here_and_nothing_is_left(started: Any) -> None:
+    error, left = started["failed"]
+    assert error == "RuntimeError: process 2: ZeroDivisionError: of the second process"
+    assert left == "[]"
+
+
+def test_what_cannot_be_sent_is_refused_in_one_sentence(started: Any) -> None:
+    error, left = started["not sent"]
+    assert error.startswith("InputValueError: devices=2: a part of the training cannot be sent")
+    assert "\n" not in error
+    assert left == "[]"
