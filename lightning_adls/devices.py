@@ -78,8 +78,8 @@ class _FromHere(_Launcher):
         trainer = kwargs.pop("trainer")
         if getattr(torch.multiprocessing.current_process(), "_inheriting", False):
             raise InputValueError(
-                f"devices={self._strategy.num_processes}: the other processes import this script, which starts to "
-                "train when it is imported; put its work under if __name__ == '__main__'."
+                f"devices={self._strategy.num_processes}: the other processes import this script, "
+                "which starts to train then; put its work under if __name__ == '__main__'."
             )
         with _as_before(), self._started(trainer, (function, args, kwargs)) as started:
             try:
@@ -130,14 +130,14 @@ class _FromHere(_Launcher):
 def _take_part(index: int, content: bytes, states: Any, processes: int, ready: Any) -> None:
     """What another process does from its start to its end."""
     os.environ["LOCAL_RANK"] = str(index + 1)
-    rank_zero_only.rank = index + 1
+    rank_zero_only.rank = index + 1  # type: ignore[attr-defined]  # Lightning's, of a function
     # The first process says what there is to say.
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // processes))
-    function, args, kwargs = pickle.loads(content)  # noqa: S301  # of the process that started this
+    function, args, kwargs = pickle.loads(content)  # of the process that started this
     _set_rng_states(states)
     ready.put(index)
     function(*args, **kwargs)
@@ -195,7 +195,7 @@ def _ended(started: ProcessContext, timeout: float | None = None) -> bool:
         RuntimeError: If it failed otherwise, in one line.
     """
     try:
-        return started.join(timeout, grace_period=0)
+        return bool(started.join(timeout, grace_period=0))
     except ProcessRaisedException as error:
         *_, last = str(error).strip().splitlines()
         kind, _, sentence = last.partition(": ")

@@ -160,9 +160,7 @@ def searched(folder: Path, devices: int) -> list[dict[str, Any]]:
     def build(choice: Any) -> L.LightningModule:
         return Plain(network(data))
 
-    objective = Objective(
-        space, build, data, budget(devices), folder / str(devices), loggers=()
-    )
+    objective = Objective(space, build, data, budget(devices), folder / str(devices), loggers=())
     with open_storage(folder / f"{devices}.journal") as storage:
         study = open_study(storage, "study", {}, SecondIsWeak())
         Search(study, objective, optuna.samplers.RandomSampler, trials=2).run()

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import devices as script
 import pytest
 import torch
-
-import devices as script
 
 SCRIPT = Path(script.__file__)
 HERE = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
@@ -51,7 +50,9 @@ def ranks(folder: Path, alone: Any) -> list[Any]:
         "TORCHELASTIC_RUN_ID": "test",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"},
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
     }
     for running in [
         process("share", folder, RANK=str(rank), LOCAL_RANK=str(rank), **common)

@@ -61,9 +61,9 @@ class Calibration(LayerSwapping):
     first of the training dataloader, in the order that it has at the time.
 
     Under DDP every process observes the batches of all of them, which are what one process would
-    have in larger batches, and all use the recipe of the first. Processes that the Trainer launches itself
-    (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost. There,
-    and with strategies that shard the model, call ``calibrate`` yourself and use
+    have in larger batches, and all use the recipe of the first. Processes that the Trainer launches
+    itself (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost.
+    There, and with strategies that shard the model, call ``calibrate`` yourself and use
     :class:`QuantizationAwareTraining`.
 
     Args:

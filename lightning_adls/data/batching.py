@@ -132,9 +132,10 @@ class LengthBatches(DistributedSampler[list[int]]):
     the steps is shuffled once, so that the first few are a fair sample.
 
     A step holds ``batch_size`` rows for every rank, dealt out in turn: ranks get rows of like
-    length and wait little for each other. They pad them to the same width. One step holds what is left over; where that is fewer
-    rows than there are ranks, it takes some of the step before, so that no rank is idle. Every
-    row is in exactly one batch of one rank, and every rank has the same number of batches.
+    length and wait little for each other, and pad them to the same width. One step holds what is
+    left over; where that is fewer rows than there are ranks, it takes some of the step before, so
+    that no rank is idle. Every row is in exactly one batch of one rank, and every rank has the same
+    number of batches.
 
     With a single row per batch, or fewer rows than ranks, that cannot be. Training repeats some
     rows of the last step then; evaluation would count them twice and is refused.

@@ -70,7 +70,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Write the file, on the first of several devices."""
-        found = {n: row for part in of_all_processes(self._found) for n, row in part.items()}
+        found = _of_all_devices(self._found)
         # `log_dir` waits for all devices.
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.filename
         if trainer.is_global_zero:
@@ -102,3 +102,6 @@ def table(found: Predicted, data: TextData) -> list[dict[str, Any]]:
         )
     return rows
 
+
+def _of_all_devices(found: Predicted) -> Predicted:
+    return {number: row for part in of_all_processes(found) for number, row in part.items()}
