@@ -7,7 +7,9 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -287,6 +289,20 @@ class TextClassifier(CompressedCheckpoints):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer is told; by the norm over all shards, where FSDP has sharded it."""
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if isinstance(self.trainer.strategy, FSDPStrategy) and gradient_clip_val and by_norm:
+            sharded: Any = self.trainer.strategy.model
+            sharded.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def load_weights(self, path: str | Path, other_recipe: bool = False) -> None:
         """Take the weights of a checkpoint of the same network, quantised or not.

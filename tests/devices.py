@@ -4,7 +4,6 @@
 does. ``python devices.py start FOLDER`` starts another process itself, for each training.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,18 +12,28 @@ from typing import Any
 import lightning as L
 import optuna
 import torch
+from rich.console import Console
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_adls.budget import Budget, batches_of
 from lightning_adls.callbacks import Calibration, Cubic, Pruning, QuantizationAwareTraining
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.errors import InputValueError
 from lightning_adls.labs.classified import Collecting
 from lightning_adls.labs.training_bar import TrainingBar
 from lightning_adls.models import bert
-from lightning_adls.search import ArchitectureSpace, Objective, Search, open_storage, open_study
-from lightning_adls.transforms import LoRA, Transform
+from lightning_adls.search import (
+    ArchitectureSpace,
+    Bars,
+    Objective,
+    Search,
+    open_storage,
+    open_study,
+)
+from lightning_adls.transforms import LoRA, Prune, Quantize, Transform
 
 ADAPTERS = LoRA(layers=("*.query",), rank=2, dropout=0.0)
 CASES: dict[str, tuple[Sequence[Transform], Callable[[], list[Any]]]] = {
@@ -132,9 +141,47 @@ def calibrated(devices: int) -> dict[str, Any]:
     return calibration.recipe.to_dict()
 
 
+def sharded(devices: int) -> dict[str, Any]:
+    """The state of a quantised and pruned network that was trained in shards."""
+
+    def network(recipe: str) -> nn.Sequential:
+        torch.manual_seed(0)
+        made = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+        Prune(0.5)(made)
+        Quantize({"*": recipe})(made)
+        return made
+
+    def shard(made: nn.Sequential) -> None:
+        if devices > 1:
+            for part in (made[0], made[2], made):
+                fully_shard(part)
+
+    x = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
+    rank = torch.distributed.get_rank() if devices > 1 else 0
+    model = network("MXInt(width=4)")
+    shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        logits = model.train()(x[rank::devices])
+        nn.functional.cross_entropy(logits, torch.arange(8)[rank::devices] % 4).backward()
+        optimizer.step()
+    state = {
+        k: v.full_tensor() if hasattr(v, "full_tensor") else v
+        for k, v in model.state_dict().items()
+    }
+    learning = network("LearnedInteger(width=4)")
+    shard(learning)
+    try:
+        learning.train()
+    except InputValueError as error:
+        return {"state": state, "refused": str(error)}
+    return {"state": state, "refused": None}
+
+
 def found(folder: Path, devices: int) -> dict[str, Any]:
     cases = {case: trained(folder, devices, case) for case in CASES}
-    return {**cases, "recipe": calibrated(devices)}
+    return {**cases, "recipe": calibrated(devices), "sharded": sharded(devices)}
 
 
 class SecondIsWeak(optuna.pruners.BasePruner):
@@ -152,21 +199,28 @@ class Failing(L.Callback):
             raise ZeroDivisionError("of the second process")
 
 
-def searched(folder: Path, devices: int) -> list[dict[str, Any]]:
-    """The trials of a search."""
+def searched(folder: Path, devices: int) -> dict[str, Any]:
+    """The trials of a search, and the weights of the best."""
     data = texts(folder, devices)
     space = ArchitectureSpace([1], [1, 2], [16], [32])
 
     def build(choice: Any) -> L.LightningModule:
         return Plain(network(data))
 
-    objective = Objective(space, build, data, budget(devices), folder / str(devices), loggers=())
+    bars = Bars(Console())
+    objective = Objective(
+        space, build, data, budget(devices), folder / str(devices), callbacks=[bars.within]
+    )
     with open_storage(folder / f"{devices}.journal") as storage:
         study = open_study(storage, "study", {}, SecondIsWeak())
-        Search(study, objective, optuna.samplers.RandomSampler, trials=2).run()
-        return [
+        search = Search(study, objective, optuna.samplers.RandomSampler, 2, listeners=[bars])
+        search.run()
+        assert search.best is not None
+        best = torch.load(objective.checkpoint(search.best), weights_only=True)
+        trials = [
             {"state": t.state.name, "values": t.intermediate_values} for t in study.get_trials()
         ]
+    return {"trials": trials, "best": best["state_dict"]}
 
 
 def failed(callbacks: list[L.Callback]) -> Iterator[str]:
@@ -188,14 +242,12 @@ def main(how: str, folder: Path) -> None:
     local = Failing()
     local.made_here = lambda: None  # type: ignore[attr-defined]  # has no name in a file
     report = {
-        "trained": {case: trained(folder, 2, case) for case in ("full precision",)},
         "searched": searched(folder, 2),
         "failed": list(failed([Failing()])),
         "not sent": list(failed([local])),
         "threads": torch.get_num_threads(),
     }
     torch.save(report, folder / "started.pt")
-    print(json.dumps(report["failed"]))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,19 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import devices as script
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+
+from lightning_adls.callbacks import Calibration, Cubic, Pruning
+from lightning_adls.classifier import TextClassifier
+from lightning_adls.errors import InputValueError
 
 SCRIPT = Path(script.__file__)
 HERE = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
@@ -94,23 +101,31 @@ def test_ranges_are_those_of_the_data_of_all_processes(ranks: list[Any], alone: 
     assert ranks[0]["recipe"] == ranks[1]["recipe"] == alone["recipe"]
 
 
-def test_a_process_that_starts_the_others_has_what_they_trained(started: Any, alone: Any) -> None:
-    check_equal(alone["full precision"], started["trained"]["full precision"])
-    assert started["threads"] == 1
+def test_quantised_layers_train_in_shards(ranks: list[Any], alone: Any) -> None:
+    one, two = alone["sharded"], ranks[0]["sharded"]
+    assert one["state"].keys() == two["state"].keys()
+    for name, value in one["state"].items():
+        torch.testing.assert_close(two["state"][name], value, rtol=0, atol=1e-6, msg=name)
+    assert one["refused"] is None
+    assert "are sharded and were not fitted before" in two["refused"]
 
 
 def test_a_search_trains_each_of_its_trials_on_two_devices(
     started: Any, folder: Path, alone: Any
 ) -> None:
     one, two = script.searched(folder, 1), started["searched"]
-    assert [trial["state"] for trial in one] == ["COMPLETE", "PRUNED"]
-    assert [trial["state"] for trial in two] == ["COMPLETE", "PRUNED"]
-    for single, double in zip(one, two, strict=True):
+    for found in (one, two):
+        assert [trial["state"] for trial in found["trials"]] == ["COMPLETE", "PRUNED"]
+    for single, double in zip(one["trials"], two["trials"], strict=True):
         assert double["values"] == pytest.approx(single["values"], abs=1e-6)
+    # What was trained is in the process that started the other one.
+    for name, value in one["best"].items():
+        torch.testing.assert_close(two["best"][name], value, rtol=0, atol=1e-6, msg=name)
 
 
 def test_what_another_process_fails_with_is_said_here_and_nothing_is_left(started: Any) -> None:
     error, left = started["failed"]
+    assert started["threads"] == 1
     assert error == "RuntimeError: process 2: ZeroDivisionError: of the second process"
     assert left == "[]"
 
@@ -120,3 +135,33 @@ def test_what_cannot_be_sent_is_refused_in_one_sentence(started: Any) -> None:
     assert error.startswith("InputValueError: devices=2: a part of the training cannot be sent")
     assert "\n" not in error
     assert left == "[]"
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [lambda: Pruning(Cubic(0.5)), lambda: Calibration({"*": "Integer(width=8)"})],
+)
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_what_looks_at_whole_weights_is_refused_where_they_are_sharded(
+    callback: Callable[[], Any], strategy: Callable[[], Any]
+) -> None:
+    trainer: Any = SimpleNamespace(strategy=strategy())
+    with pytest.raises(InputValueError, match=f"{strategy.__name__} gives each device a part"):
+        callback().setup(trainer, script.Settled(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "clipped"), [(FSDPStrategy(), ["sharded"]), (DDPStrategy(), ["whole"])]
+)
+def test_gradients_of_shards_are_clipped_by_their_common_norm(
+    strategy: Any, clipped: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    strategy._model = SimpleNamespace(clip_grad_norm_=lambda value: calls.append("sharded"))
+    module = TextClassifier(torch.nn.Linear(2, 2))
+    monkeypatch.setattr(module, "clip_gradients", lambda *_: calls.append("whole"))
+    monkeypatch.setattr(
+        TextClassifier, "trainer", property(lambda _: SimpleNamespace(strategy=strategy))
+    )
+    module.configure_gradient_clipping(torch.optim.SGD(module.parameters(), 0.1), 1.0, None)
+    assert calls == clipped

@@ -16,6 +16,7 @@ from lightning_adls.callbacks.launched import refuse_lost_layers
 from lightning_adls.callbacks.order import refuse_copies_of_other_ranges
 from lightning_adls.callbacks.quantization import Recipe, quantised_by, read_recipe
 from lightning_adls.callbacks.scales import warn_of_groups
+from lightning_adls.callbacks.sharding import refuse_sharded
 from lightning_adls.callbacks.swapping import LayerSwapping
 from lightning_adls.devices import of_all_processes
 from lightning_adls.errors import InputValueError
@@ -113,10 +114,17 @@ class Calibration(LayerSwapping):
         return quantised_by(self.template)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Quantise with ranges that are yet to be chosen, so that learned scales exist."""
+        """Quantise with ranges that are yet to be chosen, so that learned scales exist.
+
+        Raises:
+            ValueError: As of any callback that swaps layers; if they are yet to be chosen and
+                weights are sharded.
+        """
         if self._module is not None and self._module is not pl_module:
             self.recipe = None  # another module has other ranges
         self._module = pl_module
+        if self.recipe is None:
+            refuse_sharded("Calibration", trainer, self._instead)
         super().setup(trainer, pl_module, stage)
         # Also a checkpoint of weights alone, which has no state of callbacks, says its ranges.
         self._forget_hook()
