@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from lightning_adls.callbacks import Calibration, Cubic, Pruning
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputValueError
+from lightning_adls.formats import parse
 
 SCRIPT = Path(script.__file__)
 HERE = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
@@ -165,3 +166,26 @@ def test_gradients_of_shards_are_clipped_by_their_common_norm(
     )
     module.configure_gradient_clipping(torch.optim.SGD(module.parameters(), 0.1), 1.0, None)
     assert calls == clipped
+
+
+# Each of a class of scales: none, of a block, of a sample, of the whole tensor.
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        *((text, True) for text in ("Integer(width=4)", "MinifloatIEEE(width=8)", "Log(width=8)")),
+        *((text, True) for text in ("MXInt(width=4)", "MXInt(width=4, block_size=(-1, 16))")),
+        ("BlockFP(width=6, block_size=(-1, -1))", True),
+        *((text, True) for text in ("Binary()", "Binary(scale='per_channel')", "ResidualSign()")),
+        *((text, False) for text in ("Ternary()", "Binary(scale='per_tensor')")),
+        ("ResidualSign(scale='per_tensor')", False),
+    ],
+)
+def test_formats_but_those_with_a_scale_of_the_whole_tensor_round_half_a_batch_alike(
+    text: str, alike: bool
+) -> None:
+    x = torch.randn(8, 5, 64, generator=torch.Generator().manual_seed(0))
+    x[::2] *= 9
+    fmt = parse(text)
+    halves = torch.empty_like(x)
+    halves[::2], halves[1::2] = fmt(x[::2]), fmt(x[1::2])
+    assert torch.equal(fmt(x), halves) is alike
