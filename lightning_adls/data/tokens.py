@@ -223,11 +223,13 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Cached]) -> Cac
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.with_suffix(".lock")
-        with FileLock(lock):
-            if not path.exists():
-                _save(make(), path)
-        # Who waits for it still gets it, and finds the file.
-        lock.unlink(missing_ok=True)
+        try:
+            with FileLock(lock):
+                if not path.exists():
+                    _save(make(), path)
+        finally:
+            # Who waits for it still gets it, and looks for the file.
+            lock.unlink(missing_ok=True)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Cached(tensors, json.loads(file.metadata()["words"]))
