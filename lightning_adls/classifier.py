@@ -7,7 +7,9 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -163,6 +165,8 @@ class TextClassifier(CompressedCheckpoints):
         num_classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", 0)
         self._require(num_classes)
         self._classes_are_known = num_classes > 0
+        if self.trainer.global_rank and not _is_compiled(self.model):
+            self._compile(self.hparams["compile"])  # what was sent to another process is not
 
     def _require(self, num_classes: int) -> None:
         if num_classes > self.hparams["num_classes"]:
@@ -244,8 +248,15 @@ class TextClassifier(CompressedCheckpoints):
         return loss, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        return self._step(batch, "train")[0]
+        """The loss of one batch; its share of a step's loss, where several devices make one."""
+        loss = self._step(batch, "train")[0]
+        return loss if self.trainer.world_size == 1 else loss * self._weight(len(batch["labels"]))
+
+    def _weight(self, rows: int) -> Tensor:
+        """What makes the mean over processes that of all their rows, where some have fewer."""
+        total = torch.tensor(float(rows), device=self.device)
+        torch.distributed.all_reduce(total)
+        return rows * torch.distributed.get_world_size() / total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Log loss and accuracy of one validation batch; ``class`` of each sample, ``(batch,)``."""
@@ -279,6 +290,20 @@ class TextClassifier(CompressedCheckpoints):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
         }
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer is told; by the norm over all shards, where FSDP has sharded it."""
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if isinstance(self.trainer.strategy, FSDPStrategy) and gradient_clip_val and by_norm:
+            sharded: Any = self.trainer.strategy.model
+            sharded.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def load_weights(self, path: str | Path, other_recipe: bool = False) -> None:
         """Take the weights of a checkpoint of the same network, quantised or not.
 
@@ -304,6 +329,10 @@ class TextClassifier(CompressedCheckpoints):
             raise InputValueError(
                 f"TextClassifier: {path} does not fit the model: {error}"
             ) from error
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(module._compiled_call_impl is not None for module in model.modules())
 
 
 def _transform(transform: Transform | Mapping[str, Any]) -> Transform:

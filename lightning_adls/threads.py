@@ -1,4 +1,4 @@
-"""How torch's threads on the CPU wait for work, which OpenMP reads from the environment."""
+"""How torch's threads on the CPU wait for work, and how many processors there are for them."""
 
 import os
 
@@ -14,3 +14,10 @@ def wait_policy() -> str:
         True
     """
     return os.environ.get(WAIT_POLICY, "default").strip().lower()
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

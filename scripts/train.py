@@ -37,8 +37,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_adls.budget import check_accelerator, fast_precision
+from lightning_adls.budget import REFUSALS, check_accelerator, check_processes, fast_precision
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError, OtherNetworkError
@@ -76,8 +77,7 @@ OPTIONS = {
     "lr_scheduler": "Another schedule than the model's own.",
 }
 LAB = "train"
-# What a Trainer says of arguments that are wrong, or cannot be on this machine.
-REFUSALS = (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException)
+say = rank_zero_only(print)  # of several devices
 NETWORK = NetworkSection.of(DEFAULTS, "model.model")
 
 
@@ -149,7 +149,7 @@ class TrainCLI(LightningCLI):
                 path = find_checkpoint(options.trainer, LAB, options.ckpt_path)
             weights_only = options.get("weights_only") is not False
             content = read_checkpoint(path, LAB, fitting=fitting, weights_only=weights_only)
-            print(f"Checkpoint: {path}")
+            say(f"Checkpoint: {path}")
             self.steps_done = content.get("global_step")
             self.num_classes = content.get("hyper_parameters", {}).get("num_classes")
             options.ckpt_path = str(path)
@@ -168,7 +168,9 @@ class TrainCLI(LightningCLI):
             kwargs["precision"] = fast_precision(trainer.accelerator)
         with cli.refusing(*REFUSALS):
             check_accelerator(self.config[self.subcommand].trainer.accelerator)
-            return super().instantiate_trainer(**kwargs)
+            made = super().instantiate_trainer(**kwargs)
+            check_processes(made, LAB)
+            return made
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = config["callbacks"] or []
@@ -196,7 +198,7 @@ class TrainCLI(LightningCLI):
                     f"repeat the arguments that it was made with: {first}"
                 ) from error
         if subcommand == "fit" and self.trainer.global_step == self.steps_done:
-            print("Nothing is left to train; raise --trainer.max_epochs or --trainer.max_steps.")
+            say("Nothing is left to train; raise --trainer.max_epochs or --trainer.max_steps.")
 
     def instantiate_classes(self) -> None:
         """Build everything, the data included, before any training starts."""
@@ -224,7 +226,7 @@ class TrainCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # it is a list
             if isinstance(callback, HyperParameters):
                 callback.settings = self._settings()
-        print(summarize(self.model.model))
+        say(summarize(self.model.model))
 
     def _settings(self) -> dict[str, str | float]:
         """What tells this fit from others: what the user gave, and what is mostly varied."""

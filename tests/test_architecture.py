@@ -17,7 +17,7 @@ LEVELS = (
     {"search", "bench"},
     {"callbacks", "budget", "events", "loggers"},
     {"figures", "report"},
-    {"classifier", "data", "mase"},
+    {"classifier", "data", "devices", "mase"},
     {"checkpoints", "compiling"},
     {"models", "transforms"},
     {"layers"},
@@ -29,7 +29,8 @@ LEVELS = (
 )
 ONLY_IN = {
     "lightning": {
-        *("checkpoints", "classifier", "data", "budget", "callbacks", "loggers", "search", "labs"),
+        *("checkpoints", "classifier", "data", "devices", "budget", "callbacks", "loggers"),
+        *("search", "labs"),
     },
     # In layers, the quantised form of its own layer, for who has such a layer.
     "transformers": {"models", "data", "layers"},

@@ -3,7 +3,9 @@
 import gc
 import weakref
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,10 +13,15 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_adls.budget import Budget, release
+from lightning_adls import budget as budget_module
+from lightning_adls.budget import Budget, batches_of, release
+from lightning_adls.data import TextData
+from lightning_adls.data.batching import LengthBatches
+from lightning_adls.devices import DDPFromHere
 from lightning_adls.errors import InputValueError
 
 
@@ -113,6 +120,13 @@ def test_a_budget_takes_any_logger(tmp_path: Path) -> None:
         ({"reports": 0}, "reports=0 is below 1"),
         ({"precision": "fp8"}, "precision='fp8' is none of"),
         ({"gradient_clip": 0.0}, r"gradient_clip=0\.0 is not above 0"),
+        ({"devices": 0}, "devices=0 is below 1; 'auto' is all"),
+        ({"devices": -1}, "devices=-1 is below 1; 'auto' is all"),
+        ({"devices": "all"}, "devices='all' is neither a number, nor a list"),
+        ({"devices": []}, r"devices=\[\] is empty"),
+        ({"devices": [1, 1]}, r"devices=\[1, 1\] is empty or names a GPU twice"),
+        ({"num_nodes": 0}, "num_nodes=0 is below 1"),
+        ({"strategy": "dpd"}, r"strategy='dpd' is unknown; did you mean ddp\?"),
     ],
 )
 def test_a_budget_out_of_range_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -124,9 +138,13 @@ def test_a_budget_out_of_range_is_refused(arguments: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"accelerator": "abacus"}, "accelerator='abacus' cannot be made: .*invalid accelerator"),
-        ({"accelerator": ""}, "accelerator='' cannot be made"),
-        ({"accelerator": "tpu"}, "accelerator='tpu' cannot be made"),
+        ({"accelerator": "abacus"}, "accelerator='abacus'.* cannot be made: .*invalid accelerator"),
+        ({"accelerator": ""}, "accelerator='',.* cannot be made"),
+        ({"accelerator": "tpu"}, "accelerator='tpu'.* cannot be made"),
+        ({"devices": 2048}, "devices=2048 are more processes than this machine has cores"),
+        ({"devices": [0, 1]}, r"devices=\(0, 1\).* cannot be made: .*should be an int > 0"),
+        ({"strategy": "fsdp"}, "strategy='fsdp' cannot be made: .*requires a GPU"),
+        ({"num_nodes": 2}, "num_nodes=2 needs a process on each machine that knows its place"),
         # Lightning would take another precision, with a warning.
         (
             {"accelerator": "cpu", "precision": "16-mixed"},
@@ -138,8 +156,9 @@ def test_a_budget_out_of_range_is_refused(arguments: dict[str, Any], message: st
 def test_what_the_machine_cannot_give_is_refused_before_any_work(
     ask: Callable[[Budget], object], arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputValueError, match=f"^Budget: .*{message}"):
-        ask(Budget(**arguments))
+    with pytest.raises(InputValueError, match=f"^Budget: .*{message}") as refusal:
+        ask(Budget(**{"accelerator": "cpu", **arguments}))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -190,3 +209,69 @@ def test_the_automatic_precision_is_that_of_the_machine(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert Budget(precision="auto", accelerator=accelerator).precision == precision
     assert Budget(accelerator=accelerator).precision == "32-true", "formats are compared in it"
+
+
+@pytest.mark.parametrize("epochs", [0.3, 1, 3])
+def test_devices_share_the_steps_of_an_epoch(
+    epochs: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_module, "cores", lambda: 8)
+    for rows, batch, devices in product((1, 7, 64, 65), (1, 8), (1, 2, 3)):
+        budget = Budget(epochs, accelerator="cpu", devices=devices)
+        steps = len(LengthBatches(torch.ones(rows).long(), batch, shuffle=True))
+        shared = LengthBatches(torch.ones(rows).long(), batch, shuffle=True, num_replicas=devices)
+        assert budget.trainer(steps).max_steps == max(1, int(epochs * len(shared)))
+
+
+def test_batches_are_counted_for_one_device_whatever_trained_before(tmp_path: Path) -> None:
+    data = TextData(limit_train=40, batch_size=8, cache_dir=str(tmp_path))
+    data.prepare_data()
+    data.setup("fit")
+    shared: Any = SimpleNamespace(
+        distributed_sampler_kwargs={"num_replicas": 2, "rank": 0}, current_epoch=0
+    )
+    data.trainer = shared
+    assert batches_of(data) == 5
+    assert data.trainer is shared
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "ddp_spawn", "devices": 2}, "weights alone come back; use 'ddp'"),
+        ({"strategy": "ddp_notebook", "devices": 2}, "weights alone come back; use 'ddp'"),
+        ({"num_nodes": 2}, "num_nodes=2 is not for labs and searches"),
+    ],
+)
+def test_what_trains_once_is_refused_where_much_is_trained(
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_module, "cores", lambda: 8)
+    with pytest.raises(InputValueError, match=message):
+        Budget(accelerator="cpu", **arguments).check_repeatable()
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true"])
+def test_ddp_goes_on_from_here_unless_torchrun_has_started_processes(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_module, "cores", lambda: 8)
+    budget = Budget(accelerator="cpu", devices=2, strategy=strategy)
+    budget.check_repeatable()
+    assert type(budget.trainer(1).strategy) is DDPFromHere
+    launched = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert type(budget.trainer(1).strategy) is DDPStrategy
+    with pytest.raises(InputValueError, match="one of 2 processes that torchrun or srun"):
+        budget.check_repeatable()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputValueError, match=r"^Budget: .*does not match"):
+        budget.trainer(1)
+
+
+def test_a_budget_of_several_devices_evaluates_on_the_first_of_them() -> None:
+    assert Budget(devices=2, strategy="ddp").on_one_device() == Budget()
+    listed: Any = [3, 1]  # as YAML has it
+    assert Budget(devices=listed).on_one_device().devices == (3,)
+    assert hash(Budget(devices=listed)) == hash(Budget(devices=(3, 1)))

@@ -16,7 +16,9 @@ from lightning_adls.callbacks.launched import refuse_lost_layers
 from lightning_adls.callbacks.order import refuse_copies_of_other_ranges
 from lightning_adls.callbacks.quantization import Recipe, quantised_by, read_recipe
 from lightning_adls.callbacks.scales import warn_of_groups
+from lightning_adls.callbacks.sharding import refuse_sharded
 from lightning_adls.callbacks.swapping import LayerSwapping
+from lightning_adls.devices import of_all_processes
 from lightning_adls.errors import InputValueError
 from lightning_adls.models.inputs import input_names, select
 from lightning_adls.transforms.calibrate import calibrate, check_observer
@@ -59,9 +61,10 @@ class Calibration(LayerSwapping):
     for the batches, which are the same whatever was trained before. Of other data they are the
     first of the training dataloader, in the order that it has at the time.
 
-    Under DDP the processes use the recipe of the first. Processes that the Trainer launches itself
-    (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost. There,
-    and with strategies that shard the model, call ``calibrate`` yourself and use
+    Under DDP every process observes the batches of all of them, which are what one process would
+    have in larger batches, and all use the recipe of the first. Processes that the Trainer launches
+    itself (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``) are refused: what they choose is lost.
+    There, and with strategies that shard the model, call ``calibrate`` yourself and use
     :class:`QuantizationAwareTraining`.
 
     Args:
@@ -111,10 +114,17 @@ class Calibration(LayerSwapping):
         return quantised_by(self.template)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Quantise with ranges that are yet to be chosen, so that learned scales exist."""
+        """Quantise with ranges that are yet to be chosen, so that learned scales exist.
+
+        Raises:
+            ValueError: As of any callback that swaps layers; if they are yet to be chosen and
+                weights are sharded.
+        """
         if self._module is not None and self._module is not pl_module:
             self.recipe = None  # another module has other ranges
         self._module = pl_module
+        if self.recipe is None:
+            refuse_sharded("Calibration", trainer, self._instead)
         super().setup(trainer, pl_module, stage)
         # Also a checkpoint of weights alone, which has no state of callbacks, says its ranges.
         self._forget_hook()
@@ -182,10 +192,11 @@ class Calibration(LayerSwapping):
 
     def _calibrate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Quantize:
         data = _calibration_data(trainer, self.batches)
+        same = isinstance(data, list)
         precision = trainer.precision_plugin
 
         def batches() -> Iterator[Any]:
-            for batch, _, loader_idx in islice(data, self.batches):
+            for batch, _, loader_idx in _of_all(islice(data, self.batches), same):
                 batch = pl_module._on_before_batch_transfer(precision.convert_input(batch))
                 yield trainer.strategy.batch_to_device(batch, dataloader_idx=loader_idx)
 
@@ -199,6 +210,12 @@ class Calibration(LayerSwapping):
             if data is trainer.fit_loop._data_fetcher:
                 iter(data)  # the first epoch goes on with the iterator that it finds
         return trainer.strategy.broadcast(recipe)
+
+
+def _of_all(batches: Iterable[Any], same: bool) -> Iterator[Any]:
+    """The batches of all processes of a distributed run, unless all have the same anyway."""
+    for batch in batches:
+        yield from [batch] if same else of_all_processes(batch)
 
 
 def _calibration_data(trainer: L.Trainer, count: int) -> Iterable[Any]:

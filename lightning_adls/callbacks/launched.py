@@ -23,12 +23,17 @@ def refuse_lost_layers(who: str, trainer: L.Trainer, instead: str) -> None:
     Raises:
         ValueError: If this is such a process.
     """
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if hands_back_weights_alone(trainer):
         raise InputValueError(
             f"{who}: layers that are swapped in a launched process ('ddp_spawn', 'ddp_fork', "
             f"'ddp_notebook') are lost when it ends; {instead}, or use strategy='ddp' or one "
             "device."
         )
+
+
+def hands_back_weights_alone(trainer: L.Trainer) -> bool:
+    """Whether the Trainer trains in processes of which weights are all that comes back."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def repeat_refusal(error: BaseException) -> None:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_adls.callbacks.averages import copy_masks
 from lightning_adls.callbacks.delivery import DeliversLater
 from lightning_adls.callbacks.progress import progress_of
+from lightning_adls.callbacks.sharding import refuse_sharded
 from lightning_adls.callbacks.swapping import LayerSwapping
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING
@@ -175,6 +177,16 @@ class Pruning(LayerSwapping, DeliversLater):
     def prepare(self, module: nn.Module) -> None:
         """Swap the layers of ``module`` in place and give them masks, as ``setup`` does."""
         self._final.prepare(module)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Swap layers.
+
+        Raises:
+            ValueError: As of any callback that swaps layers; in ``fit``, if weights are sharded.
+        """
+        if stage == TrainerFn.FITTING:
+            refuse_sharded("Pruning", trainer, "call Prune before the fit, whose masks stay")
+        super().setup(trainer, pl_module, stage)
 
     def _choices(self) -> tuple[Mapping[str, bool], Sequence[str]]:
         return dict.fromkeys(self._final.layers, True), self._final.kinds

@@ -52,6 +52,18 @@ class Frame:
         return torch.cat([ids[:kept_head], ids[kept_head + surplus :]])
 
 
+class Share(list[int]):
+    """The rows that one rank has of a step.
+
+    Attributes:
+        longest: Tokens of the longest row that any rank has of it.
+    """
+
+    def __init__(self, rows: Sequence[int], longest: int) -> None:
+        super().__init__(rows)
+        self.longest = longest
+
+
 class Rows(Dataset[Batch]):
     """Tokenised, labelled texts; indexing with a list of rows gives their batch.
 
@@ -89,12 +101,14 @@ class Rows(Dataset[Batch]):
 
         Returns:
             ``input_ids`` and ``attention_mask``, int64, ``(batch, tokens)``, where ``tokens`` is
-            the longest row rounded up to a multiple of 8 but not above ``max_length``;
+            the longest row rounded up to a multiple of 8 but not above ``max_length`` (of a
+            :class:`Share`, that of all ranks, so that all compute in the shape that one would);
             ``labels``, int64, ``(batch,)``; with ``with_index`` also ``index``, ``(batch,)``.
         """
         frame, chosen = self.frame, torch.as_tensor(rows)
         lengths = self.lengths[chosen]
-        width = -(-int(lengths.max()) // _PAD_MULTIPLE) * _PAD_MULTIPLE
+        longest = rows.longest if isinstance(rows, Share) else int(lengths.max())
+        width = -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE
         width = min(width, frame.max_length)
         input_ids = torch.full((len(chosen), width), frame.pad)
         prefix, suffix = torch.tensor(frame.prefix), torch.tensor(frame.suffix)
@@ -118,9 +132,10 @@ class LengthBatches(DistributedSampler[list[int]]):
     the steps is shuffled once, so that the first few are a fair sample.
 
     A step holds ``batch_size`` rows for every rank, dealt out in turn: ranks get rows of like
-    length and wait little for each other. One step holds what is left over; where that is fewer
-    rows than there are ranks, it takes some of the step before, so that no rank is idle. Every
-    row is in exactly one batch of one rank, and every rank has the same number of batches.
+    length and wait little for each other, and pad them to the same width. One step holds what is
+    left over; where that is fewer rows than there are ranks, it takes some of the step before, so
+    that no rank is idle. Every row is in exactly one batch of one rank, and every rank has the same
+    number of batches.
 
     With a single row per batch, or fewer rows than ranks, that cannot be. Training repeats some
     rows of the last step then; evaluation would count them twice and is refused.
@@ -191,4 +206,5 @@ class LengthBatches(DistributedSampler[list[int]]):
         for step in rng.permutation(len(self))[done if self.epoch == epoch else 0 :]:
             rows = order[self._bounds[step] : self._bounds[step + 1]]
             rows = np.resize(rows, max(len(rows), self.num_replicas))
-            yield rows[self.rank :: self.num_replicas].tolist()
+            longest = int(self.lengths[rows].max())
+            yield Share(rows[self.rank :: self.num_replicas].tolist(), longest)

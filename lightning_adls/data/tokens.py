@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 from safetensors import safe_open
@@ -198,10 +199,20 @@ class Cached:
     words: list[str]
 
 
+def _save(made: Cached, path: Path) -> None:
+    unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        save_file(made.tensors, unfinished, {"words": json.dumps(made.words)})
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def cached(folder: Path, key: dict[str, Any], make: Callable[[], Cached]) -> Cached:
     """Read what ``make`` returned when it was called with this key; call it the first time.
 
-    The file appears complete or not at all, so that several processes may do this at once.
+    The file appears complete or not at all. Of several processes that want it at once, one makes
+    it and the others wait.
 
     Args:
         folder: Where the files lie; made if missing.
@@ -211,13 +222,14 @@ def cached(folder: Path, key: dict[str, Any], make: Callable[[], Cached]) -> Cac
     path = folder / f"{digest([_VERSION, key])}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        made = make()
-        unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
+        lock = path.with_suffix(".lock")
         try:
-            save_file(made.tensors, unfinished, {"words": json.dumps(made.words)})
-            unfinished.replace(path)
+            with FileLock(lock):
+                if not path.exists():
+                    _save(make(), path)
         finally:
-            unfinished.unlink(missing_ok=True)
+            # Who waits for it still gets it, and looks for the file.
+            lock.unlink(missing_ok=True)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Cached(tensors, json.loads(file.metadata()["words"]))

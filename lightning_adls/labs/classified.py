@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_adls.devices import of_all_processes
 from lightning_adls.report import write_csv
 
 
@@ -75,8 +76,8 @@ class Collecting(L.Callback):
         # Batches to evaluate on carry no row numbers; the loader's order is always the same.
         rows = torch.cat([loader.dataset.index[batch] for batch in loader.sampler]).tolist()
         labels, classes = (torch.cat(part).tolist() for part in zip(*self._found, strict=True))
-        found = zip(rows, map(Classified, labels, classes), strict=True)
-        self.answers = dict(sorted(found))
+        found = list(zip(rows, map(Classified, labels, classes), strict=True))
+        self.answers = dict(sorted(row for part in of_all_processes(found) for row in part))
 
 
 def write(path: Path, answers: Answers) -> None:

@@ -195,7 +195,8 @@ class _Help(DefaultHelpFormatter):
 
 def quiet() -> None:
     """Keep to what a user can act on: no notices about each Trainer that a search makes."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers")  # its batches are made fast
     warnings.filterwarnings("ignore", ".*infer the batch indices")  # predictions name their rows

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lightning_adls.data import TextData
+from lightning_adls.devices import of_all_processes
 from lightning_adls.report import write_csv
 
 # Row of the data -> its label or None, its class, and the probability of each class.
@@ -70,7 +70,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Write the file, on the first of several devices."""
-        found = _of_all_devices(self._found, trainer.world_size)
+        found = _of_all_devices(self._found)
         # `log_dir` waits for all devices.
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.filename
         if trainer.is_global_zero:
@@ -103,9 +103,5 @@ def table(found: Predicted, data: TextData) -> list[dict[str, Any]]:
     return rows
 
 
-def _of_all_devices(found: Predicted, devices: int) -> Predicted:
-    if devices == 1:
-        return found
-    parts: list[Any] = [None] * devices
-    torch.distributed.all_gather_object(parts, found)
-    return {number: row for part in parts for number, row in part.items()}
+def _of_all_devices(found: Predicted) -> Predicted:
+    return {number: row for part in of_all_processes(found) for number, row in part.items()}

@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import nn
 
-from lightning_adls.budget import Budget, release
+from lightning_adls.budget import Budget, batches_of, release
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
@@ -80,7 +80,7 @@ class Task:
             raise InputValueError(f"Task: seed={seed} is not in 0..{2**32 - 1}.")
         for budget in (*budgets, finetune):
             if budget is not None:
-                budget.check()
+                budget.check_repeatable()
         L.seed_everything(seed, verbose=False)
         self.texts = data(seed=seed)
         self.texts.prepare_data()
@@ -145,7 +145,7 @@ class Task:
         shutil.rmtree(folder / name, ignore_errors=True)
         loggers = make_loggers(self.loggers, folder, "", name)
         own = [make() for make in self.callbacks]
-        steps = len(self.texts.train_dataloader())
+        steps = batches_of(self.texts)
         watching = _watching(answers)
         trainer = budget.trainer(steps, loggers, [*callbacks, *own, *watching])
         started = perf_counter()
@@ -166,7 +166,7 @@ class Task:
     def validate(
         self, module: TextClassifier, budget: Budget, answers: Path | None = None
     ) -> float:
-        """Accuracy on the validation split, in the budget's precision.
+        """Accuracy on the validation split, on one device, in the budget's precision.
 
         Args:
             module: From :meth:`build`.
@@ -174,7 +174,7 @@ class Task:
             answers: File for what the model says of each row.
         """
         watching = _watching(answers)
-        trainer = budget.trainer(1, callbacks=watching)
+        trainer = budget.on_one_device().trainer(1, callbacks=watching)
         trainer.validate(module, datamodule=self.texts, verbose=False)
         release(trainer)
         for collecting in watching:
@@ -195,7 +195,7 @@ class Task:
             ``accuracy``, and the number of ``rows`` that it is the mean of.
         """
         watching = _watching(answers)
-        trainer = budget.trainer(1, callbacks=watching)
+        trainer = budget.on_one_device().trainer(1, callbacks=watching)
         trainer.test(module, datamodule=self.texts, verbose=False)
         release(trainer)
         for collecting in watching:

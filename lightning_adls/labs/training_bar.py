@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_adls.callbacks.progress import progress_of
+from lightning_adls.devices import StaysHere
 
 _LINE_SECONDS = 10.0  # from one line to the next
 
 
-class TrainingBar(L.Callback):
+class TrainingBar(StaysHere, L.Callback):
     """Shows how many steps of a training are done, and the accuracy of the last validation.
 
     Lightning's own bars count epochs, which a budget in steps has not.

@@ -315,12 +315,17 @@ class QuantizedLayer(nn.Module):
                     "batch; train, or load a checkpoint, before you evaluate.",
                     stacklevel=2,
                 )
+        if self.training and f"{role}_scales" not in self._parameters:  # in FSDP's forward
+            self._refuse_sharded(role)
         data = fmt.fit_scales(x.detach())
         assert data is not None  # only formats that fit are here
         if self.training and _is_distributed():
-            # Every process sees other data, but must start from the same scales.
-            torch.distributed.all_reduce(data)
-            data = data / torch.distributed.get_world_size()
+            # Every process sees other data, but must start from the same scales: of a mean
+            # magnitude, that of all elements, of which processes need not have equally many.
+            count = data.new_full((1,), x.numel(), dtype=torch.float64)
+            sums = torch.cat([data.double().flatten() * count, count])
+            torch.distributed.all_reduce(sums)
+            data = (sums[:-1] / sums[-1]).view_as(data).to(data.dtype)
         # What was written into the buffer since is respected without waiting for the device.
         data = torch.where(fitted > 0, scales.detach(), data.to(scales))
         if not self.training:
@@ -346,7 +351,19 @@ class QuantizedLayer(nn.Module):
         """Switch the mode, forget the rounded weight and look which scales are fitted."""
         self._kept = None
         self._look_what_is_fitted()
+        for role in self._to_fit if mode else ():
+            # A DTensor of `fully_shard`, whose class takes over a second to import.
+            if hasattr(self.scales_of(role), "device_mesh"):
+                self._refuse_sharded(role)
         return super().train(mode)
+
+    def _refuse_sharded(self, role: str) -> None:
+        """What is written into a weight within a forward is lost where that is sharded."""
+        raise InputValueError(
+            f"{type(self).__name__}: {role}_scales are sharded and were not fitted before; let one "
+            "batch pass in train mode before the model is sharded, load a checkpoint whose scales "
+            "are fitted, or use a strategy that does not shard."
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # `to`, `half` and the like: what is kept must not stay behind on the old device.

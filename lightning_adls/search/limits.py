@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_adls.budget import Budget
+from lightning_adls.budget import Budget, batches_of
 from lightning_adls.errors import InputValueError
 from lightning_adls.transforms.cost import count_parameters
 
@@ -61,7 +61,7 @@ def training_seconds(
 
     Neither the module nor the state of a random number generator changes.
     """
-    steps = int(budget.trainer(len(data.train_dataloader())).max_steps)
+    steps = int(budget.trainer(batches_of(data)).max_steps)
     clock = _StepClock()
     trainer = L.Trainer(
         max_steps=_WARM_UP_STEPS + _TIMED_STEPS,

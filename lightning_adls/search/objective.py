@@ -14,9 +14,10 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from optuna.trial import FrozenTrial
 
-from lightning_adls.budget import Budget, release
+from lightning_adls.budget import Budget, batches_of, release
 from lightning_adls.callbacks import TrialPruning, check_metrics
 from lightning_adls.callbacks.progress import progress_of
+from lightning_adls.devices import StaysHere
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.loggers import log_outcome, make_loggers
 from lightning_adls.search.checkpoints import offer
@@ -54,7 +55,8 @@ class Objective(Generic[ChoiceT]):
             ``name`` and ``version``.
 
     Raises:
-        ValueError: If there is a budget for training after compression, but no compression.
+        ValueError: If there is a budget for training after compression, but no compression, or a
+            budget cannot train one model after another (:meth:`Budget.check_repeatable`).
     """
 
     space: Space[ChoiceT]
@@ -77,6 +79,9 @@ class Objective(Generic[ChoiceT]):
     def __post_init__(self) -> None:
         if self.retrain is not None and self.compress is None:
             raise InputValueError("Objective: retrain follows compression; give compress, too.")
+        for budget in (self.budget, self.retrain):
+            if budget is not None:
+                budget.check_repeatable()
 
     def __call__(self, trial: JudgedTrial) -> float:
         """Judge one trial.
@@ -103,7 +108,7 @@ class Objective(Generic[ChoiceT]):
         """Training batches; the data are prepared and set up first, once."""
         self.data.prepare_data()
         self.data.setup("fit")
-        return len(self.data.train_dataloader())
+        return batches_of(self.data)
 
     def _refuse_excess(self, trial: JudgedTrial, module: L.LightningModule) -> None:
         if self.limits is None:
@@ -120,7 +125,8 @@ class Objective(Generic[ChoiceT]):
         callbacks: list[L.Callback] = []
         if self.train:
             callbacks = [TrialPruning(trial, self.monitor), Moving(trial), *self._callbacks()]
-        trainer = self.budget.trainer(steps, loggers, callbacks)
+        budget = self.budget if self.train else self.budget.on_one_device()
+        trainer = budget.trainer(steps, loggers, callbacks)
         try:
             self._run(trainer, module, self.train)
             if self.compress is not None:
@@ -142,7 +148,7 @@ class Objective(Generic[ChoiceT]):
 
     def _second_trainer(self, trial: JudgedTrial, steps: int) -> L.Trainer:
         if self.retrain is None:
-            return self.budget.trainer(1)
+            return self.budget.on_one_device().trainer(1)
         # A run of its own: it counts its steps from 0 again.
         loggers = self._loggers(f"{_version(trial)}/retrain")
         return self.retrain.trainer(steps, loggers, self._callbacks())
@@ -189,7 +195,7 @@ class Objective(Generic[ChoiceT]):
         return module
 
 
-class Moving(L.Callback):
+class Moving(StaysHere, L.Callback):
     """Says how much of its budget a trial has spent."""
 
     def __init__(self, trial: JudgedTrial) -> None:

@@ -45,11 +45,8 @@ def test_the_rows_of_all_devices_are_put_in_order(
 ) -> None:
     others = {1: (0, 0, [0.9, 0.1]), 3: (None, 1, [0.2, 0.8])}
 
-    def gather(parts: list[object], own: object) -> None:
-        parts[:] = [own, others]
-
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    found = predictions._of_all_devices({2: (1, 1, [0.4, 0.6]), 0: (0, 1, [0.3, 0.7])}, 2)
+    monkeypatch.setattr(predictions, "of_all_processes", lambda own: [own, others])
+    found = predictions._of_all_devices({2: (1, 1, [0.4, 0.6]), 0: (0, 1, [0.3, 0.7])})
     rows = table(found, texts)
     assert [row["row"] for row in rows] == [0, 1, 2, 3]
     assert [row["label"] for row in rows] == ["negative", "negative", "positive", None]
