@@ -123,6 +123,19 @@ class Processes(Engine):
                 self._start(worker, _Work(call, self._calls))
 
     def _start(self, worker: _Worker, work: _Work) -> None:
+        worker.work, worker.begun = work, False
+        pickled = dumps((work.call.function, work.call.argument))
+        path = self._written(work.call.shared)
+        arguments = work.call.shared.key, str(path), work.number, pickled
+        try:
+            future = self._submitted(worker, *arguments)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            self._discard(worker)
+            future = self._submitted(worker, *arguments)
+        name = worker.name
+        future.add_done_callback(lambda done: self._events.put(_Done(worker, name, done)))
+
+    def _submitted(self, worker: _Worker, *arguments: Any) -> "Future[bytes]":
         if worker.executor is None:
             worker.name, worker.connection = uuid4().hex, None
             worker.executor = ProcessPoolExecutor(
@@ -131,15 +144,8 @@ class Processes(Engine):
                 initargs=(self._address(), self._secret, worker.name, self._prepare),
                 env=worker.environment,
             )
-        worker.work, worker.begun = work, False
-        pickled = dumps((work.call.function, work.call.argument))
-        path = self._written(work.call.shared)
         with _deaf_to_interrupts():
-            future = worker.executor.submit(
-                in_worker.work, work.call.shared.key, str(path), work.number, pickled
-            )
-        name = worker.name
-        future.add_done_callback(lambda done: self._events.put(_Done(worker, name, done)))
+            return worker.executor.submit(in_worker.work, *arguments)
 
     def _written(self, shared: Shared) -> Path:
         """The file that workers read a shared value from; earlier ones are of no use any more."""
