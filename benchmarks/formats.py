@@ -4,8 +4,9 @@ Copying reads and writes every element once, as rounding at best does. Copy, eag
 calls take turns, in an order that is drawn anew each turn, and each is divided by the copy of its
 own turn, so that a disturbance by other processes meets all alike. On a GPU a turn is several calls
 on larger tensors, which no cache holds, so that what is timed is its memory and not how fast calls
-are made. Compiling is part of the warm-up, which is not timed. With a backward pass, gradients of the tensor and of the scales that a
-format learns are computed too. Aims are marked where a median misses them.
+are made. Compiling is part of the warm-up, which is not timed. With a backward pass, gradients of
+the tensor and of the scales that a format learns are computed too. Aims are marked where a median
+misses them.
 
 Run:
     python benchmarks/formats.py
