@@ -2,9 +2,11 @@
 
 Copying reads and writes every element once, as rounding at best does. Copy, eager and compiled
 calls take turns, in an order that is drawn anew each turn, and each is divided by the copy of its
-own turn, so that a disturbance by other processes meets all alike. Compiling is part of the
-warm-up, which is not timed. With a backward pass, gradients of the tensor and of the scales that a
-format learns are computed too. Aims are marked where a median misses them.
+own turn, so that a disturbance by other processes meets all alike. On a GPU a turn is several calls
+on larger tensors, which no cache holds, so that what is timed is its memory and not how fast calls
+are made. Compiling is part of the warm-up, which is not timed. With a backward pass, gradients of
+the tensor and of the scales that a format learns are computed too. Aims are marked where a median
+misses them.
 
 Run:
     python benchmarks/formats.py
@@ -26,8 +28,15 @@ from lightning_adls.bench import Rounds, Spread, alternate
 from lightning_adls.bench.workloads.devices import current
 from lightning_adls.formats import NumberFormat
 
-SHAPES = {"activation": (8, 128, 768), "weight": (768, 3072)}
-"""Of a linear layer of BERT-base, with 8 sequences of 128 tokens."""
+SHAPES = {
+    "cpu": {"activation": (8, 128, 768), "weight": (768, 3072)},
+    "cuda": {"activation": (256, 512, 768), "weight": (8192, 8192)},
+}
+"""By device, of a linear layer of BERT-base, with 8 sequences of 128 tokens and 256 of 512; the
+second weight is that of a larger network."""
+
+CALLS = {"cpu": 1, "cuda": 10}
+"""By device, calls of a turn."""
 
 AIMS = {"eager": 8.0, "compiled": 3.0}
 """Copies that rounding may take, without a backward pass."""
@@ -61,12 +70,20 @@ def measure(
     for name, way in ways.items():
         calls[name] = partial(way, x)
         calls[f"{name}, backward"] = partial(with_backward, way, leaves, grad)
+    count = CALLS[device.type]
+    turns = {name: partial(repeat, call, count) for name, call in calls.items()}
     with torch.no_grad(), current(device):
-        times_ms = alternate(calls, rounds)
+        times_ms = {name: ms / count for name, ms in alternate(turns, rounds).items()}
     copy_ms = times_ms.pop("copy")
     ratios = {name: Spread.of(ms / copy_ms) for name, ms in times_ms.items()}
     cells = [cell(ratio, AIMS.get(name, math.inf)) for name, ratio in ratios.items()]
     return [cell(Spread.of(copy_ms)), *cells]
+
+
+def repeat(call: Callable[[], object], count: int) -> None:
+    """Call it several times."""
+    for _ in range(count):
+        call()
 
 
 @torch.enable_grad()
@@ -112,7 +129,7 @@ def main() -> None:
     rounds = Rounds(timed=arguments.repeats)
     table = Table("format", "tensor", *columns)
     for fmt in arguments.formats:
-        for name, shape in SHAPES.items():
+        for name, shape in SHAPES[arguments.device.type].items():
             cells = measure(fmt, shape, arguments.device, rounds, not arguments.no_compile)
             table.add_row(str(fmt), f"{name} {shape}", *cells)
     Console(width=None if Console().is_terminal else 160).print(table)

@@ -10,6 +10,7 @@ Run:
     python benchmarks/step.py --threads 2
     python benchmarks/step.py --network base --formats "MXInt(width=4)" Integer --rounds 5
     python benchmarks/step.py --compile
+    python benchmarks/step.py --network base --formats MXInt --device cuda --compile layers
 """
 
 import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from lightning_adls.bench import Rounds, alternate
 from lightning_adls.bench.workloads.devices import current
+from lightning_adls.compiling import compile_layers
 from lightning_adls.formats import NumberFormat
 from lightning_adls.models import bert
 from lightning_adls.optimizers import adamw
@@ -89,13 +91,16 @@ def cell(values: Tensor) -> str:
     return f"{values.median():.2f} ({values.min():.2f} - {values.max():.2f})"
 
 
-def measure(arguments: argparse.Namespace, compiled: bool) -> dict[str, str]:
+def measure(arguments: argparse.Namespace, compiled: str | None) -> dict[str, str]:
     """By name, the time of the step in float32 in ms, then the others as multiples of it."""
     found = networks(arguments.network, arguments.formats, arguments.device)
     if compiled:
         torch.compiler.reset()
-        for network in found.values():
+    for network in found.values():
+        if compiled == "whole":
             network.compile(isolate_recompiles=True, dynamic=False)
+        elif compiled == "layers":
+            compile_layers(network)
     with current(arguments.device):
         times_ms = alternate(
             steps(found, BATCHES[arguments.network]), Rounds(timed=arguments.rounds)
@@ -128,7 +133,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     parser.add_argument(
-        "--compile", action="store_true", help="time compiled steps too, each in its own multiples"
+        "--compile",
+        choices=("whole", "layers"),
+        nargs="?",
+        const="whole",
+        help="time compiled steps too, in multiples of the compiled one in float32: of the whole "
+        "network (default), or of its layers by one graph for all that are alike",
     )
     return parser.parse_args()
 
@@ -144,7 +154,7 @@ def main() -> None:
         f"Median (smallest - largest) of {arguments.rounds} rounds; {arguments.network} network, "
         f"{rows} rows of {tokens} tokens; steps in those of float32, eager or compiled as they are."
     )
-    ways = {"eager": False} | ({"compiled": True} if arguments.compile else {})
+    ways = {"eager": None} | ({"compiled": arguments.compile} if arguments.compile else {})
     columns = {way: measure(arguments, compiled) for way, compiled in ways.items()}
     table = Table("training step", *columns)
     for name in columns["eager"]:

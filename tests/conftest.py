@@ -25,6 +25,14 @@ from lightning_adls.search import Budget, FormatSpace, Objective
 from lightning_adls.transforms import Quantize, Transform
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def frozen() -> None:
     """Keep what imports made out of garbage collections: every Trainer of a Budget asks for one."""

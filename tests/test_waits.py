@@ -38,6 +38,13 @@ def test_each_way_to_read_a_tensor_is_noticed(reader: str) -> None:
     assert found
 
 
+def test_the_line_that_reads_is_named_wherever_python_is_installed() -> None:
+    reading = compile("x.tolist()", "/opt/torch/lib/reading.py", "exec")
+    with Waits() as found:
+        exec(reading, {"x": torch.ones(2)})
+    assert "/opt/torch/lib/reading.py:1" in found[0]
+
+
 def test_computing_is_not_noticed(mlp: nn.Module, x: Tensor) -> None:
     with Waits() as found:
         mlp(x).square().sum().backward()

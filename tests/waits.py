@@ -5,6 +5,7 @@ On the CPU, where such a read costs nothing and would go unnoticed.
 
 import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ READS = {
     *(aten.repeat_interleave, aten.allclose),
 }
 INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 HOST = {Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__}
 
 
@@ -27,7 +29,7 @@ def _where() -> str:
     frames = [
         f"{frame.filename}:{frame.lineno}"
         for frame in traceback.extract_stack()
-        if frame.filename != __file__ and f"{os.sep}torch{os.sep}" not in frame.filename
+        if frame.filename != __file__ and not frame.filename.startswith(TORCH)
     ]
     return " < ".join(reversed(frames[-3:]))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats.checks import check_choice
+from lightning_adls.formats.floats import is_compiled_for_gpu
 from lightning_adls.formats.text import format_text, parse_text
 
 Bound = Tensor | float
@@ -270,6 +271,8 @@ def _round_in_parts(fmt: NumberFormat, x: Tensor, scales: Tensor | None, trainin
 
 def _inside(x: Tensor, low: Bound, high: Bound) -> Tensor:
     """1 where ``x`` lies in ``low..high`` or is NaN, else 0; shape and dtype of ``x``."""
+    if is_compiled_for_gpu(x):  # where a bound that is a product would be subtracted unrounded
+        return ((x < low) | (x > high)).logical_not().to(x.dtype)
     # Faster than comparing into bools. Not `ge`, which NaN fails.
     return torch.minimum(x - low, high - x).lt_(0).eq_(0)
 

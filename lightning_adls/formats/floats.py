@@ -54,6 +54,32 @@ def finite_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
     return finite.abs_(), infinite
 
 
+def is_compiled_for_gpu(x: Tensor) -> bool:
+    """Whether what is traced becomes a Triton kernel, whose arithmetic is not that of IEEE 754.
+
+    Division is approximate there, ``floor`` takes subnormal numbers for zero, and a product and a
+    sum are one operation, rounded once. What is exact anyway, as division by a power of two is, may
+    stay as it is.
+    """
+    return x.is_cuda and torch.compiler.is_compiling()
+
+
+def quotient(x: Tensor, divisor: Tensor) -> Tensor:
+    """``x / divisor``, rounded once; both of the same dtype."""
+    if x.dtype == torch.float32 and is_compiled_for_gpu(x):
+        # Float64 has more than twice the digits, so that rounding twice is rounding once.
+        return (x.double() / divisor.double()).float()
+    return x / divisor
+
+
+def floor_(x: Tensor) -> Tensor:
+    """``x.floor_()``."""
+    if is_compiled_for_gpu(x):
+        whole = x.round()
+        return whole - (whole > x).to(x.dtype)
+    return x.floor_()
+
+
 def keep_nan(rounded: Tensor, x: Tensor) -> Tensor:
     """Put the NaN of ``x`` into ``rounded``, in place and without a comparison."""
     if without_bits.are_bits_unknown():

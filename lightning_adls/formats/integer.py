@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_adls.formats.base import NumberFormat
 from lightning_adls.formats.checks import check_choice, check_integer
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
-from lightning_adls.formats.floats import largest_integer
+from lightning_adls.formats.floats import floor_, largest_integer
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Integer(NumberFormat):
     def round(self, x: Tensor) -> Tensor:
         low, high = self._range(x.dtype)
         scaled = x * 2.0**self.frac_width
-        whole = scaled.round_() if self.rounding == "nearest" else scaled.floor_()
+        whole = scaled.round_() if self.rounding == "nearest" else floor_(scaled)
         return whole.clamp_(low, high).mul_(2.0**-self.frac_width)
 
     def limits(self, x: Tensor) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.checks import check_choice, check_integer
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
+from lightning_adls.formats.floats import quotient
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class LearnedInteger(NumberFormat):
 
     def _round(self, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
         step = self._step(x, scales)
-        return (x / step).round_().clamp_(*self._range()).mul_(step)
+        return quotient(x, step).round_().clamp_(*self._range()).mul_(step)
 
     def limits(self, x: Tensor) -> tuple[Bound, Bound]:
         return self._limits(x, None)
@@ -96,7 +97,7 @@ class LearnedInteger(NumberFormat):
 
     def _scales_gradient(self, x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
         low, high = self._range()
-        v = x / self._step(x, scales)
+        v = quotient(x, self._step(x, scales))
         # v between the bounds, else 0: eager torch takes ten times as long to select by a mask.
         between = torch.ops.aten.hardtanh_backward(v, v, low, high)
         slope = v.clamp_(low, high).round_().sub_(between)
@@ -110,7 +111,7 @@ class LearnedInteger(NumberFormat):
 
     def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         step = self._step(x, scales)
-        k = (x / step).round_().clamp_(*self._range()).long()
+        k = quotient(x, step).round_().clamp_(*self._range()).long()
         return to_twos_complement(k, self.width), step
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:

@@ -201,3 +201,16 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers")  # its batches are made fast
     warnings.filterwarnings("ignore", ".*infer the batch indices")  # predictions name their rows
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # of Lightning, on torch 2.13
+    # Of a mixed precision, whose parameters are the float32 that it takes them for.
+    warnings.filterwarnings("ignore", "Precision .*-mixed is not supported by the model summary")
+    # Said in docs/performance.md, where float32 is what was asked for.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix mult")
+    # Why a kernel of attention cannot be used: the row's error says it.
+    warnings.filterwarnings("ignore", module=r"lightning_adls\.bench\..*scaled_dot_product")
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")
+    # Of inductor, where it notes the operands of a product, which only timing its kernels needs.
+    logging.getLogger("torch._inductor.select_algorithm").addFilter(_is_worth_reading)
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    return "tensor meta failed for Extern Choice" not in str(record.msg)

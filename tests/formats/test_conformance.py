@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ COMPILED = [
     "Ternary",
     "ResidualSign",
     "LearnedInteger(width=5, signed=False)",
+    "Integer(width=6, frac_width=-3, rounding=floor)",
     "BlockFP(width=5, exponent_width=3, block_size=(3, 4))",
     "BlockLog",
 ]
@@ -341,14 +343,94 @@ def test_formats_of_different_parameters_differ_in_their_text() -> None:
     assert len({str(fmt) for fmt in formats}) == len(formats) == len(FORMATS)
 
 
+def with_gradient(
+    fmt: NumberFormat, x: Tensor, scales: Tensor | None, way: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The rounded tensor and the gradient of its sum, on the CPU."""
+    leaf = x.clone().requires_grad_()
+    rounded = way(fmt, leaf, scales)
+    rounded.sum().backward()
+    assert leaf.grad is not None
+    return rounded.detach().cpu(), leaf.grad.cpu()
+
+
+def call(fmt: NumberFormat, x: Tensor, scales: Tensor | None) -> Tensor:
+    return fmt(x, scales)
+
+
+def with_scales(fmt: NumberFormat) -> list[Tensor | None]:
+    """Without learned scales, and with such that are no powers of two."""
+    initial = fmt.initial_scales()
+    return [None] if initial is None else [None, initial * 0.77]
+
+
+@every_format
+def test_what_is_computed_otherwise_in_kernels_for_a_gpu_is_the_same(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fmt, x = dataclasses.replace(parse(text), ste="clipped"), hard_input()
+    for scales in with_scales(fmt):
+        with monkeypatch.context() as patch:
+            expected = with_gradient(fmt, x, scales, call)
+            for module in ("base", "floats"):
+                name = f"lightning_adls.formats.{module}.is_compiled_for_gpu"
+                patch.setattr(name, lambda x: True)
+            for ours, expect in zip(with_gradient(fmt, x, scales, call), expected, strict=True):
+                assert same(ours, expect)
+
+
+def assert_agrees(text: str, ours: Tensor, expected: Tensor) -> None:
+    """Equal; but for the last bit of a mean, which depends on the order of a sum."""
+    if text in MEANS:
+        precision = torch.finfo(expected.dtype).eps
+        torch.testing.assert_close(ours, expected, rtol=precision, atol=0, equal_nan=True)
+    else:
+        assert same(ours, expected)
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_format
 def test_cuda_gives_the_bits_of_the_cpu(text: str) -> None:
-    fmt, x = parse(text), hard_input()
-    assert same(fmt(x.cuda()).cpu(), fmt(x))
+    fmt = dataclasses.replace(parse(text), ste="clipped")
+    for scales in with_scales(fmt):
+        on_device = None if scales is None else scales.cuda()
+        torch._dynamo.reset()
+        compiled = torch.compile(call, fullgraph=True)
+        for dtype in DTYPES:
+            x = hard_input().to(dtype)
+            rounded, grad = with_gradient(fmt, x, scales, call)
+            for way in (call, compiled):
+                ours = with_gradient(fmt, x.cuda(), on_device, way)
+                assert_agrees(text, ours[0], rounded)
+                assert same(ours[1], grad)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("text", ["LearnedInteger(width=4)", "ResidualSign(levels=3)"])
+def test_cuda_gives_the_gradient_of_scales_but_for_the_order_of_a_sum(text: str) -> None:
+    fmt, x = parse(text), torch.randn(60, 33)
     torch._dynamo.reset()
-    assert same(torch.compile(fmt, fullgraph=True)(x.cuda()).cpu(), fmt(x))
+    gradients = []
+    for device, way in [
+        ("cpu", call),
+        ("cuda", call),
+        ("cuda", torch.compile(call, fullgraph=True)),
+    ]:
+        scales = fmt.initial_scales()
+        assert scales is not None
+        scales = scales.to(device).mul(0.77).requires_grad_()
+        way(fmt, x.to(device), scales).square().sum().backward()
+        assert scales.grad is not None
+        gradients.append(scales.grad.cpu())
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0])
+
+
+@pytest.mark.gpu
+@every_format
+def test_cuda_gives_the_codes_of_the_cpu(text: str) -> None:
+    fmt, x = parse(text), hard_input().nan_to_num(1.0)
+    assert torch.equal(fmt.encode(x.cuda()).codes.cpu(), fmt.encode(x).codes)
 
 
 @every_format

@@ -15,7 +15,6 @@ from lightning_adls.kernels import dequantize, mxint8_triton, quantize
 from lightning_adls.kernels.mxint8 import DTYPES
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 INTERPRETED = """
 import torch
@@ -85,7 +84,6 @@ def test_importing_the_kernels_does_not_import_triton() -> None:
 
 
 @pytest.mark.gpu
-@needs_cuda
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("columns", [256, 250, 7, 0])
 def test_cuda_gives_the_numbers_of_the_cpu(dtype: torch.dtype, columns: int) -> None:
@@ -96,11 +94,12 @@ def test_cuda_gives_the_numbers_of_the_cpu(dtype: torch.dtype, columns: int) -> 
     torch._dynamo.reset()
     compiled = torch.compile(dequantize, fullgraph=True)
     assert same(compiled(*on_device, dtype).cpu(), expected)
-    library.opcheck(torch.ops.lightning_adls.mxint8_dequantize.default, (*on_device, dtype))
+    operator = torch.ops.lightning_adls.mxint8_dequantize.default
+    numbers = [packed[:255] for packed in on_device]  # opcheck takes no NaN for another
+    library.opcheck(operator, (*numbers, dtype))
 
 
 @pytest.mark.gpu
-@needs_cuda
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_cuda_packs_as_the_cpu_does(dtype: torch.dtype) -> None:
     x = hard_input(dtype)

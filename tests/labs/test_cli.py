@@ -1,15 +1,20 @@
 """How the labs read their YAML and their command line."""
 
+import logging
 import re
 import runpy
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import yaml
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import nn
 
 from lightning_adls.data import TextData
@@ -475,3 +480,33 @@ def test_a_run_says_first_how_threads_wait(
     cli.run(main, tmp_path / "lab.yaml")
     printed = capsys.readouterr().out.splitlines()
     assert printed == ["Threads that wait: active (OMP_WAIT_POLICY).", "working with 3"]
+
+
+def test_what_a_user_cannot_act_on_is_not_said() -> None:
+    module = L.LightningModule()
+    module.layer = nn.Linear(2, 2)
+    module.trainer = L.Trainer(
+        accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False
+    )
+
+    logger = logging.getLogger("torch._inductor.select_algorithm")
+
+    def say() -> None:
+        ModelSummary(module)
+        logger.warning("Constructing input/output tensor meta failed for Extern Choice")
+
+    written = StringIO()
+    handler = logging.StreamHandler(written)
+    logger.addHandler(handler)
+    logger.filters.clear()
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            say()
+            assert "not supported by the model summary" in str(said[0].message)
+            assert written.getvalue().count("Extern Choice") == 1
+            cli.quiet()
+            say()
+        assert len(said) == written.getvalue().count("Extern Choice") == 1
+    finally:
+        logger.removeHandler(handler)

@@ -85,7 +85,7 @@ def test_no_format_copies_anything_to_its_device(name: str) -> None:
         assert not copies.found, fmt
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="set_sync_debug_mode needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", NumberFormat.classes)
 def test_cuda_itself_sees_no_waiting(name: str) -> None:
     fmt = NumberFormat.classes[name]()

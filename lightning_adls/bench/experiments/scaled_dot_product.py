@@ -1,7 +1,9 @@
 """Attention as a formula and as torch's fused kernels, to be measured side by side."""
 
 import math
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -53,8 +55,25 @@ def fused(
         raise InputValueError(
             f"fused: backend={backend!r} is unknown; torch has {', '.join(known)}."
         )
-    with sdpa_kernel(SDPBackend.__members__[backend.upper()]):
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    kernel = SDPBackend.__members__[backend.upper()]
+    try:
+        with sdpa_kernel(kernel):
+            return scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    except RuntimeError as error:
+        reasons = _reasons_against(kernel, query, key, value, mask)
+        raise RuntimeError(": ".join([str(error), *reasons])) from error
+
+
+def _reasons_against(
+    kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> list[str]:
+    """Why a kernel cannot be used: torch warns of that, and its error does not say it."""
+    with warnings.catch_warnings(record=True) as said, sdpa_kernel(kernel), suppress(RuntimeError):
+        warnings.simplefilter("always")
+        scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    lines = [str(warning.message).partition(" (Triggered")[0] for warning in said]
+    # It also names the kernels that it was not to use.
+    return [line for line in lines if not line.endswith(("not used because:", "disabled."))]
 
 
 def with_gradients(

@@ -1,10 +1,14 @@
 """Attention as a formula and as torch's kernels."""
 
+import warnings
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from lightning_adls.bench.experiments import scaled_dot_product
 from lightning_adls.bench.experiments.scaled_dot_product import (
     fused,
     naive,
@@ -37,3 +41,24 @@ def test_every_attention_agrees_in_values_and_gradients(backend: str | None, mas
     assert torch.allclose(output, naive(query, key, value, mask), atol=1e-5)
     found = with_gradients(attend, query, key, value, mask)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_a_kernel_cannot_do_is_said_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*tensors: Tensor, **named: Any) -> Tensor:  # in torch's words, on a GPU
+        for line in (
+            "Memory efficient kernel not used because:",
+            "Memory Efficient attention has been runtime disabled.",
+            "Flash attention kernel not used because:",
+            "Flash Attention does not support non-null attn_mask.",
+        ):
+            warnings.warn(f"{line} (Triggered internally at sdp_utils.cpp:262.)", stacklevel=1)
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    monkeypatch.setattr(scaled_dot_product, "scaled_dot_product_attention", refuse)
+    query = torch.ones(1, 1, 2, 4)
+    expected = "No available kernel.*: Flash Attention does not support non-null attn_mask.$"
+    with (
+        pytest.warns(UserWarning, match="not used because"),
+        pytest.raises(RuntimeError, match=expected),
+    ):
+        fused("flash_attention", query, query, query, None)
