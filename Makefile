@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 lab4 train figures report test lint format clean help \
+.PHONY: lab0 lab1 lab2 lab3 lab4 train figures report test test-slow lint format clean help \
   bench bench-formats bench-step bench-flow
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make figures draw the figures of runs again: ARGS='lightning_logs/lab1/default'"
 	@echo "make report  write a lab report of one run or several, side by side: ARGS='lab1/default'"
 	@echo "make test    the test suite"
+	@echo "make test-slow  a hundred kills of workers and drivers: half an hour or more"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   three tables of speed, each also by itself, with ARGS:"
 	@echo "make bench-formats   the number formats against copying a tensor"
@@ -50,6 +51,10 @@ report: .venv/.package
 # A process per core, of one thread each: threads that wait for each other spin.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
+
+# Kills of workers and drivers, a cluster that loses a node: half an hour or more.
+test-slow: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

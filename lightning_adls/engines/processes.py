@@ -145,7 +145,8 @@ class Processes(Engine):
                 env=worker.environment,
             )
         with _deaf_to_interrupts():
-            return worker.executor.submit(in_worker.work, *arguments)
+            future: Future[bytes] = worker.executor.submit(in_worker.work, *arguments)
+        return future
 
     def _written(self, shared: Shared) -> Path:
         """The file that workers read a shared value from; earlier ones are of no use any more."""
