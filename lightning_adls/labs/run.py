@@ -175,6 +175,7 @@ class Run:
         run, continued, leaves the same files as one that was not interrupted.
         """
         kept = {self.checkpoint(step) for step in (*steps, *self._begun)}
+        kept |= {self.checkpoint(step).with_suffix(".part") for step in self._begun}
         for path in self.folder.glob("checkpoints/*"):
             if path not in kept:
                 path.unlink()

@@ -1,5 +1,6 @@
 """Judging a choice: build, train within a budget or only evaluate, compress, and validate."""
 
+import copy
 import shutil
 import socket
 from collections.abc import Callable, Sequence
@@ -82,6 +83,12 @@ class Objective(Generic[ChoiceT]):
         for budget in (self.budget, self.retrain):
             if budget is not None:
                 budget.check_repeatable()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers: without the Trainer that the data were used by before."""
+        data = copy.copy(self.data)
+        data.trainer = None
+        return {**vars(self), "data": data}
 
     def __call__(self, trial: JudgedTrial) -> float:
         """Judge one trial.

@@ -2,11 +2,15 @@
 
 import json
 import multiprocessing
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from lightning_adls.compiling import machines
+from lightning_adls.engines import Call, Driver, Engine
 from lightning_adls.labs.run import LOGS, Run, settings_of
 from lightning_adls.report import Row
 
@@ -157,3 +161,63 @@ def test_all_calls_of_a_run_choose_whether_to_compile_by_the_machine_that_it_beg
     with Run("lab", "y", "classifier: {compile: true}\n") as run:
         run.begin()
     assert not (run.folder / "machine.json").exists()
+
+
+class Backwards(Engine):
+    """Begins all calls and ends the last one first, as workers may."""
+
+    def run(self, driver: Driver) -> None:
+        calls: list[Call] = []
+        while (call := driver.next()) is not None:
+            driver.began(call, len(calls) + 1)
+            calls.append(call)
+        results = [call.function(call.shared.value, call.argument, Mock()) for call in calls]
+        for call, result in reversed([*zip(calls, results, strict=True)]):
+            driver.ended(call, result)
+
+    def close(self) -> None:
+        pass
+
+
+def test_steps_that_end_in_any_order_have_rows_in_theirs() -> None:
+    works = {name: partial(letter, name=name) for name in "abcd"}
+    with Run("lab", "x", YAML) as run:
+        run.step("c", lambda: {"letter": "done before"})
+        run.steps(works, Backwards())
+        assert [*run.rows] == ["a", "b", "c", "d"]
+    with Run("lab", "x", YAML) as run:
+        assert [*run.rows] == ["a", "b", "c", "d"]
+        run.steps(works, Backwards())
+        assert run.rows["c"] == {"letter": "done before"}
+
+
+def letter(run: Run, name: str) -> dict[str, str]:
+    run.checkpoint(name).parent.mkdir(exist_ok=True)
+    run.checkpoint(name).touch()
+    return {"letter": name}
+
+
+def test_the_checkpoint_of_a_step_that_a_worker_does_is_not_dropped() -> None:
+    class Dropping(Run):
+        def done(self, *arguments: Any, **more: Any) -> None:
+            super().done(*arguments, **more)
+            self.keep([])
+
+    with Dropping("lab", "x", YAML) as run:
+        run.steps({name: partial(letter, name=name) for name in "ab"}, Backwards())
+        assert not run.checkpoint("b").exists()
+        assert not run.checkpoint("a").exists()
+
+    class Looking(Dropping):
+        def done(self, name: str, *arguments: Any, **more: Any) -> None:
+            self.checkpoint("c").with_suffix(".part").touch()
+            super().done(name, *arguments, **more)
+            if name == "d":
+                unfinished = self.checkpoint("c").with_suffix(".part")
+                assert self.checkpoint("c").exists()
+                assert unfinished.exists()
+                assert not self.checkpoint("d").exists()
+
+    with Looking("lab", "x", YAML) as run:
+        run.steps({name: partial(letter, name=name) for name in "cd"}, Backwards())
+        assert [*run.rows] == ["a", "b", "c", "d"]
