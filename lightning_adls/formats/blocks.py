@@ -65,7 +65,8 @@ def block_max(blocks: Tensor) -> Tensor:
     # largest, overflow to the smallest integers, below what becomes of zero. Integers because eager
     # torch is slow at the maximum of few floats.
     zero = torch.iinfo(integer).min + (1 << (digits + 1))
-    largest = _amax(blocks.view(integer).mul(2).add_(zero)).clamp_(min=zero)
+    least = blocks.new_full((), zero, dtype=integer)
+    largest = _amax(torch.add(least, blocks.view(integer), alpha=2)).clamp_(min=zero)
     return ((largest - zero) >> 1).bitwise_and_(torch.iinfo(integer).max).view(blocks.dtype)
 
 
