@@ -49,6 +49,11 @@ def finite_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if without_bits.are_bits_unknown():
         return without_bits.finite_magnitude(x)
+    if torch.compiler.is_compiling():
+        # Inductor looks for NaN one element at a time.
+        magnitude = x.abs()
+        within = magnitude < torch.inf
+        return magnitude.where(within, 0.0), within.to(x.dtype)
     finite = torch.nan_to_num(x, 0.0, 0.0, 0.0)
     counted = (x - finite).eq_(0)  # faster than comparing into bools
     return finite.abs_(), counted
@@ -111,11 +116,12 @@ def floor_power(x: Tensor, lowest: int, highest: int) -> Tensor:
         return power_of_two(floor_log2(x).clamp(lowest, highest), x.dtype)
     digits, bias, integer = layout(x.dtype)
     bits = x.view(integer)
-    # The first digit alone, which a subnormal number has in place of an exponent, is 2**-127. Where
-    # there is an exponent, that is more.
-    first_digit = bits & (1 << (digits - 1))
-    power = torch.maximum(bits & ((2 * bias + 1) << digits), first_digit)
-    return power.view(x.dtype).clamp_(2.0**lowest, 2.0**highest)
+    power = bits & ((2 * bias + 1) << digits)
+    if lowest < 1 - bias:
+        # The first digit alone, which a subnormal number has in place of an exponent, is 2**-127.
+        # Where there is an exponent, that is more.
+        power = torch.maximum(power, bits & (1 << (digits - 1)))
+    return power.view(x.dtype).clamp_(2.0**lowest, None if highest >= bias else 2.0**highest)
 
 
 def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
