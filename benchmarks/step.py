@@ -17,6 +17,7 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 # isort: split
 import argparse
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -97,9 +98,8 @@ def measure(arguments: argparse.Namespace, compiled: bool) -> dict[str, str]:
         for network in found.values():
             network.compile(isolate_recompiles=True, dynamic=False)
     with current(arguments.device):
-        times_ms = alternate(
-            steps(found, BATCHES[arguments.network]), Rounds(timed=arguments.rounds)
-        )
+        calls = steps(found, BATCHES[arguments.network])
+        times_ms = alternate(calls, Rounds(timed=arguments.rounds), arguments.clock)
     plain_ms = times_ms.pop(FLOAT32)
     return {FLOAT32: f"{cell(plain_ms)} ms"} | {
         name: cell(values / plain_ms) for name, values in times_ms.items()
@@ -126,6 +126,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive, default=10, help="timed ones (default: 10)")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--processor-time",
+        dest="clock",
+        action="store_const",
+        const=time.process_time,
+        default=time.perf_counter,
+        help="count seconds of computing, which other processes disturb less (default: wall time)",
+    )
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--compile", action="store_true", help="time compiled steps too, each in its own multiples"
@@ -142,7 +150,8 @@ def main() -> None:
     print(machine(arguments.device))
     print(
         f"Median (smallest - largest) of {arguments.rounds} rounds; {arguments.network} network, "
-        f"{rows} rows of {tokens} tokens; steps in those of float32, eager or compiled as they are."
+        f"{rows} rows of {tokens} tokens; steps in those of float32, each way by itself, "
+        f"by {arguments.clock.__name__}."
     )
     ways = {"eager": False} | ({"compiled": True} if arguments.compile else {})
     columns = {way: measure(arguments, compiled) for way, compiled in ways.items()}
