@@ -277,7 +277,8 @@ def _inside(x: Tensor, low: Bound, high: Bound) -> Tensor:
         return torch.minimum(x - low, high - x).lt_(0).eq_(0)
     # One pass, which gives 0 at its bounds, and for a NaN.
     ones = x.new_ones(()).expand_as(x)
-    return torch.ops.aten.hardtanh_backward(ones, x, *next_outside(x, low, high))
+    inside: Tensor = torch.ops.aten.hardtanh_backward(ones, x, *next_outside(x, low, high))
+    return inside
 
 
 class _StraightThrough(torch.autograd.Function):

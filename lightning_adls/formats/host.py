@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.jit._trace import is_tracing
 
 
 def is_readable(x: Tensor) -> bool:
@@ -16,7 +17,7 @@ def is_readable(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not is_tracing()
         and not isinstance(x, FakeTensor)
     )
 
