@@ -96,7 +96,6 @@ def parse_arguments() -> argparse.Namespace:
         dest="clock",
         action="store_const",
         const=time.process_time,
-        default=time.perf_counter,
         help="count seconds of computing, which other processes disturb less (default: wall time)",
     )
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
@@ -112,7 +111,7 @@ def main() -> None:
     print(machine(arguments.device))
     print(
         f"Median (10th - 90th percentile) of {arguments.repeats} turns; rounding in copies, by "
-        f"{arguments.clock.__name__}."
+        f"{'processor' if arguments.clock else 'wall'} time."
     )
     names = ["eager"] if arguments.no_compile else ["eager", "compiled"]
     aims = ", ".join(f"{name} {AIMS[name]:g}" for name in names)

@@ -131,7 +131,6 @@ def parse_arguments() -> argparse.Namespace:
         dest="clock",
         action="store_const",
         const=time.process_time,
-        default=time.perf_counter,
         help="count seconds of computing, which other processes disturb less (default: wall time)",
     )
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
@@ -151,7 +150,7 @@ def main() -> None:
     print(
         f"Median (smallest - largest) of {arguments.rounds} rounds; {arguments.network} network, "
         f"{rows} rows of {tokens} tokens; steps in those of float32, each way by itself, "
-        f"by {arguments.clock.__name__}."
+        f"by {'processor' if arguments.clock else 'wall'} time."
     )
     ways = {"eager": False} | ({"compiled": True} if arguments.compile else {})
     columns = {way: measure(arguments, compiled) for way, compiled in ways.items()}

@@ -58,8 +58,9 @@ class Spread:
         return cls(*values.quantile(at).tolist())
 
 
-def call_ms(call: Callable[[], object], clock: Callable[[], float] = perf_counter) -> float:
+def call_ms(call: Callable[[], object], clock: Callable[[], float] | None = None) -> float:
     """Time of one call in ms, from an idle GPU to an idle GPU where one is in use."""
+    clock = clock or perf_counter
     _synchronize()
     start = clock()
     call()
@@ -86,7 +87,7 @@ def time_ms(call: Callable[[], object], rounds: Rounds = ROUNDS) -> Tensor:
 def alternate(
     calls: Mapping[str, Callable[[], object]],
     rounds: Rounds = ROUNDS,
-    clock: Callable[[], float] = perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Tensor]:
     """Times of calls that take turns, so that a change of the machine's speed meets all alike.
 
@@ -97,7 +98,7 @@ def alternate(
     Args:
         calls: What is timed, by name.
         rounds: How often.
-        clock: Seconds since some time, wall time by default. ``time.process_time`` counts those
+        clock: Seconds since some time; None is wall time. ``time.process_time`` counts those
             that this process computes, on all threads: other processes disturb it less.
 
     Returns:
