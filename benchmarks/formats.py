@@ -15,6 +15,7 @@ Run:
 
 import argparse
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -48,10 +49,9 @@ def cell(spread: Spread, aim: float = math.inf) -> str:
     return f"{spread.median:.2f} ({spread.p10:.2f} - {spread.p90:.2f}){missed}"
 
 
-def measure(
-    fmt: NumberFormat, shape: tuple[int, ...], device: torch.device, rounds: Rounds, compiled: bool
-) -> list[str]:
+def measure(fmt: NumberFormat, shape: tuple[int, ...], arguments: argparse.Namespace) -> list[str]:
     """Cells of a row: time to copy in ms, then times to round as multiples of it."""
+    device, rounds = arguments.device, Rounds(timed=arguments.repeats)
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
     leaves = [x.clone().requires_grad_()]
@@ -64,7 +64,7 @@ def measure(
         return fmt(*tensors)
 
     ways: dict[str, Callable[..., Tensor]] = {"eager": rounded}
-    if compiled:
+    if not arguments.no_compile:
         ways["compiled"] = torch.compile(rounded, fullgraph=True, dynamic=False)
     calls: dict[str, Callable[[], object]] = {"copy": lambda: x.clone()}
     for name, way in ways.items():
@@ -73,7 +73,8 @@ def measure(
     count = CALLS[device.type]
     turns = {name: partial(repeat, call, count) for name, call in calls.items()}
     with torch.no_grad(), current(device):
-        times_ms = {name: ms / count for name, ms in alternate(turns, rounds).items()}
+        found = alternate(turns, rounds, arguments.clock)
+        times_ms = {name: ms / count for name, ms in found.items()}
     copy_ms = times_ms.pop("copy")
     ratios = {name: Spread.of(ms / copy_ms) for name, ms in times_ms.items()}
     cells = [cell(ratio, AIMS.get(name, math.inf)) for name, ratio in ratios.items()]
@@ -108,6 +109,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=positive, default=30, help="turns (default: 30)")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--processor-time",
+        dest="clock",
+        action="store_const",
+        const=time.process_time,
+        help="count seconds of computing, which other processes disturb less (default: wall time)",
+    )
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     return parser.parse_args()
@@ -119,18 +127,20 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     print(machine(arguments.device))
-    print(f"Median (10th - 90th percentile) of {arguments.repeats} turns; rounding in copies.")
+    print(
+        f"Median (10th - 90th percentile) of {arguments.repeats} turns; rounding in copies, by "
+        f"{'processor' if arguments.clock else 'wall'} time."
+    )
     names = ["eager"] if arguments.no_compile else ["eager", "compiled"]
     aims = ", ".join(f"{name} {AIMS[name]:g}" for name in names)
     print(f"Aims without a backward pass: {aims}; a ! marks what is above.")
     columns = ["copy (ms)"]
     for name in names:
         columns += [name, f"{name}, with backward"]
-    rounds = Rounds(timed=arguments.repeats)
     table = Table("format", "tensor", *columns)
     for fmt in arguments.formats:
         for name, shape in SHAPES[arguments.device.type].items():
-            cells = measure(fmt, shape, arguments.device, rounds, not arguments.no_compile)
+            cells = measure(fmt, shape, arguments)
             table.add_row(str(fmt), f"{name} {shape}", *cells)
     Console(width=None if Console().is_terminal else 160).print(table)
 

@@ -18,6 +18,7 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 # isort: split
 import argparse
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -102,9 +103,8 @@ def measure(arguments: argparse.Namespace, compiled: str | None) -> dict[str, st
         elif compiled == "layers":
             compile_layers(network)
     with current(arguments.device):
-        times_ms = alternate(
-            steps(found, BATCHES[arguments.network]), Rounds(timed=arguments.rounds)
-        )
+        calls = steps(found, BATCHES[arguments.network])
+        times_ms = alternate(calls, Rounds(timed=arguments.rounds), arguments.clock)
     plain_ms = times_ms.pop(FLOAT32)
     return {FLOAT32: f"{cell(plain_ms)} ms"} | {
         name: cell(values / plain_ms) for name, values in times_ms.items()
@@ -131,6 +131,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive, default=10, help="timed ones (default: 10)")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--processor-time",
+        dest="clock",
+        action="store_const",
+        const=time.process_time,
+        help="count seconds of computing, which other processes disturb less (default: wall time)",
+    )
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--compile",
@@ -152,7 +159,8 @@ def main() -> None:
     print(machine(arguments.device))
     print(
         f"Median (smallest - largest) of {arguments.rounds} rounds; {arguments.network} network, "
-        f"{rows} rows of {tokens} tokens; steps in those of float32, eager or compiled as they are."
+        f"{rows} rows of {tokens} tokens; steps in those of float32, each way by itself, "
+        f"by {'processor' if arguments.clock else 'wall'} time."
     )
     ways = {"eager": None} | ({"compiled": arguments.compile} if arguments.compile else {})
     columns = {way: measure(arguments, compiled) for way, compiled in ways.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats.checks import check_choice
 from lightning_adls.formats.floats import is_compiled_for_gpu
+from lightning_adls.formats.host import is_finite, next_outside
 from lightning_adls.formats.text import format_text, parse_text
 
 Bound = Tensor | float
@@ -273,8 +274,14 @@ def _inside(x: Tensor, low: Bound, high: Bound) -> Tensor:
     """1 where ``x`` lies in ``low..high`` or is NaN, else 0; shape and dtype of ``x``."""
     if is_compiled_for_gpu(x):  # where a bound that is a product would be subtracted unrounded
         return ((x < low) | (x > high)).logical_not().to(x.dtype)
-    # Faster than comparing into bools. Not `ge`, which NaN fails.
-    return torch.minimum(x - low, high - x).lt_(0).eq_(0)
+    alike = all(not isinstance(bound, Tensor) or bound.numel() == 1 for bound in (low, high))
+    if not (alike and is_finite(x)):
+        # Faster than comparing into bools. Not `ge`, which NaN fails.
+        return torch.minimum(x - low, high - x).lt_(0).eq_(0)
+    # One pass, which gives 0 at its bounds, and for a NaN.
+    ones = x.new_ones(()).expand_as(x)
+    inside: Tensor = torch.ops.aten.hardtanh_backward(ones, x, *next_outside(x, low, high))
+    return inside
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -293,7 +300,8 @@ class _StraightThrough(torch.autograd.Function):
         ctx.fmt, ctx.batched = fmt, batched
         # Where x is kept for the scales, it says later what was inside.
         clipped = fmt.ste == "clipped" and scales is None and x.requires_grad
-        inside = _inside(wide, *fmt._limits(wide, None)).bool() if clipped else None
+        # Eager torch converts small integers several times as fast as bools.
+        inside = _inside(wide, *fmt._limits(wide, None)).to(torch.int8) if clipped else None
         ctx.save_for_backward(inside, scales, None if scales is None else x)
         return narrow(_round_in_parts(fmt, wide, scales, training), x.dtype)
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.checks import check_choice
-from lightning_adls.formats.floats import finite_magnitude, keep_nan, with_sign_of
+from lightning_adls.formats.floats import finite_magnitude, keep_nan, signs, with_sign_of
+from lightning_adls.formats.host import is_finite, is_readable
 
 SCALES = ("none", "per_tensor", "per_channel")
 
@@ -25,28 +26,56 @@ def mean_magnitude(x: Tensor, scale: str) -> Tensor:
     Returns:
         Shape of ``x`` with every averaged dimension kept as 1.
     """
-    magnitude, infinite = finite_magnitude(x)
-    return mean_without(infinite, magnitude, scale)
+    return finite_magnitude_and_mean(x, scale)[1]
 
 
-def mean_without(left_out: Tensor, magnitude: Tensor, scale: str) -> Tensor:
-    """Mean of magnitudes, of which some are left out, or 0 if all are; shapes as above.
+def finite_magnitude_and_mean(x: Tensor, scale: str) -> tuple[Tensor, Tensor, bool]:
+    """``abs(x)``, or 0 where ``x`` is not finite, and its :func:`mean_magnitude`.
+
+    Returns:
+        The magnitude, in the dtype and shape of ``x``, the mean, and whether all of ``x`` is known
+        to be finite.
+    """
+    if is_readable(x):
+        magnitude = x.abs()
+        total = _sum(magnitude, scale, torch.float64)
+        if is_finite(total):  # what is not finite leaves no finite sum
+            mean = total / max(_elements(x, scale), 1)
+            return magnitude, mean.to(x.dtype), True
+    magnitude, counted = finite_magnitude(x)
+    return magnitude, mean_of(magnitude, counted, scale), False
+
+
+def mean_of(magnitude: Tensor, counted: Tensor, scale: str) -> Tensor:
+    """Mean of the magnitudes that count, or 0 if none does; shapes as above.
 
     Args:
-        left_out: 1 where a magnitude is left out, which is 0 there, else 0; dtype of ``magnitude``.
         magnitude: float32 or float64.
+        counted: 1 where a magnitude counts; 0 where it does not, and is 0. In the same dtype.
         scale: As above.
     """
-    first = 1 if scale == "per_channel" and magnitude.ndim > 1 else 0
-    dims = tuple(range(first, magnitude.ndim))
     # In float64 a sum of float32 neither overflows nor depends, but for the last bit of the mean
     # in the rarest of cases, on its order.
-    total = magnitude.sum(dims, keepdim=True, dtype=torch.float64)
-    elements = math.prod(magnitude.shape[first:])
+    total = _sum(magnitude, scale, torch.float64)
     # Float32 counts up to 2**24, and sums several times as fast.
-    exact = torch.float64 if elements > 2**24 else magnitude.dtype
-    count = elements - left_out.sum(dims, keepdim=True, dtype=exact).double()
+    exact = torch.float64 if _elements(magnitude, scale) > 2**24 else magnitude.dtype
+    count = _sum(counted, scale, exact).double()
     return (total / count.clamp_(min=1)).to(magnitude.dtype)
+
+
+def _first(x: Tensor, scale: str) -> int:
+    """The first of the dimensions that a mean is taken over."""
+    return 1 if scale == "per_channel" and x.ndim > 1 else 0
+
+
+def _elements(x: Tensor, scale: str) -> int:
+    """The number of elements of one mean."""
+    return math.prod(x.shape[_first(x, scale) :])
+
+
+def _sum(x: Tensor, scale: str, dtype: torch.dtype) -> Tensor:
+    """The sums that means are taken of."""
+    return x.sum(tuple(range(_first(x, scale), x.ndim)), keepdim=True, dtype=dtype)
 
 
 def scale_count(shape: Sequence[int], scale: str) -> int:
@@ -102,15 +131,14 @@ class Binary(NumberFormat):
         return x.new_ones(()) if self.scale == "none" else mean_magnitude(x, self.scale)
 
     def round(self, x: Tensor) -> Tensor:
-        # Adding zero makes -0.0 positive.
-        return keep_nan(with_sign_of(self._factor(x), x + 0.0), x)
+        return signs(x) if self.scale == "none" else signs(x).mul_(self._factor(x))
 
     def _round(self, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
         if not (self.stochastic and training):
             return self.round(x)
         factor = self._factor(x)
-        noise = torch.rand_like(x).mul_(-2).add_(1).mul_(factor)
-        return keep_nan(with_sign_of(factor, x + noise), x)
+        noisy = torch.rand_like(x).mul_(-2).add_(1).mul_(factor).add_(x)
+        return keep_nan(with_sign_of(factor, noisy, spare=noisy), x)
 
     def limits(self, x: Tensor) -> tuple[Bound, Bound]:
         factor = self._factor(x)

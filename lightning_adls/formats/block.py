@@ -139,7 +139,8 @@ class BlockMinifloat(BlockFormat):
 
     def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
         largest = self.largest_element(blocks.dtype)
-        return round_significand(blocks / scale, *self._grid, largest).mul_(scale)
+        elements = round_significand(blocks / scale, *self._grid, largest, overwrite=True)
+        return elements.mul_(scale)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return encode_minifloat(x, *self._grid, self.width)
@@ -200,7 +201,7 @@ class BlockLog(BlockFormat):
         return 2.0
 
     def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
-        return round_to_power(blocks / scale, self._lowest, 1).mul_(scale)
+        return round_to_power(blocks / scale, self._lowest, 1, overwrite=True).mul_(scale)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return encode_power(x, self._lowest, self.width)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_adls.formats import without_bits
-from lightning_adls.formats.floats import layout
+from lightning_adls.formats.floats import finite_magnitude, layout
 
 BlockSize = int | tuple[int, int]
 WHOLE = -1  # the size of a block that takes in a whole dimension
@@ -55,17 +54,15 @@ def block_count(shape: torch.Size, block_size: BlockSize) -> int:
 
 def block_max(blocks: Tensor) -> Tensor:
     """Largest finite magnitude of each block, its dimensions kept with size 1."""
-    if without_bits.are_bits_unknown():
-        return _amax(without_bits.finite_magnitude(blocks)[0])
     if torch.compiler.is_compiling():
-        magnitude = blocks.abs()
-        return _amax(magnitude.where(magnitude < torch.inf, 0.0))
+        return _amax(finite_magnitude(blocks)[0])
     digits, _, integer = layout(blocks.dtype)
     # Doubling loses the sign. Added to that, this makes infinity and NaN, whose bits are the
     # largest, overflow to the smallest integers, below what becomes of zero. Integers because eager
     # torch is slow at the maximum of few floats.
     zero = torch.iinfo(integer).min + (1 << (digits + 1))
-    largest = _amax(blocks.view(integer).mul(2).add_(zero)).clamp_(min=zero)
+    least = blocks.new_full((), zero, dtype=integer)
+    largest = _amax(torch.add(least, blocks.view(integer), alpha=2)).clamp_(min=zero)
     return ((largest - zero) >> 1).bitwise_and_(torch.iinfo(integer).max).view(blocks.dtype)
 
 

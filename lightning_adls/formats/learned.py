@@ -79,7 +79,8 @@ class LearnedInteger(NumberFormat):
     def _step(self, x: Tensor, scales: Tensor | None) -> Tensor:
         step = self.initial_scales() if scales is None else scales
         limits = torch.finfo(x.dtype)
-        return step.to(x).abs().clamp(limits.tiny, limits.max * 2.0**-self.width)
+        # Without a dimension, which a number without one would get.
+        return step.to(x).abs().clamp(limits.tiny, limits.max * 2.0**-self.width).squeeze(0)
 
     def round(self, x: Tensor) -> Tensor:
         return self._round(x, None, False)
@@ -112,7 +113,7 @@ class LearnedInteger(NumberFormat):
     def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         step = self._step(x, scales)
         k = quotient(x, step).round_().clamp_(*self._range()).long()
-        return to_twos_complement(k, self.width), step
+        return to_twos_complement(k, self.width), step.reshape(1)
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         assert shared is not None

@@ -41,7 +41,7 @@ def _carry_from_root_two(digits: int) -> int:
     return (2 << digits) - math.isqrt(2 << (2 * digits)) - 1
 
 
-def round_to_power(x: Tensor, lowest: int, highest: int) -> Tensor:
+def round_to_power(x: Tensor, lowest: int, highest: int, *, overwrite: bool = False) -> Tensor:
     """Round the magnitude to ``2**round(log2(x))``, keeping the sign.
 
     Args:
@@ -49,9 +49,10 @@ def round_to_power(x: Tensor, lowest: int, highest: int) -> Tensor:
         lowest: Smallest exponent; what would round to less becomes zero. In float64 at least
             -1021, so that its subnormals are zero.
         highest: Largest exponent; larger magnitudes saturate.
+        overwrite: Whether the memory of ``x`` may be used.
     """
     limit = math.ldexp(1.0, min(highest, layout(x.dtype).bias))
-    y = x.clamp(-limit, limit)
+    y = torch.clamp(x, -limit, limit, out=x if overwrite else None)
     if lowest >= 2 - layout(x.dtype).bias:
         return _carry_digits(y, lowest)
     # What is subnormal in float32 is an ordinary number in float64.

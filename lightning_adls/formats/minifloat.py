@@ -14,7 +14,9 @@ from lightning_adls.formats.floats import floor_log2, largest_value, layout, pow
 from lightning_adls.formats.without_bits import are_bits_unknown
 
 
-def round_significand(x: Tensor, mantissa: int, lowest: int, largest: float) -> Tensor:
+def round_significand(
+    x: Tensor, mantissa: int, lowest: int, largest: float, *, overwrite: bool = False
+) -> Tensor:
     """Round to ``mantissa`` digits after the leading one, ties to even, saturating.
 
     Args:
@@ -22,11 +24,12 @@ def round_significand(x: Tensor, mantissa: int, lowest: int, largest: float) -> 
         mantissa: Digits after the leading one of a normal number.
         lowest: Exponent of the smallest normal number; below it the step stays the same.
         largest: Largest value, which the dtype of ``x`` holds.
+        overwrite: Whether the memory of ``x`` may be used.
     """
     digits, bias, _ = layout(x.dtype)
     top = math.frexp(largest)[1] - 1
     fits = mantissa <= digits - 2 and lowest >= 1 - bias and top + digits - mantissa <= bias
-    y = x.clamp(-largest, largest)
+    y = torch.clamp(x, -largest, largest, out=x if overwrite else None)
     if fits:
         return _push_out_digits(y, mantissa, lowest)
     return _push_out_digits(y.double(), mantissa, lowest).float()  # where everything fits

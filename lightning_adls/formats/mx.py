@@ -139,8 +139,8 @@ class MXFP(_MX):
 
     def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
         bias, largest = self._element
-        elements = round_significand(blocks / scale, self.mantissa_width, 1 - bias, largest)
-        return elements.mul_(scale)
+        grid = self.mantissa_width, 1 - bias, largest
+        return round_significand(blocks / scale, *grid, overwrite=True).mul_(scale)
 
     def encode_element(self, x: Tensor) -> Tensor:
         return encode_minifloat(x, self.mantissa_width, 1 - self._element[0], self.code_bits)

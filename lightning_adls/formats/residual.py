@@ -11,7 +11,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.binary import SCALES, mean_magnitude, scale_count
 from lightning_adls.formats.checks import check_choice, check_integer
-from lightning_adls.formats.floats import keep_nan, with_sign_of
+from lightning_adls.formats.floats import signs, with_sign_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,16 @@ class ResidualSign(NumberFormat):
         return self._round(x, None, False)
 
     def _round(self, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
-        return keep_nan(_total(_parts(x, self._level_scales(x, scales))), x)
+        first, *others = self._level_scales(x, scales)
+        total = signs(x).mul_(first)
+        if not others:
+            return total
+        residual = (x + 0.0).sub_(total)
+        for scale in others[:-1]:
+            part = with_sign_of(scale, residual)
+            total.add_(part)
+            residual.sub_(part)
+        return total.add_(with_sign_of(others[-1], residual, spare=residual))
 
     def limits(self, x: Tensor) -> tuple[Bound, Bound]:
         return self._limits(x, None)
@@ -92,10 +101,11 @@ class ResidualSign(NumberFormat):
         factors = self._level_scales(x, torch.ones_like(scales))
         sums: list[Tensor] = []
         residual = x + 0.0  # as in _parts
+        spare = torch.empty_like(residual)
         for factor, scale in zip(factors, self._level_scales(x, scales), strict=True):
-            sums.append(torch.copysign(factor, residual).mul_(grad).sum())
+            sums.append(with_sign_of(factor, residual, spare).mul_(grad).sum())
             if len(sums) < self.levels:
-                residual.sub_(torch.copysign(scale, residual))
+                residual.sub_(with_sign_of(scale, residual, spare))
         return torch.stack(sums) * torch.where(scales < 0, -1.0, 1.0)
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor]:

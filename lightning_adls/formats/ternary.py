@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_adls.formats.base import Bound, NumberFormat
-from lightning_adls.formats.binary import SCALES, mean_without, scale_count
+from lightning_adls.formats.binary import SCALES, finite_magnitude_and_mean, mean_of, scale_count
 from lightning_adls.formats.checks import check_choice, check_fraction
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
-from lightning_adls.formats.floats import finite_magnitude, keep_nan, with_sign_of
+from lightning_adls.formats.floats import keep_nan, with_sign_of
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,31 @@ class Ternary(NumberFormat):
     def storage_bits(self, shape: Sequence[int]) -> int:
         return super().storage_bits(shape) + 32 * scale_count(shape, self.scale)
 
-    def _boundary_and_factor(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        magnitude, infinite = finite_magnitude(x)
-        boundary = mean_without(infinite, magnitude, self.scale).mul_(self.threshold)
+    def _kept_and_factor(self, x: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """1 where an element is not zero, else 0; the scale; whether ``x`` is known to be finite.
+
+        In the dtype of ``x``; the first is of its shape and 0 for a NaN.
+        """
+        magnitude, mean, finite = finite_magnitude_and_mean(x, self.scale)
+        boundary = mean.mul_(self.threshold)
         if self.scale == "none":
-            return boundary, x.new_ones(())
-        dropped = magnitude.clone().le_(boundary)
-        return boundary, mean_without(dropped, magnitude.mul_(1 - dropped), self.scale)
+            return (magnitude if finite else x.abs()).gt_(boundary), x.new_ones(()), finite
+        kept = magnitude.clone().gt_(boundary)
+        factor = mean_of(magnitude.mul_(kept), kept, self.scale)
+        return kept if finite else x.abs().gt_(boundary), factor, finite
 
     def round(self, x: Tensor) -> Tensor:
-        boundary, factor = self._boundary_and_factor(x)
-        kept = x.abs().gt_(boundary)
-        return keep_nan(with_sign_of(kept if self.scale == "none" else kept.mul_(factor), x), x)
+        kept, factor, finite = self._kept_and_factor(x)
+        rounded = with_sign_of(kept if self.scale == "none" else kept.mul_(factor), x)
+        return rounded if finite else keep_nan(rounded, x)
 
     def limits(self, x: Tensor) -> tuple[Bound, Bound]:
-        _, factor = self._boundary_and_factor(x)
+        _, factor, _ = self._kept_and_factor(x)
         return -factor, factor
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        boundary, factor = self._boundary_and_factor(x)
-        digit = x.abs().gt_(boundary).copysign_(x).long()
+        kept, factor, _ = self._kept_and_factor(x)
+        digit = with_sign_of(kept, x).long()
         return to_twos_complement(digit, 2), None if self.scale == "none" else factor
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:

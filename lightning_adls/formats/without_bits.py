@@ -42,7 +42,7 @@ def round_log2(x: Tensor) -> Tensor:
 def finite_magnitude(x: Tensor) -> tuple[Tensor, Tensor]:
     """As in ``floats``."""
     finite = x.isfinite()
-    return x.abs().where(finite, 0.0), (~finite).to(x.dtype)
+    return x.abs().where(finite, 0.0), finite.to(x.dtype)
 
 
 def keep_nan(rounded: Tensor, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given
-from oracle import BLOCKS, FORMATS, MEANS, few, mixed, rows, same
+from oracle import BLOCKS, EDGES, FORMATS, MEANS, few, mixed, rows, same
 from torch import Tensor
 
 from lightning_adls.formats import NumberFormat, parse
@@ -177,6 +177,53 @@ def test_an_empty_tensor_stays_empty(text: str, shape: tuple[int, ...]) -> None:
     fmt = parse(text)
     assert fmt(torch.empty(shape)).shape == shape
     assert fmt.decode(fmt.encode(torch.empty(shape))).shape == shape
+
+
+@every_format
+def test_a_tensor_without_dimensions_stays_one(text: str) -> None:
+    fmt = parse(text)
+    for value in (0.3, math.nan):
+        for scales in (None, fmt.initial_scales()):
+            x = torch.tensor(value, requires_grad=True)
+            rounded = fmt(x, scales)
+            rounded.backward(torch.ones_like(rounded))
+            assert x.grad is not None
+            assert rounded.shape == x.grad.shape == ()
+
+
+@every_format
+@pytest.mark.parametrize("ste", ["identity", "clipped"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_read_on_the_cpu_changes_no_bit(
+    text: str, ste: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fmt = dataclasses.replace(parse(text), ste=ste)
+    edges = torch.cat([EDGES, -EDGES, torch.ones(4)]).view(2, 16)
+    tensors = [hard_input(), mixed(6, 33), mixed(12, 6).t(), edges, torch.zeros(2, 3)]
+    tensors += [torch.empty(0, 3), torch.tensor(-0.0)]
+    grads = [
+        mixed(*x.shape, seed=1).masked_fill(mixed(*x.shape, seed=2) < -1, -0.0) for x in tensors
+    ]
+
+    def results() -> list[Tensor]:
+        found = []
+        for x, grad in zip(tensors, grads, strict=True):
+            for scales in (None, fmt.initial_scales()):
+                leaf = x.to(dtype).requires_grad_()
+                learned = None if scales is None else scales.requires_grad_()
+                rounded = fmt(leaf, learned)
+                leaves = [leaf] if learned is None else [leaf, learned]
+                found += [rounded, *torch.autograd.grad(rounded, leaves, grad.to(dtype))]
+        return found
+
+    fast = results()
+    with monkeypatch.context() as patched:
+        for module in ("host", "binary"):
+            patched.setattr(f"lightning_adls.formats.{module}.is_readable", lambda _: False)
+        slow = results()
+    for one, other in zip(fast, slow, strict=True):
+        assert same(one, other)
+        assert torch.equal(one.signbit() & ~one.isnan(), other.signbit() & ~other.isnan())
 
 
 @every_format

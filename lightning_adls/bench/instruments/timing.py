@@ -58,13 +58,14 @@ class Spread:
         return cls(*values.quantile(at).tolist())
 
 
-def call_ms(call: Callable[[], object]) -> float:
-    """Wall time of one call in ms, from an idle GPU to an idle GPU where one is in use."""
+def call_ms(call: Callable[[], object], clock: Callable[[], float] | None = None) -> float:
+    """Time of one call in ms, from an idle GPU to an idle GPU where one is in use."""
+    clock = clock or perf_counter
     _synchronize()
-    start = perf_counter()
+    start = clock()
     call()
     _synchronize()
-    return (perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
 def _synchronize() -> None:
@@ -84,13 +85,21 @@ def time_ms(call: Callable[[], object], rounds: Rounds = ROUNDS) -> Tensor:
 
 
 def alternate(
-    calls: Mapping[str, Callable[[], object]], rounds: Rounds = ROUNDS
+    calls: Mapping[str, Callable[[], object]],
+    rounds: Rounds = ROUNDS,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Tensor]:
-    """Wall times of calls that take turns, so that a change of the machine's speed meets all alike.
+    """Times of calls that take turns, so that a change of the machine's speed meets all alike.
 
     Every call is made once per round, in a new random order each round: none profits from always
     following the same other one. Times at the same place are of the same round; a quotient of two
     calls is best taken round by round.
+
+    Args:
+        calls: What is timed, by name.
+        rounds: How often.
+        clock: Seconds since some time; None is wall time. ``time.process_time`` counts those
+            that this process computes, on all threads: other processes disturb it less.
 
     Returns:
         By name, times in ms of shape ``(rounds.timed,)``, float64.
@@ -108,7 +117,7 @@ def alternate(
     for _ in range(rounds.timed):
         shuffler.shuffle(order)
         for name in order:
-            times[name].append(call_ms(calls[name]))
+            times[name].append(call_ms(calls[name], clock))
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in times.items()}
 
 
