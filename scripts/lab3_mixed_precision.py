@@ -47,7 +47,13 @@ from lightning_adls.labs.searching import add, searching
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
-from lightning_adls.labs.tensorboard import TensorBoard, search_layout, shown, write_model
+from lightning_adls.labs.tensorboard import (
+    OVERVIEW,
+    TensorBoard,
+    search_layout,
+    shown,
+    write_model,
+)
 from lightning_adls.layers import builder
 from lightning_adls.models import NetworkFactory
 from lightning_adls.report import Row
@@ -186,7 +192,7 @@ def main(
         results = TrialTable(lab.folder / "results.csv", searches, val_rows, "recipe")
         listeners = [results, bars]
         if tensorboard is not None:
-            listeners.append(tensorboard.listener(f"lab3/{run}"))
+            listeners.append(tensorboard.listener(lab.folder, f"lab3/{run}"))
 
         def name_in_storage(name: str) -> str:
             return f"lab3/{run}/{name}" if storage else name
@@ -239,7 +245,7 @@ def main(
                     each = searches[row["study"]]
                     assert each.best is not None  # its weights are here
                     module = cast(TextClassifier, each.objective.load(each.best))
-                    write_model(each.objective.folder / "best", module, task.texts)
+                    write_model(lab.folder / OVERVIEW / row["study"] / "best", module, task.texts)
     ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
     console.print(table("Best of each study", ranked, COLUMNS))
     console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)

@@ -66,6 +66,8 @@ def run(
     """
     arguments = parse(main, defaults, factories or {}, sys.argv[1:])
     quiet()
+    # Each training has a folder of its own, which its loggers share.
+    warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
     # What imports made lives on: garbage collections between trainings need not look at it again.
     gc.collect()
     gc.freeze()

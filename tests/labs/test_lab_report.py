@@ -18,8 +18,10 @@ from lightning_adls import formats
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.drawing import Figure
 from lightning_adls.labs.lab_report import write_report, writing
+from lightning_adls.labs.lab_report.comparing import measured
 from lightning_adls.labs.lab_report.references import FORMATS
 from lightning_adls.labs.stored import StoredRun
+from lightning_adls.significance import Difference
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
 HEADINGS = ["Setup", "Results", "Observations", "Conclusion", "Key takeaways", "References"]
@@ -88,14 +90,32 @@ def test_the_statements_of_lab_1_are_those_of_its_rows(tmp_path: Path) -> None:
     error = 100 * (130 - 130**2 / 500) ** 0.5 / 500
     statement = f"QAT at 4 bits (half) is 26.0 ± {error:.1f} points above PTQ (paired, p < 0.001)."
     assert statement in said
-    assert "PTQ, half: not below float32 from 8 bits on (0.0 ± 0.0 points; paired" in said
+    assert "PTQ, half: no loss against float32 is shown from 8 bits on (+0.0 ± 0.0 points" in said
     assert "at 6 bits it loses 9.0 ± 1.3 points (paired, p < 0.001)" in said
-    assert "l1-norm, one shot: below the model that was not pruned already at 0.5" in said
+    assert "Pruning (l1-norm, one shot): a loss already at a sparsity of 0.5; at 0.9 it" in said
     assert "l1-norm beats random pruning (cubic) at 2 of 2 sparsities; the largest" in said
     assert "The quantised and float32" not in said
     assert "The quantised model and float32 are indistinguishable on the test rows" in said
-    assert statement in section(text, "Conclusion")
-    assert "sparse: 81.0 ± 1.2 % on test, 8 bits per weight" in section(text, "Key takeaways")
+    conclusion = section(text, "Conclusion")
+    assert statement in conclusion
+    assert "- Down to 8 bits no loss against float32 is shown, by PTQ, half.\n" in conclusion
+    assert "from 8 bits on" not in conclusion, "the observations are not said twice"
+    sparse = "sparse (l1-norm, cubic, sparsity 0.9): 81.0 ± 1.2 % on test, 8 bits per weight"
+    assert sparse in section(text, "Key takeaways")
+
+
+def test_a_loss_that_is_not_shown_has_its_sign() -> None:
+    less, more = (Difference(value, 0.01, 0.3, paired=True) for value in (-0.01, 0.008))
+    assert measured(less).startswith("(-1.0 ± 1.0 points")
+    assert measured(more).startswith("(+0.8 ± 1.0 points")
+
+
+def test_numbers_of_a_table_stand_below_each_other(tmp_path: Path) -> None:
+    text, page = report_of(stored_runs.lab1(tmp_path / "lab1" / "test"))
+    lines = text.splitlines()
+    header = next(n for n, line in enumerate(lines) if line.startswith("| model | how it was"))
+    assert lines[header + 1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    assert '<th style="text-align:right">val accuracy</th>' in page
 
 
 def test_a_lab_that_does_nothing_but_guess_says_so_first(tmp_path: Path) -> None:
@@ -184,7 +204,7 @@ def test_several_runs_stand_side_by_side_and_are_compared(tmp_path: Path) -> Non
     setup = section(text, "Setup")
     assert "| run | lab1/test | lab1/other |" in setup
     assert "| Seed | **0** | **1** |" in setup
-    assert "| tolerance | 0.06 | 0.06 |" in setup
+    assert "| `tolerance` | 0.06 | 0.06 |" in setup
     said = section(text, "Observations")
     assert "quantised of lab1/test is 4.5 ± 0.7 points above that of lab1/other" in said
     assert "float32 of lab1/test and that of lab1/other are indistinguishable" in said

@@ -93,11 +93,20 @@ def _setup(runs: Sequence[StoredRun]) -> list[str]:
 def _table(table: ReportTable, level: str) -> list[str]:
     header = [name for name, _ in table.columns.values()]
     cells = [[escape(cell) for cell in row] for row in table.cells]
-    return [f"{level} {table.title}", "", *_grid(header, cells), ""]
+    columns = zip(*table.cells, strict=True) if cells else [()] * len(header)
+    return [f"{level} {table.title}", "", *_grid(header, cells, map(_numbers, columns)), ""]
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
+def _numbers(column: Sequence[str]) -> bool:
+    """Whether all cells of a column are numbers, which stand below each other."""
+    return all(cell == "-" or cell.lstrip("-+")[:1].isdigit() for cell in column)
+
+
+def _grid(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[bool] = ()
+) -> list[str]:
+    lines = ["---:" if each else "---" for each in right] or ["---"] * len(header)
+    return [_row(header), _row(lines), *(_row(row) for row in rows)]
 
 
 def _row(cells: Iterable[str]) -> str:
