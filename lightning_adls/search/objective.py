@@ -129,7 +129,7 @@ class Objective(Generic[ChoiceT]):
         callbacks: list[L.Callback] = []
         if self.train:
             callbacks = [TrialPruning(trial, self.monitor), *self._callbacks()]
-        trainer = self.budget.trainer(steps, loggers, callbacks)
+        trainer, failed = self.budget.trainer(steps, loggers, callbacks), True
         try:
             self._run(trainer, module, self.train)
             if self.compress is not None:
@@ -140,12 +140,16 @@ class Objective(Generic[ChoiceT]):
                 release(trainer)
                 trainer = self._second_trainer(trial, steps)
                 self._run(trainer, module, self.retrain is not None)
+            failed = False
+        except optuna.TrialPruned:
+            failed = False
+            raise
         finally:
             # Pruned and failed trials are shown with the last value they reached.
             reached = float(trainer.callback_metrics.get(self.monitor, torch.nan))
             cost = {name: trial.user_attrs[name] for name in COSTS}
             for logger in loggers:
-                log_outcome(logger, {**trial.params, **cost}, {"value": reached})
+                log_outcome(logger, trial.params, {"value": reached, **cost}, failed=failed)
             release(trainer)
         return reached
 
