@@ -37,7 +37,7 @@ from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
 from lightning_adls.labs.choosing import best_quantised, choosable, sparsest_within
 from lightning_adls.labs.compression import Observer, Schedule, calibrated, prune, quantise, remove
-from lightning_adls.labs.curves import by_sparsity, by_width
+from lightning_adls.labs.curves import by_sparsity, by_width, way_to_prune
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
@@ -74,8 +74,8 @@ LAYOUT = {
         "validation accuracy by sparsity in percent": [BY_SPARSITY],
     }
 }
-# What tells one step from another.
-CHOICES = ("method", "training", "frac_width", "width", "schedule", "target_sparsity")
+# What tells one step from another; TensorBoard shows no more than five by itself.
+CHOICES = ("method", "training", "frac_width", "width", "target_sparsity")
 METRICS = ("val_accuracy", "bits_per_weight", "size_mb", "sparsity", "seconds")
 
 FracWidth = Literal["half", "calibrated", "learned"]
@@ -300,6 +300,8 @@ def write_steps(lab: ModelRun, steps: Iterable[str]) -> None:
     for number, row in enumerate(rows, 1):
         if row["step"] in steps:
             choices = {key: row[key] for key in CHOICES if row[key] is not None}
+            if row["schedule"] is not None:
+                choices["method"] = way_to_prune(row)
             write_row(lab.folder, number, row["step"], choices, {key: row[key] for key in METRICS})
     best = best_quantised(lab.rows)
     pruned = {} if best is None else by_sparsity(rows, best, lab.task.texts.row_counts["val"])

@@ -236,9 +236,10 @@ def main(
         rows = write_summary(lab, searches, only, backend)
         results.write()
         draw(StoredRun.read(lab.folder))
+        ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
         if tensorboard is not None:
             recipes = {row["study"]: row["best_recipe"] for row in rows if "best_recipe" in row}
-            tables = {"best of each study": shown(rows, COLUMNS)}
+            tables = {"best of each study": shown(ranked, COLUMNS)}
             tensorboard.write_page(lab.folder, LAYOUT, tables, recipes)
             for row in rows:
                 if tensorboard.histograms and row.get("best_checkpoint") and row["study"] in only:
@@ -246,7 +247,6 @@ def main(
                     assert each.best is not None  # its weights are here
                     module = cast(TextClassifier, each.objective.load(each.best))
                     write_model(lab.folder / OVERVIEW / row["study"] / "best", module, task.texts)
-    ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
     console.print(table("Best of each study", ranked, COLUMNS))
     console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)
 

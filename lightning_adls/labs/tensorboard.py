@@ -84,7 +84,13 @@ def search_layout(title: str, cost: str = "bits_per_weight") -> Layout:
 
 def shown(rows: Iterable[Row], columns: Mapping[str, tuple[str, str]]) -> list[Row]:
     """Rows as a table on the screen has them; see :func:`lightning_adls.labs.tables.table`."""
-    return [{header: row.get(key) for key, (header, _) in columns.items()} for row in rows]
+    return [
+        {
+            header: None if (value := row.get(key)) is None else format(value, spec)
+            for key, (header, spec) in columns.items()
+        }
+        for row in rows
+    ]
 
 
 def write_row(
