@@ -57,6 +57,15 @@ def test_each_lab_has_its_figures_from_rows_alone(
             )
 
 
+def test_a_lab_of_your_own_has_a_front_and_confusions(
+    tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    run = StoredRun.read(stored_runs.own_lab(tmp_path / "lab5" / "test"))
+    assert [figure.path.stem for figure in draw(run)] == ["front", "confusion"]
+    assert drawn["front"].axes[0].get_xlabel() == "bits per weight"
+    assert len(drawn["confusion"].axes) == 2, "those that were tested"
+
+
 def test_without_predictions_there_is_no_confusion_matrix(
     tmp_path: Path, drawn: dict[str, Any]
 ) -> None:

@@ -101,7 +101,7 @@ def test_the_statements_of_lab_1_are_those_of_its_rows(tmp_path: Path) -> None:
     fewest = "- Down to 6 bits no loss against float32 is shown, by PTQ, calibrated by mse.\n"
     assert fewest in conclusion
     assert "from 8 bits on" not in conclusion, "the observations are not said twice"
-    sparse = "sparse (l1-norm, cubic, sparsity 0.9): 81.0 ± 1.2 % on test, 8 bits per weight"
+    sparse = "sparse (l1-norm, cubic, sparsity 0.5): 81.0 ± 1.2 % on test, 8 bits per weight"
     assert sparse in section(text, "Key takeaways")
 
 
@@ -212,6 +212,21 @@ def test_several_runs_stand_side_by_side_and_are_compared(tmp_path: Path) -> Non
     assert "![lab1/other: " in text
     assert "](<../lab1/other/a.png>)" in text
     assert page.count("data:image/png") == 2 * 2
+    assert "*lab1/test, lab1/other: What a " in text, "which figure is of which run"
+    assert "\n\n- " not in section(text, "Conclusion").lstrip(), "one list"
+
+
+def test_a_lab_of_your_own_is_reported_beside_another(tmp_path: Path) -> None:
+    folders = [stored_runs.own_lab(tmp_path / "lab5" / "test"), stored_runs.lab0(tmp_path / "lab0")]
+    text, _ = report_of(folders[0])
+    assert "# lab5\n" in text
+    assert "| mse/4 | 80.0 ± 1.8 % | 81.0 ± 1.2 % |" in section(text, "Results")
+    said = section(text, "Observations")
+    assert "The best on validation is start, 86.0 ± 1.6 %." in said
+    assert "start is 4.0 ± 0.6 points above mse/4 on the test rows (paired, p < 0.001)." in said
+    assert "- mse/4: 81.0 ± 1.2 % on test, 8 bits" in section(text, "Key takeaways")
+    text, _ = report_of(*folders, into=tmp_path / "both")
+    assert "| lab5/test | mse/4 | 80.0 ± 1.8 %" in section(text, "Results")
 
 
 def test_runs_of_different_labs_stand_in_one_report_and_are_not_compared(tmp_path: Path) -> None:
