@@ -1,8 +1,10 @@
 """The folder of a Trainer that a command line describes, and the checkpoints within it."""
 
 from pathlib import Path
+from typing import cast
 
 from jsonargparse import Namespace
+from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.labs.network import imported
@@ -38,15 +40,14 @@ def name_run(trainer: Namespace, lab: str, run: str) -> Path:
         if set(place) <= set(options) and "project" not in options:
             logger.init_args.update(Namespace(place))
         elif n == 0:
-            kind = str(logger.class_path).rpartition(".")[2]
+            name = str(logger.class_path).rpartition(".")[2]
             raise InputValueError(
-                f"{lab}: run={run!r} has no place in {kind}, which has no folder of that name; "
+                f"{lab}: run={run!r} has no place in {name}, which has no folder of that name; "
                 "leave it out, or name a logger of files before it, such as TensorBoardLogger."
             )
         else:
-            logger.init_args = Namespace(
-                place_of(imported(logger.class_path), {**options, **place, "version": run})
-            )
+            kind = cast(type[Logger], imported(logger.class_path))
+            logger.init_args = Namespace(place_of(kind, {**options, **place, "version": run}))
     if not loggers:
         trainer.default_root_dir = str(folder)
     return folder

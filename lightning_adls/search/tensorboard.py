@@ -71,7 +71,11 @@ class TensorBoardRuns(Listener):
         seconds = accumulate(trial.user_attrs.get("seconds", 0.0) for trial in trials)
         rates = [(n, 3600 * n / spent) for n, spent in enumerate(seconds, 1) if spent]
         values = [(n, t.value) for n, t in enumerate(trials, 1) if t.value is not None]
-        curves = {VALUE: values, RUNNING_BEST: search.curve, TRIALS_PER_HOUR: rates}
+        curves: dict[str, Curve] = {
+            VALUE: values,
+            RUNNING_BEST: search.curve,
+            TRIALS_PER_HOUR: rates,
+        }
         write_run(folder, curves=curves)
         tag, factor = _FRONTS[self.cost]
         complete = [t for t in trials if t.state == TrialState.COMPLETE]

@@ -264,8 +264,8 @@ def test_no_point_lies_half_upon_the_edge_that_others_are_cut_off_at(
 
 def test_the_front_goes_on_to_the_dearest_and_is_compared(drawn: Drawn) -> None:
     found = [Candidate("a", 4, 0.8, 0.01), Candidate("a", 8, 0.85, 0.01), Candidate("a", 32, 0.8)]
-    texts = {"title": "t", "x_label": "bits", "y_label": "accuracy"}
-    draw_front("x.png", found, **texts, compare={"float32": 0.86, "chance": 0.5})
+    compare = {"float32": 0.86, "chance": 0.5}
+    draw_front("x.png", found, title="t", x_label="bits", y_label="accuracy", compare=compare)
     axes = drawn[0].axes[0]
     assert list(line(axes, "Pareto front").get_xdata()) == [4, 8, 32]
     assert list(line(axes, "Pareto front").get_ydata()) == [0.8, 0.85, 0.85]

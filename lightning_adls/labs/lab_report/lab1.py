@@ -156,9 +156,9 @@ def _about_float32(run: StoredRun, found: Content, rows: list[Row]) -> None:
         lossless.append((first, way, words))
     if lossless:
         fewest = min(bits for bits, _, _ in lossless)
-        at = [(way, words) for bits, way, words in lossless if bits == fewest]
-        for base in dict.fromkeys(words for _, words in at):
-            names = in_words(way for way, words in at if words == base)
+        there = [(way, words) for bits, way, words in lossless if bits == fewest]
+        for base in dict.fromkeys(words for _, words in there):
+            names = in_words(way for way, words in there if words == base)
             found.conclusion.append(
                 f"Down to {fewest} bits no loss against {base} is shown, by {names}."
             )
