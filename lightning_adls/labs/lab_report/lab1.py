@@ -157,10 +157,10 @@ def _about_float32(run: StoredRun, found: Content, rows: list[Row]) -> None:
     if lossless:
         fewest = min(bits for bits, _, _ in lossless)
         there = [(way, words) for bits, way, words in lossless if bits == fewest]
-        for base in dict.fromkeys(words for _, words in there):
-            names = in_words(way for way, words in there if words == base)
+        for against in dict.fromkeys(words for _, words in there):
+            names = in_words(way for way, words in there if words == against)
             found.conclusion.append(
-                f"Down to {fewest} bits no loss against {base} is shown, by {names}."
+                f"Down to {fewest} bits no loss against {against} is shown, by {names}."
             )
 
 
