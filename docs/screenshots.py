@@ -17,13 +17,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 from browser import Page, browser, reason_to_skip, served, tensorboard  # noqa: E402
 from PIL import Image  # noqa: E402
 
-# By page, what has to be on it before it is complete.
+# By page, the folder that is shown, and what has to be on the page before it is complete.
 PAGES = {
-    "custom_scalars": "best value so far",
-    "hparams": "trial/value",
-    "images": "figure/",
-    "text": "recipe/",
+    "custom_scalars": ("overview", "best value so far"),
+    "hparams": (".", "trial/value"),
+    "images": ("overview", "figure/"),
+    "text": ("overview", "recipe/"),
 }
+SMOOTHING = "_smoothingWeight=0"
 
 
 def main() -> None:
@@ -36,17 +37,18 @@ def main() -> None:
     folder = ROOT / "docs" / "images"
     folder.mkdir(exist_ok=True)
     with browser() as page:
-        with served(tensorboard(run)) as url:
-            for name, part in PAGES.items():
-                page.open(f"{url}#{name}")
+        for name, (shown, part) in PAGES.items():
+            with served(tensorboard(run / shown)) as url:
+                page.open(f"{url}#{name}&{SMOOTHING}")
                 page.text_with(part)
                 page.wait(2)  # curves are drawn after their titles
                 save(page, folder / f"tensorboard_{name}.png")
         if dashboard := shutil.which("optuna-dashboard"):
             journal = str(run / "search.journal")
             with served(lambda port: [dashboard, journal, f"--port={port}"]) as url:
-                page.open(f"{url}dashboard/studies/0/trialTable")
+                page.open(f"{url}dashboard/studies/0")
                 page.text_with("val/accuracy")
+                page.wait(2)
                 save(page, folder / "optuna_dashboard.png")
 
 

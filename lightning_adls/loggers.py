@@ -1,12 +1,13 @@
 """Lightning's loggers as labs and searches use them: one for each training, of any kind."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 # Where MLflow keeps its runs unless it is told otherwise; its folders of files are given up.
 MLFLOW = "sqlite:///mlflow.db"
@@ -47,9 +48,10 @@ def place_of(kind: type[Logger], options: Mapping[str, Any]) -> dict[str, Any]:
     path = Path(options["save_dir"], options["name"], options["version"])
     given["run_name" if "run_name" in known else "name"] = path.as_posix()
     if "tracking_uri" in known:
-        # Lightning's own default is a folder of files.
-        if not (given.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")):
-            given["tracking_uri"] = MLFLOW
+        # Lightning's own default is a folder of files, or the variable as it was when Lightning was
+        # imported; MLflow sets it to where the first run is.
+        variable = os.environ.get("MLFLOW_TRACKING_URI")
+        given["tracking_uri"] = given.get("tracking_uri") or variable or MLFLOW
     elif "save_dir" in known:
         # W&B makes no folder.
         Path(options["save_dir"]).mkdir(parents=True, exist_ok=True)
@@ -57,20 +59,37 @@ def place_of(kind: type[Logger], options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def log_outcome(logger: Logger, choices: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def log_outcome(
+    logger: Logger,
+    choices: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    *,
+    failed: bool = False,
+) -> None:
     """Log what a training was about and what it came to; its last entry.
 
     TensorBoard has rows of its own for that, see :mod:`lightning_adls.search.tensorboard`.
     """
     if not isinstance(logger, TensorBoardLogger):
-        logger.log_hyperparams(dict(choices))
+        named = {_mlflow_name(k): v for k, v in choices.items()}
+        logger.log_hyperparams(named if isinstance(logger, MLFlowLogger) else dict(choices))
         logger.log_metrics(dict(metrics))
-    end(logger)
+    end(logger, failed=failed)
 
 
-def end(logger: Logger) -> None:
+def _mlflow_name(name: str) -> str:
+    """A name as MLflow takes it, which refuses most signs.
+
+    Example:
+        >>> _mlflow_name("*.weight"), _mlflow_name("layer.0[a]")
+        ('all.weight', 'layer.0_a_')
+    """
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("*", "all"))
+
+
+def end(logger: Logger, *, failed: bool = False) -> None:
     """Close a logger; the next training has one of its own."""
-    logger.finalize("success")
+    logger.finalize("failed" if failed else "success")
     if isinstance(logger, WandbLogger):
         # Else the next one would go on with this run.
-        logger.experiment.finish()
+        logger.experiment.finish(exit_code=int(failed))

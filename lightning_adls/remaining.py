@@ -5,7 +5,7 @@ from time import monotonic
 
 
 class Remaining:
-    """Tells how much of many similar things is done, each time that one of them has ended.
+    """Tells how much of many things is done, each time that one of them has ended.
 
     Args:
         clock: Seconds from anywhere.
@@ -18,19 +18,25 @@ class Remaining:
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock, self._started, self._ended = clock, clock(), 0
+        self._clock, self._started, self._work = clock, clock(), 0.0
 
-    def after_one(self, done: int, total: int) -> str:
+    def after_one(self, done: int, total: int, work: float = 1.0, left: float | None = None) -> str:
         """One more has ended.
 
         Args:
             done: With those of earlier calls, which say nothing of the time.
             total: How many there will be.
+            work: How much it was, where the things are not alike; 0 for one that says nothing of
+                how long the others take.
+            left: How much the others are, in the same unit; by default each is 1.
         """
-        self._ended += 1
-        if done >= total:
+        self._work += work
+        if not self._work:
+            self._started = self._clock()
+        left = total - done if left is None else left
+        if done >= total or not self._work:
             return f"{done} of {total}"
-        seconds = (self._clock() - self._started) / self._ended * (total - done)
+        seconds = (self._clock() - self._started) / self._work * left
         return f"{done} of {total}, about {spoken(seconds)} left"
 
 

@@ -30,18 +30,19 @@ from lightning_adls import report
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.events import write_run
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
 from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.describe import describe
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
-from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.rows.steps import lab0
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
-from lightning_adls.labs.tensorboard import TensorBoard, shown, write_row
+from lightning_adls.labs.tensorboard import OVERVIEW, TensorBoard, shown, write_row
 from lightning_adls.models import NetworkFactory
 from lightning_adls.remaining import Remaining
 from lightning_adls.report import Row
@@ -59,14 +60,9 @@ COLUMNS = {
 # Largest difference of a logit over the largest logit. Merging changes only the order of float32
 # sums, by about 1e-6; an adapter that is lost or scaled wrongly changes the second digit.
 TOLERANCE = 1e-4
-LAYOUT = {
-    "Full fine-tuning and LoRA": {
-        "validation accuracy": ["val/accuracy"],
-        "validation loss": ["val/loss"],
-        "training loss": ["train/loss"],
-    }
-}
 STEPS = ("full", "lora", "merged")
+BY_STEP = "accuracy/by_step"
+LAYOUT = {"Full fine-tuning and LoRA": {"validation accuracy by training step": [BY_STEP]}}
 console = Console()
 
 
@@ -130,8 +126,10 @@ def main(
     with computing, ModelRun("lab0", run, config_yaml, task) as lab:
         described = describe(console, plain.model, task.texts.max_length)["model"]
         remaining = Remaining()
+        spent = 0.0 if pretraining is None else pretraining.epochs
+        epochs = {START: spent, "full": budget.epochs, "lora": lora_budget.epochs, "merged": 0.0}
         lab.listeners += [
-            lambda name, row: show_step(lab, name, row, remaining),
+            lambda name, row: show_step(lab, name, row, remaining, epochs),
             lambda *_: write(lab, described),
         ]
         if tensorboard is not None:
@@ -160,10 +158,14 @@ def main(
     console.print(f"Figures, table and checkpoints: {lab.folder}", soft_wrap=True)
 
 
-def show_step(lab: ModelRun, name: str, row: Row, remaining: Remaining) -> None:
-    """Print what a step found, and how many of the four models are left."""
+def show_step(
+    lab: ModelRun, name: str, row: Row, remaining: Remaining, epochs: Mapping[str, float]
+) -> None:
+    """Print what a step found, and how many models are left; they take as long as their epochs."""
     if "checkpoint" in row:
-        far = remaining.after_one(sum("checkpoint" in each for each in lab.rows.values()), 4)
+        left = {model: each for model, each in epochs.items() if model not in lab.rows}
+        done = len(epochs) - len(left)
+        far = remaining.after_one(done, len(epochs), epochs[name], sum(left.values()))
         console.print(f"{name}: val acc. {row['accuracy']:.4f}; {far}", highlight=False)
 
 
@@ -238,11 +240,13 @@ def logits(module: TextClassifier, texts: TextData) -> Tensor:
 
 
 def write_page(tensorboard: TensorBoard, lab: ModelRun) -> None:
-    """Show what was found so far in TensorBoard: a row of HPARAMS each, the table, the figure."""
+    """Show what was found so far in TensorBoard: a row of HPARAMS each, the table, the curves."""
     rows = lab0(lab)
     for number, row in enumerate(rows, 1):
         metrics = {key: row.get(key) for key in COLUMNS if key != "model"}
         write_row(lab.folder, number, row["model"], {"model": row["model"]}, metrics)
+        if row["curve"] is not None:
+            write_run(lab.folder / OVERVIEW / row["model"], curves={BY_STEP: row["curve"]})
     tables = {"fine-tuning": shown(rows, COLUMNS)}
     tensorboard.write_page(lab.folder, LAYOUT, tables)
 

@@ -46,7 +46,7 @@ from lightning_adls.labs.compression import (
     remove,
 )
 from lightning_adls.labs.computing import EngineName, computing_by
-from lightning_adls.labs.curves import by_sparsity, by_width
+from lightning_adls.labs.curves import by_sparsity, by_width, way_to_prune
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
@@ -54,7 +54,7 @@ from lightning_adls.labs.rows.steps import START, TRAINED, lab1
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
-from lightning_adls.labs.tensorboard import TensorBoard, shown, write_model, write_row
+from lightning_adls.labs.tensorboard import OVERVIEW, TensorBoard, shown, write_model, write_row
 from lightning_adls.models import NetworkFactory
 from lightning_adls.remaining import Remaining
 from lightning_adls.report import Row
@@ -83,8 +83,8 @@ LAYOUT = {
         "validation accuracy by sparsity in percent": [BY_SPARSITY],
     }
 }
-# What tells one step from another.
-CHOICES = ("method", "training", "frac_width", "width", "schedule", "target_sparsity")
+# What tells one step from another; TensorBoard shows no more than five by itself.
+CHOICES = ("method", "training", "frac_width", "width", "target_sparsity")
 METRICS = ("val_accuracy", "bits_per_weight", "size_mb", "sparsity", "seconds")
 
 FracWidth = Literal["half", "calibrated", "learned"]
@@ -302,7 +302,9 @@ def show_step(lab: ModelRun, name: str, row: Row, remaining: Remaining, total: i
     """Print what a step found, and how many models are left."""
     if "checkpoint" in row:
         done = sum("checkpoint" in each for each in lab.rows.values())
-        far = remaining.after_one(done, max(done, total))
+        # The fine-tune that all start from takes much longer than what follows.
+        work = 0.0 if name == START else 1.0
+        far = remaining.after_one(done, max(done, total), work)
         console.print(f"{name:<40} {row['accuracy']:.4f}  {far}", highlight=False, soft_wrap=True)
 
 
@@ -317,13 +319,15 @@ def write_steps(lab: ModelRun, steps: Iterable[str]) -> None:
     for number, row in enumerate(rows, 1):
         if row["step"] in steps:
             choices = {key: row[key] for key in CHOICES if row[key] is not None}
+            if row["schedule"] is not None:
+                choices["method"] = way_to_prune(row)
             write_row(lab.folder, number, row["step"], choices, {key: row[key] for key in METRICS})
     best = best_quantised(lab.rows)
-    pruned = {} if best is None else by_sparsity(rows, best)
+    pruned = {} if best is None else by_sparsity(rows, best, lab.task.texts.row_counts["val"])
     for tag, scale, curves in ((BY_WIDTH, 1, by_width(rows)), (BY_SPARSITY, 100, pruned)):
         for name, curve in curves.items():
             scaled = [(scale * point.x, point.y) for point in curve]
-            write_run(lab.folder / "curves" / name, curves={tag: scaled})
+            write_run(lab.folder / OVERVIEW / name, curves={tag: scaled})
 
 
 def write_page(tensorboard: TensorBoard, lab: ModelRun, rows: Sequence[Row], task: Task) -> None:
@@ -333,7 +337,9 @@ def write_page(tensorboard: TensorBoard, lab: ModelRun, rows: Sequence[Row], tas
     tensorboard.write_page(lab.folder, LAYOUT, {"chosen": shown(rows, COLUMNS)}, recipes)
     for row in rows:
         if tensorboard.histograms and row["model"] in names:
-            write_model(lab.folder / "best" / row["model"], lab.module(row["step"]), task.texts)
+            write_model(
+                lab.folder / OVERVIEW / "best" / row["model"], lab.module(row["step"]), task.texts
+            )
 
 
 if __name__ == "__main__":

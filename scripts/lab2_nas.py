@@ -181,7 +181,7 @@ def main(
         )
         listeners = [results, bars]
         if tensorboard is not None:
-            listeners.append(tensorboard.listener(f"lab2/{run}", "size_mb"))
+            listeners.append(tensorboard.listener(lab.folder, f"lab2/{run}", "size_mb"))
 
         def name_in_storage(name: str) -> str:
             return f"lab2/{run}/{name}" if storage else name

@@ -48,7 +48,13 @@ from lightning_adls.labs.searching import add, searching
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
-from lightning_adls.labs.tensorboard import TensorBoard, search_layout, shown, write_model
+from lightning_adls.labs.tensorboard import (
+    OVERVIEW,
+    TensorBoard,
+    search_layout,
+    shown,
+    write_model,
+)
 from lightning_adls.layers import builder
 from lightning_adls.models import NetworkFactory
 from lightning_adls.report import Row
@@ -194,7 +200,7 @@ def main(
         results = TrialTable(lab.folder / "results.csv", searches, val_rows, "recipe")
         listeners = [results, bars]
         if tensorboard is not None:
-            listeners.append(tensorboard.listener(f"lab3/{run}"))
+            listeners.append(tensorboard.listener(lab.folder, f"lab3/{run}"))
 
         def name_in_storage(name: str) -> str:
             return f"lab3/{run}/{name}" if storage else name
@@ -243,17 +249,17 @@ def main(
         rows = write_summary(lab, searches, only, backend)
         results.write()
         draw(StoredRun.read(lab.folder))
+        ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
         if tensorboard is not None:
             recipes = {row["study"]: row["best_recipe"] for row in rows if "best_recipe" in row}
-            tables = {"best of each study": shown(rows, COLUMNS)}
+            tables = {"best of each study": shown(ranked, COLUMNS)}
             tensorboard.write_page(lab.folder, LAYOUT, tables, recipes)
             for row in rows:
                 if tensorboard.histograms and row.get("best_checkpoint") and row["study"] in only:
                     each = searches[row["study"]]
                     assert each.best is not None  # its weights are here
                     module = cast(TextClassifier, each.objective.load(each.best))
-                    write_model(each.objective.folder / "best", module, task.texts)
-    ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
+                    write_model(lab.folder / OVERVIEW / row["study"] / "best", module, task.texts)
     console.print(table("Best of each study", ranked, COLUMNS))
     console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)
 

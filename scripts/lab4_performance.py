@@ -24,6 +24,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 import torch
@@ -39,6 +40,7 @@ from lightning_adls.bench.experiments import (
     Packing,
     Part,
 )
+from lightning_adls.bench.workloads.devices import usable
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
@@ -46,9 +48,10 @@ from lightning_adls.labs.environment import environment
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.tables import table
 from lightning_adls.models import NetworkFactory
-from lightning_adls.remaining import Remaining
+from lightning_adls.report import Row
 
 PartName = Literal["compile", "attention", "mxint8"]
+LINE_SECONDS = 10.0  # from one line to the next, within a part
 console = Console()
 
 
@@ -91,18 +94,18 @@ def main(
     # Times are measured anew: all settings may differ from those of an earlier call.
     with Run("lab4", run, config_yaml, passing=yaml.safe_load(config_yaml)) as lab:
         lab.begin()
-        results = Results(lab.folder, EXTRA_KEYS, about(lab))
-        turns = Turns(len(set(devices)) * len(set(parts)))
+        turns = Turns(devices, len(set(parts)))
+        results = Results(lab.folder, EXTRA_KEYS, about(lab), turns.heard)
         if "compile" in parts:
-            for device in turns.of(devices, "compile"):
+            for device in turns.of("compile"):
                 compiling.measure(results, network, dtypes, in_rounds, device)
             show(compiling, results)
         if "attention" in parts:
-            for device in turns.of(devices, "attention"):
+            for device in turns.of("attention"):
                 attention.measure(results, eager, in_rounds, device)
             show(attention, results)
         if "mxint8" in parts:
-            for device in turns.of(devices, "mxint8"):
+            for device in turns.of("mxint8"):
                 mxint8.measure(results, eager, in_rounds, device)
             mxint8.count_bytes(results, network)
             show(mxint8, results)
@@ -116,22 +119,47 @@ def main(
 
 
 class Turns:
-    """Announces what is measured next, and how long that will take.
+    """Says what is measured, and now and then how far that is.
+
+    Nothing is said of how long it will take: one part takes ten times as long as another.
 
     Args:
-        total: Parts times devices.
+        devices: Where. Of those that are missing nothing is said, since nothing takes time there.
+        parts: How many parts there are.
     """
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._remaining = total, 0, Remaining()
+    def __init__(self, devices: Sequence[str], parts: int) -> None:
+        self._devices, self._here = dict.fromkeys(devices), ""
+        self._total, self._done = parts * sum(map(is_there, self._devices)), 0
 
-    def of(self, devices: Sequence[str], part: PartName) -> Iterator[str]:
+    def of(self, part: PartName) -> Iterator[str]:
         """Each device once."""
-        for device in dict.fromkeys(devices):
-            console.print(f"{part} on {device} ...")
+        for device in self._devices:
+            self._here = f"{part} on {device}" if is_there(device) else ""
+            if self._here:
+                self._done += 1
+                console.print(f"{self._here}, {self._done} of {self._total} ...", highlight=False)
+                self._measured, self._said = 0, monotonic()
             yield device
-            self._done += 1
-            console.print(self._remaining.after_one(self._done, self._total), highlight=False)
+
+    def heard(self, record: Row) -> None:
+        """Something was measured."""
+        if not self._here:
+            return
+        self._measured += 1
+        if monotonic() - self._said >= LINE_SECONDS:
+            last = f"{record['experiment']}, {record['target']}"
+            console.print(f"{self._here}: {self._measured} measured, last {last}", highlight=False)
+            self._said = monotonic()
+
+
+def is_there(device: str) -> bool:
+    """Whether something can be measured there."""
+    try:
+        usable(device)
+    except InputValueError:
+        return False
+    return True
 
 
 def show(part: Part, results: Results) -> None:

@@ -54,6 +54,9 @@ def test_others_are_given_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "tracking_uri": MLFLOW,
         "experiment_name": "a",
     }
+    # As MLflow does when the first run begins.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", MLFLOW)
+    assert place_of(MLFlowLogger, PLACE) == {"run_name": NAME, "tracking_uri": MLFLOW}
     given = place_of(MLFlowLogger, {**PLACE, "tracking_uri": "http://host"})
     assert given == {"run_name": NAME, "tracking_uri": "http://host"}
     # A version would be the identity of the run in the whole project: a second study has the same.
@@ -91,7 +94,7 @@ def test_mlflow_keeps_a_run_for_each_training(factory: Callable[[str], LoggerFac
     assert {run.info.run_name for run in runs} == {"logs/trials/001", "logs/trials/002"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert all(run.data.metrics == {"val/accuracy": 0.5, "value": 0.75} for run in runs)
-    assert all(run.data.params["*.weight"] == "Integer(width=8)" for run in runs)
+    assert all(run.data.params["all.weight"] == "Integer(width=8)" for run in runs)
 
 
 def test_weights_and_biases_keeps_a_run_for_each_training(
@@ -108,3 +111,18 @@ def test_weights_and_biases_keeps_a_run_for_each_training(
     assert [name for name, _ in found] == ["logs/trials/001", "logs/trials/002"]
     assert found[0][1] != found[1][1]
     assert len(list(Path("logs/wandb").glob("offline-run-*"))) == 2
+
+
+def test_a_training_that_failed_is_marked_as_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended: list[str] = []
+
+    class Plain(CSVLogger):
+        def finalize(self, status: str) -> None:
+            ended.append(status)
+
+    for failed in (False, True):
+        log_outcome(Plain("logs"), {}, {}, failed=failed)
+    assert ended == ["success", "failed"]

@@ -15,6 +15,9 @@ from lightning_adls.bench.records import Measurement, Record
 from lightning_adls.bench.workloads.variants import Variant
 from lightning_adls.threads import wait_policy
 
+# In a line about what could not be measured.
+MOST_TARGETS = 4
+
 
 class StoredResults:
     """Records that were found, to be shown and drawn.
@@ -48,46 +51,65 @@ class StoredResults:
         """Devices on which something of an experiment could be measured."""
         return list(dict.fromkeys(record["device"] for record in self.of(experiment)))
 
-    def failures(self, part: str) -> list[str]:
-        """What could not be measured in a part: a line for each reason."""
-        places: dict[str, list[str]] = {}
+    def failures(self, *parts: str) -> list[str]:
+        """What could not be measured in some parts: a line for each reason."""
+        found: dict[str, list[Record]] = {}
         for record in self.records:
-            if record["part"] == part and record["error"] is not None:
-                place = f"{record['target']} on {record['device']}"
-                places.setdefault(record["error"], []).append(place)
-        return [
-            f"Not measured, {len(where)} x ({', '.join(dict.fromkeys(where))}): {error}"
-            for error, where in places.items()
-        ]
+            if record["part"] in parts and record["error"] is not None:
+                found.setdefault(record["error"], []).append(record)
+        lines = []
+        for error, records in found.items():
+            targets = list(dict.fromkeys(record["target"] for record in records))
+            names = ", ".join(targets[:MOST_TARGETS])
+            if (more := len(targets) - MOST_TARGETS) > 0:
+                names += f" and {more} more"
+            devices = ", ".join(dict.fromkeys(record["device"] for record in records))
+            lines.append(f"Not measured, {len(records)} x ({names} on {devices}): {error}")
+        return lines
 
     @property
     def subtitle(self) -> str:
         """What measured, in a line."""
         machine = self.about.get("environment", {})
-        shown = (machine.get(key) for key in ("CUDA devices", "cpu", "torch threads"))
+        shown = [machine.get(key) for key in ("CUDA devices", "cpu")]
+        if threads := machine.get("torch threads"):
+            shown.append(f"torch threads: {threads}")
         return "; ".join(text for text in shown if text and text != "none")
 
     def bars(
-        self, title: str, groups: Mapping[str, Mapping[str, float]], y: str, *, log: bool = False
+        self,
+        name: str,
+        title: str,
+        groups: Mapping[str, Mapping[str, float]],
+        y: str,
+        *,
+        log: bool = False,
     ) -> None:
-        """Draw bars; see ``figures.draw_bars``."""
+        """Draw bars; see ``figures.draw_bars``. The files are called by the name."""
         if groups:
-            path = self._path(title)
+            path = self._path(name, title)
             figures.draw_bars(path, groups, title=title, y_label=y, subtitle=self.subtitle, log=log)
 
     def lines(
-        self, title: str, curves: Mapping[str, report.Curve], x: str, y: str, *, log: bool = False
+        self,
+        name: str,
+        title: str,
+        curves: Mapping[str, report.Curve],
+        x: str,
+        y: str,
+        *,
+        log: bool = False,
     ) -> None:
-        """Draw lines; see ``figures.draw_points``."""
+        """Draw lines; see ``figures.draw_points``. The files are called by the name."""
         if curves:
-            path = self._path(title)
+            path = self._path(name, title)
             points = {k: [figures.Point(*point) for point in v] for k, v in curves.items()}
             figures.draw_points(
                 path, points, title=title, x_label=x, y_label=y, subtitle=self.subtitle, log=log
             )
 
-    def _path(self, title: str) -> Path:
-        path = self.folder / f"{_file_name(title)}.png"
+    def _path(self, name: str, title: str) -> Path:
+        path = self.folder / f"{_file_name(name)}.png"
         self.drawn.append((title, path))
         return path
 
@@ -99,13 +121,21 @@ class Results(StoredResults):
         folder: Where. What an earlier run of the same name has left there is removed.
         extra: Keys that records have beside those of a ``Measurement``.
         about: What measured, and what for; it stands before the records in ``summary.json``.
+        heard: Is given each record that is added.
 
     Raises:
         OSError: If the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, extra: Sequence[str], about: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        extra: Sequence[str],
+        about: Mapping[str, Any],
+        heard: Callable[[Record], object] = lambda record: None,
+    ) -> None:
         super().__init__(folder, [], about)
+        self._heard = heard
         self._started = perf_counter()
         self._keys = ("part", "experiment", *Measurement.__dataclass_fields__, *extra)
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,26 +150,40 @@ class Results(StoredResults):
             known = {"part": part, "experiment": experiment, **record, **shared}
             assert known.keys() <= set(self._keys), known.keys() - set(self._keys)
             self.records.append({key: known.get(key) for key in self._keys})
+            self._heard(known)
         self._write()
 
     def bars(
-        self, title: str, groups: Mapping[str, Mapping[str, float]], y: str, *, log: bool = False
+        self,
+        name: str,
+        title: str,
+        groups: Mapping[str, Mapping[str, float]],
+        y: str,
+        *,
+        log: bool = False,
     ) -> None:
         """Draw bars, and log each as a point of TensorBoard."""
-        super().bars(title, groups, y, log=log)
+        super().bars(name, title, groups, y, log=log)
         points: dict[str, list[tuple[float, float]]] = {
             f"{group} {bar}".replace("\n", " "): [(0, height)]
             for group, members in groups.items()
             for bar, height in members.items()
         }
-        report.log_curves(self.folder / "tensorboard" / _file_name(title), title, points)
+        report.log_curves(self.folder / "tensorboard" / _file_name(name), name, points)
 
     def lines(
-        self, title: str, curves: Mapping[str, report.Curve], x: str, y: str, *, log: bool = False
+        self,
+        name: str,
+        title: str,
+        curves: Mapping[str, report.Curve],
+        x: str,
+        y: str,
+        *,
+        log: bool = False,
     ) -> None:
         """Draw lines, and log each as a curve of TensorBoard."""
-        super().lines(title, curves, x, y, log=log)
-        report.log_curves(self.folder / "tensorboard" / _file_name(title), title, curves)
+        super().lines(name, title, curves, x, y, log=log)
+        report.log_curves(self.folder / "tensorboard" / _file_name(name), name, curves)
 
     def _write(self) -> None:
         report.write_csv(self.folder / "results.csv", self.records)
@@ -168,5 +212,5 @@ def attempt(
         return {**known, "error": one_line(error)}
 
 
-def _file_name(title: str) -> str:
-    return title.replace(" ", "_").replace("+", "_").replace(",", "").replace(":", "")
+def _file_name(name: str) -> str:
+    return name.replace(" ", "_").replace("+", "_").replace(",", "").replace(":", "")

@@ -6,6 +6,8 @@ from pathlib import Path
 from lightning_adls.figures.canvas import figure, plain_log
 from lightning_adls.figures.styles import styles
 
+MOST_NUMBERS = 40
+
 
 def draw_bars(
     path: str | Path,
@@ -16,7 +18,7 @@ def draw_bars(
     subtitle: str = "",
     log: bool = False,
 ) -> None:
-    """Draw groups of bars, each bar with its height above it.
+    """Draw groups of bars, each with its height above it, unless there are very many.
 
     Args:
         path: Of the PNG file; the PDF lies beside it.
@@ -44,14 +46,16 @@ def draw_bars(
                 edgecolor="white",
                 linewidth=0.5,
             )
-            # Upright, the numbers of narrow bars do not overlap.
+            # Upright, the numbers of narrow bars do not overlap; those of very narrow ones do.
             rotation = 90 if len(looks) * len(groups) > 12 else 0
-            axes.bar_label(drawn, fmt=_short, fontsize=7, padding=2, rotation=rotation)
+            if len(looks) * len(groups) <= MOST_NUMBERS:
+                axes.bar_label(drawn, fmt=_short, fontsize=7, padding=2, rotation=rotation)
         if log:
             axes.set_yscale("log")
             # A logarithmic bar has no foot: it begins well below the lowest.
             every = [height for bars in groups.values() for height in bars.values()]
-            axes.set_ylim(min(every) / 2, 1.3 * max(every) ** 1.05 / min(every) ** 0.05)
+            # Above the highest there is room for its number.
+            axes.set_ylim(min(every) / 2, 1.3 * max(every) * (max(every) / min(every)) ** 0.12)
             plain_log(axes.yaxis)
         else:
             axes.margins(y=0.12)

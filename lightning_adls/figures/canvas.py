@@ -139,14 +139,32 @@ def robust_bottom(values: Sequence[float]) -> float | None:
     return fence if min(values) < fence else None
 
 
+def plain(value: float) -> str:
+    """A number of an axis in full.
+
+    Example:
+        >>> plain(1e6), plain(0.25)
+        ('1,000,000', '0.25')
+    """
+    return f"{value:,.9g}"
+
+
 def plain_log(axis: Any) -> None:
     """Write the numbers of a logarithmic axis in full."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    subs = (1, 2, 5) if high < 1e4 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=range(1, 10) if high < 8 * low else subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _clear(edge: float, values: Sequence[float], room: float) -> float:
+    """The edge, lowered until no value lies half upon it."""
+    while near := [value for value in values if abs(value - edge) < room]:
+        edge = min(near) - 1.001 * room
+    return edge
 
 
 def cut(
@@ -158,7 +176,10 @@ def cut(
     """Begin the y axis at ``bottom``, and mark what lies below it by triangles at the edge."""
     if bottom is None:
         return
-    axes.set_ylim(bottom=bottom)
+    top = axes.dataLim.y1  # the margin was one of all that is drawn, and is too wide now
+    room = 0.02 * (top - bottom)
+    bottom = _clear(bottom, [y for found in points.values() for _, y in found], room)
+    axes.set_ylim(bottom, top + 2 * room)
     transform = axes.get_xaxis_transform()  # x of the data, y of the axes
     for name, found in points.items():
         below = [x for x, y in found if y < bottom]

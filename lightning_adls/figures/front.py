@@ -1,10 +1,10 @@
 """Accuracy over cost, and the Pareto front: what nothing else beats in both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_adls.figures.canvas import cut, figure, plain_log, robust_bottom
+from lightning_adls.figures.canvas import cut, figure, levels, plain_log, robust_bottom
 from lightning_adls.figures.styles import BLACK, styles
 
 
@@ -42,9 +42,10 @@ def draw_front(
     x_label: str,
     y_label: str,
     subtitle: str = "",
+    compare: Mapping[str, float] | None = None,
     log: bool = False,
 ) -> None:
-    """Draw all models, and the front as a staircase through those on it.
+    """Draw all models, and the front as a staircase through those on it, with error bars.
 
     Args:
         path: Of the PNG file; the PDF lies beside it.
@@ -53,8 +54,11 @@ def draw_front(
         x_label: The cost.
         y_label: The accuracy.
         subtitle: Below the title.
+        compare: Accuracies to compare with, by name; dashed.
         log: Logarithmic cost.
     """
+    from matplotlib.ticker import MaxNLocator
+
     looks = styles(candidate.group for candidate in candidates)
     front = pareto_front(candidates)
     bottom = robust_bottom([c.accuracy for c in candidates])
@@ -73,9 +77,11 @@ def draw_front(
                 zorder=3,
             )
         if front:
+            # What costs more than the last of them is as good as it at best.
+            dearest = max(candidate.cost for candidate in candidates)
             axes.plot(
-                [c.cost for c in front],
-                [c.accuracy for c in front],
+                [*(c.cost for c in front), dearest],
+                [*(c.accuracy for c in front), front[-1].accuracy],
                 drawstyle="steps-post",
                 color=BLACK,
                 linewidth=1.3,
@@ -98,6 +104,9 @@ def draw_front(
         if log:
             axes.set_xscale("log")
             plain_log(axes.xaxis)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 4, 8, 10]))
         cut(axes, bottom, points, {group: look.color for group, look in looks.items()})
+        levels(axes, compare or {}, bottom)
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)

@@ -12,6 +12,7 @@ MOST = 12
 def draw_importances(
     path: str | Path,
     importances: Mapping[str, Mapping[str, float]],
+    trials: Mapping[str, int],
     *,
     title: str,
     subtitle: str = "",
@@ -21,6 +22,7 @@ def draw_importances(
     Args:
         path: Of the PNG file; the PDF lies beside it.
         importances: By search, shares by choice; the twelve largest are drawn.
+        trials: By search, how many trials they are of.
         title: Above the figure.
         subtitle: Below the title.
     """
@@ -39,8 +41,9 @@ def draw_importances(
                 color=looks[name].color,
             )
             one.invert_yaxis()
-            one.set_title(name, fontsize=9)
+            one.set_title(f"{name}, {trials[name]} trials", fontsize=9)
             one.tick_params(axis="y", labelsize=7)
             one.tick_params(axis="x", labelsize=8)
             one.set_xlim(left=0)
+            one.set_xlabel("share", fontsize=8)
             one.grid(alpha=0.3, axis="x")

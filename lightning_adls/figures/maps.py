@@ -80,7 +80,11 @@ def short_layer(name: str) -> str:
     Example:
         >>> short_layer("bert.encoder.layer.0.attention.self.query")
         'layer 0 attention.self.query'
+        >>> short_layer("*")
+        'every layer'
     """
+    if name == "*":
+        return "every layer"
     return re.sub(r"^.*?\.(?:layers?|h)\.(\d+)\.", r"layer \1 ", name)
 
 

@@ -1,10 +1,19 @@
 """What was measured at some values of x: marked points with error bars, joined by lines."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_adls.figures.canvas import MOST_CURVES, cut, figure, levels, plain_log, robust_bottom
+from lightning_adls.figures.canvas import (
+    MOST_CURVES,
+    cut,
+    figure,
+    levels,
+    plain,
+    plain_log,
+    robust_bottom,
+)
 from lightning_adls.figures.styles import styles
 
 if TYPE_CHECKING:
@@ -32,6 +41,8 @@ def draw_points(
 ) -> None:
     """Draw points joined by lines; more than seven curves share their axes in several panels.
 
+    Points of several curves at the same x stand a little beside each other, so that each is seen.
+
     Args:
         path: Of the PNG file; the PDF lies beside it.
         curves: By name, each in rising order of x.
@@ -48,15 +59,20 @@ def draw_points(
     panels = max(1, -(-len(names) // MOST_CURVES))
     each = max(1, -(-len(names) // panels))
     bottom = None if log else robust_bottom([p.y for curve in curves.values() for p in curve])
+    places = sorted({p.x for curve in curves.values() for p in curve})
+    step = 0.0 if log else _step(places, each)
     with figure(path, title, subtitle, panels=panels) as axes:
         for place, one in enumerate(axes):
             own = names[place * each : (place + 1) * each]
-            for name in own:
+            below = {}
+            for n, name in enumerate(own):
                 look = looks[name]
                 errors = [point.error or 0 for point in curves[name]]
+                aside = step * (n - (len(own) - 1) / 2)
+                below[name] = [(point.x + aside, point.y) for point in curves[name]]
                 one.errorbar(
-                    [point.x for point in curves[name]],
-                    [point.y for point in curves[name]],
+                    [x for x, _ in below[name]],
+                    [y for _, y in below[name]],
                     yerr=errors if any(errors) else None,
                     label=name,
                     color=look.color,
@@ -67,12 +83,17 @@ def draw_points(
                     elinewidth=0.9,
                     capsize=2,
                 )
-            below = {name: [(p.x, p.y) for p in curves[name]] for name in own}
             cut(one, bottom, below, {name: look.color for name, look in looks.items()})
             levels(one, compare or {}, bottom)
-            _ticks(one, sorted({p.x for curve in curves.values() for p in curve}), log)
+            _ticks(one, places, log)
             one.set(xlabel=x_label, ylabel=y_label if place % 3 == 0 else "")
             one.grid(alpha=0.3)
+
+
+def _step(places: Sequence[float], curves: int) -> float:
+    """From a curve to the next, at the same x: all of them take half of the smallest distance."""
+    gaps = [right - left for left, right in pairwise(places)]
+    return 0.5 * min(gaps, default=0.0) / max(curves, 5)
 
 
 def _ticks(axes: "Axes", places: Sequence[float], log: bool) -> None:
@@ -84,4 +105,4 @@ def _ticks(axes: "Axes", places: Sequence[float], log: bool) -> None:
         plain_log(axes.yaxis)
         axes.xaxis.set_minor_locator(NullLocator())
     if len(places) <= 16:
-        axes.set_xticks(places, [f"{x:,.6g}" for x in places])
+        axes.set_xticks(places, [plain(x) for x in places])

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,11 @@ def run(
     """
     arguments = parse(main, defaults, factories or {}, sys.argv[1:])
     quiet()
+    # Each training has a folder of its own, which its loggers share.
+    warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
+    # A summary of each training, and what is done to a data base.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # What imports made lives on: garbage collections between trainings need not look at it again.
     gc.collect()
     gc.freeze()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from lightning_adls.figures import Point
 from lightning_adls.report import Row
+from lightning_adls.significance import standard_error
 
 # In rising order of x, by the name of the curve.
 Curves = Mapping[str, list[Point]]
@@ -19,15 +20,22 @@ def by_width(rows: Sequence[Row]) -> Curves:
     return _sorted(found)
 
 
-def by_sparsity(rows: Sequence[Row], source: str) -> Curves:
-    """Accuracy over sparsity of what was pruned from one model: a curve for each way to prune."""
+def by_sparsity(rows: Sequence[Row], source: str, val_rows: int) -> Curves:
+    """Accuracy over sparsity of what was pruned from one model: a curve for each way to prune.
+
+    Args:
+        rows: Of the run.
+        source: The step whose model was pruned.
+        val_rows: Rows of the validation split.
+    """
     found: dict[str, list[Point]] = defaultdict(list)
     for row in rows:
         if row["source"] == source and row["target_sparsity"] is not None:
             found[way_to_prune(row)].append(_point(row, "target_sparsity"))
             if (untrained := row["val_accuracy_untrained"]) is not None:
                 name = f"{row['method']}, not trained again"
-                found[name].append(Point(row["target_sparsity"], untrained))
+                error = standard_error(untrained, val_rows)
+                found[name].append(Point(row["target_sparsity"], untrained, error))
     return _sorted(found)
 
 

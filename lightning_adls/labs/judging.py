@@ -47,7 +47,7 @@ def tested(search: Search[Any]) -> Row:
 
 
 def test(run: Run, task: Task, search: Search[Any]) -> None:
-    """Test the best model, once: a step of its own.
+    """Test the best model, once: a step of its own, after one that says it of the validation rows.
 
     The study keeps what it found, so that every machine knows it: see :func:`tested`. The weights
     must be here.
@@ -55,6 +55,7 @@ def test(run: Run, task: Task, search: Search[Any]) -> None:
     if tested(search)["test_accuracy"] is not None:
         return
     best, step = _best_step(search)
+    _validate(run, task, search)
     row = run.step(
         f"{_TEST}/{step}",
         lambda: task.test(_best(search), search.objective.budget, run.answers("test", step)),
@@ -69,7 +70,7 @@ def judge(run: Run, task: Task, search: Search[Any]) -> Row:
     If its weights are on another machine they are those that the storage knows, and ``checkpoint``
     is None.
     """
-    best, step = _best_step(search)
+    best, _ = _best_step(search)
     row = {
         "study": search.name,
         "trial": best.user_attrs["index"] + 1,
@@ -82,8 +83,7 @@ def judge(run: Run, task: Task, search: Search[Any]) -> Row:
         known = {name: best.user_attrs[name] for name in COSTS}
         judged = accuracy("val", best.value, val_rows)
         return {**row, "checkpoint": None, **judged, **tested(search), **known}
-    answers = run.answers("val", step)
-    found = dict(run.step(step, lambda: _validated(task, _best(search), search, answers)))
+    found = dict(_validate(run, task, search))
     test(run, task, search)
     path = str(weights.relative_to(run.folder))
     judged = accuracy("val", found.pop("accuracy"), val_rows)
@@ -135,6 +135,13 @@ def _best_step(search: Search[Any]) -> tuple[Any, str]:
 
 def _best(search: Search[Any]) -> TextClassifier:
     return cast(TextClassifier, search.objective.load(_best_step(search)[0]))
+
+
+def _validate(run: Run, task: Task, search: Search[Any]) -> Row:
+    """What the best model says of each validation row: a step of its own."""
+    _, step = _best_step(search)
+    answers = run.answers("val", step)
+    return run.step(step, lambda: _validated(task, _best(search), search, answers))
 
 
 def _validated(task: Task, module: TextClassifier, search: Search[Any], answers: Path) -> Row:

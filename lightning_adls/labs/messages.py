@@ -1,6 +1,7 @@
 """What jsonargparse says of a command line, in the words of who wrote it."""
 
 import re
+import sys
 from collections.abc import Iterator
 from inspect import signature
 from typing import Any
@@ -13,10 +14,17 @@ from lightning_adls.labs.network import imported
 _KEY = re.compile(r'Parser key "([\w.]+)": ?')
 _NO_PATH = re.compile(r"- Expected a path but .*? either not accessible or invalid - ")
 _KIND = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
+_KINDS = {"int": "whole number", "float": "number", "bool": "truth value (true or false)"}
+_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)")
 # What makes an object, where a function of the class would do.
 _FACTORY = re.compile(
     r"Type <class '[\w.]+'> expects a function or a callable class: (.*?)\. "
     r"Got value: Namespace\(class_path='([\w.]+)'.*"
+)
+# What makes an object, where nothing has the name.
+_NOTHING = re.compile(
+    r"Type <class '[\w.]+'> expects a function or a callable class: module '([\w.]+)' has no "
+    r"attribute '(\w+)'\. Got value: \S+"
 )
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] "
@@ -43,7 +51,8 @@ def readable(message: str, parser: ArgumentParser) -> str:
         text = text[: union.start()] + (others or f"{union['value']!r} is not {kinds}")
         if kinds.startswith("list[") and not others:
             text += f"; write '[{union['value']}]'"
-    text = _KIND.sub(r"'\2' is no \1", _KEY.sub(r"--\1: ", text))
+    text = _NOTHING.sub(_no_such_class, text)
+    text = _LITERAL.sub(_none_of, _KIND.sub(_no_such_kind, _KEY.sub(r"--\1: ", text)))
     if unknown := _UNKNOWN.search(text):
         dashes = "--" if "unrecognized" in unknown[1] else ""
         known = [dashes + name for name in _names(parser, text, unknown[2])]
@@ -53,6 +62,24 @@ def readable(message: str, parser: ArgumentParser) -> str:
         text += "; a class is named by its path, such as optuna.samplers.TPESampler"
     text = _CLASS.sub(r"\1: ", text)
     return text if text.endswith(("?", ".")) else f"{text}."
+
+
+def _no_such_kind(found: re.Match[str]) -> str:
+    kind, value = found.groups()
+    text = f"{value!r} is no {_KINDS.get(kind, kind)}"
+    return f"{text}; write '[{value.strip('[]')}]' in quotes" if kind == "list" else text
+
+
+def _none_of(found: re.Match[str]) -> str:
+    known, value = found.groups()
+    meant = did_you_mean(value, known.replace("'", "").split(", "))
+    return f"{value!r} is none of {known}{meant}"
+
+
+def _no_such_class(found: re.Match[str]) -> str:
+    module, name = found.groups()
+    meant = did_you_mean(name, dir(sys.modules.get(module)))
+    return f"{module} has no {name}{meant}"
 
 
 def _names(parser: Any, text: str, wrong: str) -> Iterator[str]:

@@ -80,8 +80,11 @@ class ModelRun(Run):
         def work() -> Row:
             module, seconds = task.build(), None
             if task.finetune is not None and task.weights is None:
-                print(f"{step}: {task.finetune.epochs:g} epochs in full precision ...", flush=True)
-                found = task.train(module, task.finetune, self.curves, step, [TrainingBar(step)])
+                epochs = task.finetune.epochs
+                much = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+                print(f"{step}: {much} in full precision ...", flush=True)
+                bar = TrainingBar(step)
+                found = task.train(module, task.finetune, self.curves, step, [bar])
                 seconds = found["seconds"]
             return {**self.judge(step, module, budget), "seconds": seconds}
 

@@ -1,11 +1,15 @@
 """The folder of a Trainer that a command line describes, and the checkpoints within it."""
 
 from pathlib import Path
+from typing import cast
 
 from jsonargparse import Namespace
+from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.labs.network import imported
 from lightning_adls.labs.run import LOGS, folder_of
+from lightning_adls.loggers import place_of
 
 CHECKPOINTS = "checkpoints"  # as ModelCheckpoint names it
 
@@ -13,27 +17,37 @@ CHECKPOINTS = "checkpoints"  # as ModelCheckpoint names it
 def name_run(trainer: Namespace, lab: str, run: str) -> Path:
     """Give a Trainer the folder of a run, in place of one with the next number.
 
+    Loggers of files take it as it is. To others, beside one of those, the run is known by the
+    folder as its name.
+
     Args:
         trainer: The section of the command line; changed in place.
         lab: Name of the folder within ``lightning_logs``.
         run: Name of the run's folder within that of the lab.
 
     Raises:
-        ValueError: If the name is none of a folder, or a logger has no place for it.
+        ValueError: If the name is none of a folder, or the first logger, whose folder is that of
+            the checkpoints, has no place for it.
     """
     folder = folder_of(lab, run)
     loggers = _loggers(trainer)
     # jsonargparse would read a number, whose folder is `version_5`, or nothing.
     version = run if run[0].isalpha() and run.lower() != "null" else f"./{run}"
     place = {"save_dir": str(LOGS), "name": lab, "version": version}
-    for logger in loggers:
+    for n, logger in enumerate(loggers):
         # jsonargparse has filled in the defaults of all that the class takes.
-        if lacking := set(place) - set(vars(logger.get("init_args", Namespace()))):
+        options = vars(logger.get("init_args", Namespace()))
+        if set(place) <= set(options) and "project" not in options:
+            logger.init_args.update(Namespace(place))
+        elif n == 0:
+            name = str(logger.class_path).rpartition(".")[2]
             raise InputValueError(
-                f"{lab}: run={run!r} has no place in {logger.class_path}, which takes no "
-                f"{sorted(lacking)[0]}; leave it out, or take another logger."
+                f"{lab}: run={run!r} has no place in {name}, which has no folder of that name; "
+                "leave it out, or name a logger of files before it, such as TensorBoardLogger."
             )
-        logger.init_args.update(Namespace(place))
+        else:
+            kind = cast(type[Logger], imported(logger.class_path))
+            logger.init_args = Namespace(place_of(kind, {**options, **place, "version": run}))
     if not loggers:
         trainer.default_root_dir = str(folder)
     return folder

@@ -118,6 +118,10 @@ class Described:
             elif waiting:
                 waiting = False
             elif argument.startswith("-"):
+                option = argument[1:].partition("=")[0]
+                if len(option) > 1:
+                    meant = did_you_mean(f"--{option}", [f"--{each}" for each in self.options])
+                    return f"-{option} is no option of {self.script.name}{meant or '.'}"
                 waiting = "=" not in argument
             elif command:
                 if argument not in command:
@@ -128,10 +132,31 @@ class Described:
                     )
                 command = []
             else:
-                return split_list(arguments, place) or (
-                    f"{argument!r} belongs to no option; --help lists the options."
+                return (
+                    split_list(arguments, place)
+                    or self._several(arguments, place)
+                    or f"{argument!r} belongs to no option; --help lists the options."
                 )
         return None
+
+    def _several(self, arguments: Sequence[str], place: int) -> str | None:
+        """What to write in place of the values of a list that stand one by one."""
+        start = next((n for n in range(place - 1, -1, -1) if arguments[n].startswith("--")), None)
+        if start is None:
+            return None
+        option, equals, value = arguments[start].partition("=")
+        default = self.defaults.get(option[2:])
+        if default is not None and not isinstance(default, list):
+            return None
+        values = [value] if equals else []
+        for each in arguments[start + 1 :]:
+            if each.startswith("-"):
+                break
+            values.append(each)
+        whole = f"write '[{', '.join(values)}]' in quotes"
+        if default is None:
+            return f"{arguments[place]!r} belongs to no option; if {option} takes several, {whole}."
+        return f"{option}: several values are one list; {whole}."
 
     def _unknown(self, option: str, known: Collection[str]) -> str | None:
         name, _, rest = option.partition(".")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lightning_adls.errors import InputValueError
+from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import classified
 from lightning_adls.labs.run import LOGS
 from lightning_adls.report import Row
@@ -53,18 +53,23 @@ class StoredRun:
         """
         folder = next((path for path in (Path(run), LOGS / run) if path.is_dir()), None)
         if folder is None:
-            raise InputValueError(
-                f"run={str(run)!r} is no folder; give one such as {LOGS / 'lab1' / 'default'}."
-            )
+            there = [path.parent for path in LOGS.glob("*/*/results.csv")]
+            known = [str(path) for path in there] + [f"{p.parent.name}/{p.name}" for p in there]
+            meant = did_you_mean(str(run), known)
+            example = meant or f"; give one such as {LOGS / 'lab1' / 'default'}."
+            raise InputValueError(f"run={str(run)!r} is no folder{example}")
         for name in ("config.yaml", "results.csv"):
             if not (folder / name).is_file():
                 raise InputValueError(f"run={str(run)!r} has no {name}: it is no run of a lab.")
         resolved = folder.resolve()
         lab = next((part for part in reversed(resolved.parts[:-1]) if part in LABS), None)
         summary = _json(folder / "summary.json")
-        lab = summary.get("lab", lab)
-        if lab not in LABS:
-            raise InputValueError(f"run={str(run)!r} is a run of none of {', '.join(LABS)}.")
+        lab = summary.get("lab", lab)  # a lab of somebody's own says so there
+        if lab is None:
+            raise InputValueError(
+                f"run={str(run)!r} is a run of none of {', '.join(LABS)}; a lab of your own writes "
+                "what is read here by lightning_adls.labs.own_results.write_results."
+            )
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         name = summary.get("run", config.get("run", resolved.name))
         rows = [] if lab == "lab4" else _rows(folder / "results.csv")

@@ -14,7 +14,11 @@ from lightning_adls.events import Layout, Session, markdown, write_run
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.report import Curve, Row
-from lightning_adls.search import FRONTS, RUNNING_BEST, TRIALS_PER_HOUR, TensorBoardRuns
+from lightning_adls.search import FRONTS, RUNNING_BEST, TRIALS_PER_HOUR, VALUE, TensorBoardRuns
+
+# Of more than 40 runs TensorBoard shows none before it is told which: this name finds the few that
+# tell what a lab found, among those of all its trials.
+OVERVIEW = "overview"
 
 _BATCHES = 4
 
@@ -23,7 +27,8 @@ _BATCHES = 4
 class TensorBoard:
     """What a lab writes for TensorBoard, in its run's folder.
 
-    The run of the folder itself holds the figures, the tables and the layout of CUSTOM SCALARS.
+    The run ``overview`` holds the figures, the tables and the layout of CUSTOM SCALARS; what that
+    draws lies below it.
 
     Args:
         histograms: Whether the rounded weights of the best models are shown, a histogram for each
@@ -32,9 +37,15 @@ class TensorBoard:
 
     histograms: bool = False
 
-    def listener(self, place: str, cost: str = "bits_per_weight") -> TensorBoardRuns:
-        """Shows searches while they run; see there."""
-        return TensorBoardRuns(place, cost)
+    def listener(self, folder: Path, place: str, cost: str = "bits_per_weight") -> TensorBoardRuns:
+        """Shows searches while they run; see there.
+
+        Args:
+            folder: Of the lab's run.
+            place: See :class:`TensorBoardRuns`.
+            cost: See :class:`TensorBoardRuns`.
+        """
+        return TensorBoardRuns(place, cost, folder / OVERVIEW)
 
     def write_page(
         self,
@@ -43,7 +54,7 @@ class TensorBoard:
         tables: Mapping[str, Iterable[Row]] | None = None,
         recipes: Mapping[str, str | Path] | None = None,
     ) -> None:
-        """Write the run of the lab's own folder, its figures (PNG files there) with it.
+        """Write the lab's figures (PNG files in its folder), tables and recipes.
 
         Args:
             folder: Of the lab's run.
@@ -56,7 +67,7 @@ class TensorBoard:
             yaml = (folder / file).read_text(encoding="utf-8")
             texts[f"recipe/{name}"] = f"```\n{yaml}\n```"
         images = {f"figure/{path.stem}": path for path in sorted(folder.glob("*.png"))}
-        write_run(folder, images=images, texts=texts, layout=layout)
+        write_run(folder / OVERVIEW, images=images, texts=texts, layout=layout)
 
 
 def search_layout(title: str, cost: str = "bits_per_weight") -> Layout:
@@ -66,14 +77,20 @@ def search_layout(title: str, cost: str = "bits_per_weight") -> Layout:
             "best value so far, over trials": [RUNNING_BEST],
             "best value over cost (steps: see the tag)": [FRONTS[cost]],
             "trials per hour": [TRIALS_PER_HOUR],
-            "value of each trial": ["trial/value"],
+            "value of each trial": [VALUE],
         }
     }
 
 
 def shown(rows: Iterable[Row], columns: Mapping[str, tuple[str, str]]) -> list[Row]:
     """Rows as a table on the screen has them; see :func:`lightning_adls.labs.tables.table`."""
-    return [{header: row.get(key) for key, (header, _) in columns.items()} for row in rows]
+    return [
+        {
+            header: None if (value := row.get(key)) is None else format(value, spec)
+            for key, (header, spec) in columns.items()
+        }
+        for row in rows
+    ]
 
 
 def write_row(

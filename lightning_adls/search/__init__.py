@@ -19,6 +19,7 @@ from lightning_adls.search.tensorboard import (
     FRONTS,
     RUNNING_BEST,
     TRIALS_PER_HOUR,
+    VALUE,
     TensorBoardRuns,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "FRONTS",
     "RUNNING_BEST",
     "TRIALS_PER_HOUR",
+    "VALUE",
     "Architecture",
     "ArchitectureSpace",
     "Bars",

@@ -133,7 +133,7 @@ class Objective(Generic[ChoiceT]):
         if self.train:
             callbacks = [TrialPruning(trial, self.monitor), Moving(trial), *self._callbacks()]
         budget = self.budget if self.train else self.budget.on_one_device()
-        trainer = budget.trainer(steps, loggers, callbacks)
+        trainer, failed = budget.trainer(steps, loggers, callbacks), True
         try:
             self._run(trainer, module, self.train)
             if self.compress is not None:
@@ -144,12 +144,16 @@ class Objective(Generic[ChoiceT]):
                 release(trainer)
                 trainer = self._second_trainer(trial, steps)
                 self._run(trainer, module, self.retrain is not None)
+            failed = False
+        except optuna.TrialPruned:
+            failed = False
+            raise
         finally:
             # Pruned and failed trials are shown with the last value they reached.
             reached = float(trainer.callback_metrics.get(self.monitor, torch.nan))
             cost = {name: trial.user_attrs[name] for name in COSTS}
             for logger in loggers:
-                log_outcome(logger, {**trial.params, **cost}, {"value": reached})
+                log_outcome(logger, trial.params, {"value": reached, **cost}, failed=failed)
             release(trainer)
         return reached
 

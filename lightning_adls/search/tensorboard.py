@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_adls.search.search import Search
 
 RUNNING_BEST = "search/running_best"
+VALUE = "search/value"
 TRIALS_PER_HOUR = "search/trials_per_hour"
 # TensorBoard counts in whole steps: costs are multiplied to have some digits.
 _FRONTS = {
@@ -29,20 +31,24 @@ FRONTS = {cost: tag for cost, (tag, _) in _FRONTS.items()}
 class TensorBoardRuns(Listener):
     """Writes the TensorBoard runs of searches as soon as a trial has ended.
 
-    In the folder of a search's objective, under the name of the study: the running best and the
-    trials per hour over the number of trials. Below it, ``pareto``: the best value over the cost,
-    without those that another trial outdoes in both. And ``hparams/<trial>``: what the trial chose
-    and how it ended as a row of HPARAMS, with its value, costs and seconds. All are made of the
-    study alone, so that a search which was interrupted shows the same as one which was not.
+    In the folder of a search's objective, ``hparams/<trial>``: what the trial chose and how it
+    ended as a row of HPARAMS, with its value, costs and seconds. There too, or in ``overview``:
+    the value of each trial, the best so far and the trials per hour over the number of trials.
+    Below that, ``pareto``: the best value over the cost, without those that another trial outdoes
+    in both. All are made of the study alone, so that a search which was interrupted shows the same
+    as one which was not.
 
     Args:
         place: Added to the names of trials in HPARAMS, such as the run's; no two searches that are
             shown together may have the same names.
         cost: Of the front: ``bits_per_weight`` or ``size_mb``.
+        overview: Folder of the curves of all searches, each under the name of its study; by
+            default they lie in the folder of the search's objective.
     """
 
     place: str
     cost: str = "bits_per_weight"
+    overview: Path | None = None
 
     def begun(self, search: "Search[Any]") -> None:
         """Write what is known already."""
@@ -59,9 +65,17 @@ class TensorBoardRuns(Listener):
 
     def _write_curves(self, search: "Search[Any]", trials: Sequence[FrozenTrial]) -> None:
         folder = search.objective.folder
+        if self.overview is not None:
+            folder = self.overview / self._name(search)
         seconds = accumulate(trial.user_attrs.get("seconds", 0.0) for trial in trials)
         rates = [(n, 3600 * n / spent) for n, spent in enumerate(seconds, 1) if spent]
-        write_run(folder, curves={RUNNING_BEST: search.curve, TRIALS_PER_HOUR: rates})
+        values = [(n, t.value) for n, t in enumerate(trials, 1) if t.value is not None]
+        curves: dict[str, Curve] = {
+            VALUE: values,
+            RUNNING_BEST: search.curve,
+            TRIALS_PER_HOUR: rates,
+        }
+        write_run(folder, curves=curves)
         tag, factor = _FRONTS[self.cost]
         complete = [t for t in trials if t.state == TrialState.COMPLETE]
         points = [(t.user_attrs[self.cost], t.value) for t in complete if t.value is not None]
@@ -82,16 +96,19 @@ class TensorBoardRuns(Listener):
             if value is not None
         }
         state = trial.state.name.lower()
-        name = search.name.removeprefix(f"{self.place}/")  # of a storage that runs share
         write_run(
             search.objective.folder / "hparams" / f"{number:03d}",
             curves=found,
             session=Session(
-                f"{name}/{number:03d} {self.place}",
+                f"{self._name(search)}/{number:03d} {self.place}",
                 {**columns_of(search.objective.space, trial), "state": state},
                 "failure" if trial.state == TrialState.FAIL else "success",
             ),
         )
+
+    def _name(self, search: "Search[Any]") -> str:
+        """Of the study, in a storage that runs share without the run before it."""
+        return search.name.removeprefix(f"{self.place}/")
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -35,12 +35,24 @@ def test_what_could_not_be_measured_is_a_line_for_each_reason(tmp_path: Path) ->
     for part, target, error in (
         *(("one", "a", "no kernel"), ("one", "b", None), ("one", "a", "no kernel")),
         *(("one", "c", "no kernel"), ("one", "c", "too large"), ("two", "d", "no kernel")),
+        *(("two", each, "no kernel") for each in "efg"),
     ):
         results.add(part, "forward", [{"target": target, "device": "cpu", "error": error}])
     assert results.failures("one") == [
-        "Not measured, 3 x (a on cpu, c on cpu): no kernel",
+        "Not measured, 3 x (a, c on cpu): no kernel",
         "Not measured, 1 x (c on cpu): too large",
     ]
+    assert results.failures("one", "two") == [
+        "Not measured, 7 x (a, c, d, e and 2 more on cpu): no kernel",
+        "Not measured, 1 x (c on cpu): too large",
+    ]
+
+
+def test_whoever_listens_hears_of_each_record(tmp_path: Path) -> None:
+    heard: list[object] = []
+    results = Results(tmp_path, [], {}, lambda record: heard.append(record["target"]))
+    results.add("part", "forward", [{"target": name, "device": "cpu"} for name in "ab"])
+    assert heard == ["a", "b"]
 
 
 def test_an_attempt_that_fails_is_a_row_that_says_why() -> None:

@@ -226,8 +226,65 @@ def test_a_confusion_matrix_has_counts_shares_and_the_accuracy(drawn: Drawn) -> 
 
 def test_the_largest_importances_come_first(drawn: Drawn) -> None:
     shares = {f"choice {n}": n / 190 for n in range(20)}
-    draw_importances("x.png", {"Integer": shares, "Log": {"a": 1.0}}, title="t")
+    found = {"Integer": shares, "Log": {"a": 1.0}}
+    draw_importances("x.png", found, {"Integer": 30, "Log": 4}, title="t")
     first, second = drawn[0].axes
+    assert [one.get_title() for one in (first, second)] == ["Integer, 30 trials", "Log, 4 trials"]
     labels = [label.get_text() for label in first.get_yticklabels()]
     assert labels == [f"choice {n}" for n in range(19, 7, -1)]
     assert [bar.get_width() for bar in second.containers[0]] == [1.0]
+
+
+def test_points_of_several_curves_at_one_x_stand_beside_each_other(drawn: Drawn) -> None:
+    same = [Point(4, 0.8, 0.01), Point(6, 0.8, 0.01), Point(32, 0.1, 0.01)]
+    curves = dict.fromkeys("abc", same)
+    POINTS(curves)
+    POINTS(curves, log=True)
+    apart, together = (
+        [list(line(made.axes[0], name).lines[0].get_xdata()) for name in curves] for made in drawn
+    )
+    for places in zip(*apart, strict=True):
+        assert sorted(set(places)) == list(places), "in the order of the legend"
+        assert max(places) - min(places) <= 1, "within half of the way to the next"
+    assert apart[1] == [4, 6, 32], "that in the middle stands where it was measured"
+    assert together == [[4, 6, 32]] * 3
+
+
+@pytest.mark.parametrize("lowest", [0.739, 0.74, 0.741])
+def test_no_point_lies_half_upon_the_edge_that_others_are_cut_off_at(
+    lowest: float, drawn: Drawn
+) -> None:
+    values = [0.1, lowest, *[0.8] * 8]  # 1.5 times 0.04 below the quartiles is 0.74
+    POINTS({"a": [Point(n, value, 0.01) for n, value in enumerate(values)]})
+    low, high = drawn[0].axes[0].get_ylim()
+    assert 0.73 < low < lowest
+    assert lowest - low >= 0.9 * 0.02 * (high - low), "more than half of a marker"
+    assert high < 0.82, "the margin is one of what is shown"
+
+
+def test_the_front_goes_on_to_the_dearest_and_is_compared(drawn: Drawn) -> None:
+    found = [Candidate("a", 4, 0.8, 0.01), Candidate("a", 8, 0.85, 0.01), Candidate("a", 32, 0.8)]
+    compare = {"float32": 0.86, "chance": 0.5}
+    draw_front("x.png", found, title="t", x_label="bits", y_label="accuracy", compare=compare)
+    axes = drawn[0].axes[0]
+    assert list(line(axes, "Pareto front").get_xdata()) == [4, 8, 32]
+    assert list(line(axes, "Pareto front").get_ydata()) == [0.8, 0.85, 0.85]
+    assert list(line(axes, "float32").get_ydata()) == [0.86, 0.86]
+    assert line(axes, "chance").get_label() == "chance  0.500, outside"
+    assert {4, 8, 16, 32} <= set(axes.get_xticks())
+
+
+def test_very_many_bars_have_no_numbers_that_would_overlap(drawn: Drawn) -> None:
+    for bars in (5, 41):
+        groups = {"all": {f"bar {n}": float(n) for n in range(bars)}}
+        draw_bars("x.png", groups, title="t", y_label="ms")
+    assert [len(made.axes[0].texts) for made in drawn] == [5, 0]
+
+
+def test_a_short_logarithmic_axis_has_numbers_enough(drawn: Drawn) -> None:
+    found = [Candidate("a", cost, 0.8) for cost in (0.15, 0.65)]
+    draw_front("x.png", found, title="t", x_label="MB", y_label="accuracy", log=True)
+    axes = drawn[0].axes[0]
+    low, high = axes.get_xlim()
+    shown = [x for x in axes.get_xticks() if low <= x <= high]
+    assert [round(x, 1) for x in shown] == [0.2, 0.3, 0.4, 0.5, 0.6]

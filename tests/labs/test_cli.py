@@ -349,7 +349,16 @@ MESSAGES = [
     (["--config", {"trails": 3}], ["did you mean trials?"]),
     (["--config", {"budget": {"epoch": 1}}], ["did you mean", "epochs"]),
     (["--only=Integer"], ["--only: 'Integer' is not list[str] or null; write '[Integer]'."]),
-    (["--trials=three"], ["--trials: 'three' is no int."]),
+    (["--trials=three"], ["--trials: 'three' is no whole number."]),
+    (["--untrained=Integer, Log"], ["write '[Integer, Log]'"]),
+    (
+        ["--backend=mas"],
+        ["--backend: 'mas' is none of 'standard', 'mase', 'chop'; did you mean mase?"],
+    ),
+    (
+        ["--sampler=optuna.samplers.TPESamplr"],
+        ["--sampler: optuna.samplers has no TPESamplr; did you mean TPESampler?"],
+    ),
 ]
 
 

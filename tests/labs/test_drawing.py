@@ -57,6 +57,15 @@ def test_each_lab_has_its_figures_from_rows_alone(
             )
 
 
+def test_a_lab_of_your_own_has_a_front_and_confusions(
+    tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    run = StoredRun.read(stored_runs.own_lab(tmp_path / "lab5" / "test"))
+    assert [figure.path.stem for figure in draw(run)] == ["front", "confusion"]
+    assert drawn["front"].axes[0].get_xlabel() == "bits per weight"
+    assert len(drawn["confusion"].axes) == 2, "those that were tested"
+
+
 def test_without_predictions_there_is_no_confusion_matrix(
     tmp_path: Path, drawn: dict[str, Any]
 ) -> None:
@@ -105,14 +114,17 @@ def test_make_figures_refuses_what_is_no_run_in_one_line(
         (shutil.rmtree, "is no folder; give one such as"),
         (lambda folder: (folder / "results.csv").unlink(), "has no results.csv"),
         (lambda folder: (folder / "results.csv").write_text("step,accuracy\na,1\n"), "earlier"),
-        (
-            lambda folder: (folder / "summary.json").write_text('{"lab": "x"}'),
-            "run of none of lab0",
-        ),
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path: Path, spoil: Any, message: str) -> None:
     folder = stored_runs.lab1(tmp_path / "lab1" / "test", paired=False)
     spoil(folder)
     with pytest.raises(InputValueError, match=message):
+        StoredRun.read(folder)
+
+
+def test_a_run_of_nobody_knows_which_lab_is_refused(tmp_path: Path) -> None:
+    folder = stored_runs.lab1(tmp_path / "mine" / "test", paired=False)
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(InputValueError, match=r"run of none of lab0.*own_results.write_results"):
         StoredRun.read(folder)

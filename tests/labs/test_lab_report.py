@@ -18,8 +18,10 @@ from lightning_adls import formats
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.drawing import Figure
 from lightning_adls.labs.lab_report import write_report, writing
+from lightning_adls.labs.lab_report.comparing import measured
 from lightning_adls.labs.lab_report.references import FORMATS
 from lightning_adls.labs.stored import StoredRun
+from lightning_adls.significance import Difference
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
 HEADINGS = ["Setup", "Results", "Observations", "Conclusion", "Key takeaways", "References"]
@@ -88,14 +90,33 @@ def test_the_statements_of_lab_1_are_those_of_its_rows(tmp_path: Path) -> None:
     error = 100 * (130 - 130**2 / 500) ** 0.5 / 500
     statement = f"QAT at 4 bits (half) is 26.0 ± {error:.1f} points above PTQ (paired, p < 0.001)."
     assert statement in said
-    assert "PTQ, half: not below float32 from 8 bits on (0.0 ± 0.0 points; paired" in said
+    assert "PTQ, half: no loss against float32 is shown from 8 bits on (+0.0 ± 0.0 points" in said
     assert "at 6 bits it loses 9.0 ± 1.3 points (paired, p < 0.001)" in said
-    assert "l1-norm, one shot: below the model that was not pruned already at 0.5" in said
+    assert "Pruning (l1-norm, one shot): a loss already at a sparsity of 0.5; at 0.9 it" in said
     assert "l1-norm beats random pruning (cubic) at 2 of 2 sparsities; the largest" in said
     assert "The quantised and float32" not in said
     assert "The quantised model and float32 are indistinguishable on the test rows" in said
-    assert statement in section(text, "Conclusion")
-    assert "sparse: 81.0 ± 1.2 % on test, 8 bits per weight" in section(text, "Key takeaways")
+    conclusion = section(text, "Conclusion")
+    assert statement in conclusion
+    fewest = "- Down to 6 bits no loss against float32 is shown, by PTQ, calibrated by mse.\n"
+    assert fewest in conclusion
+    assert "from 8 bits on" not in conclusion, "the observations are not said twice"
+    sparse = "sparse (l1-norm, cubic, sparsity 0.5): 81.0 ± 1.2 % on test, 8 bits per weight"
+    assert sparse in section(text, "Key takeaways")
+
+
+def test_a_loss_that_is_not_shown_has_its_sign() -> None:
+    less, more = (Difference(value, 0.01, 0.3, paired=True) for value in (-0.01, 0.008))
+    assert measured(less).startswith("(-1.0 ± 1.0 points")
+    assert measured(more).startswith("(+0.8 ± 1.0 points")
+
+
+def test_numbers_of_a_table_stand_below_each_other(tmp_path: Path) -> None:
+    text, page = report_of(stored_runs.lab1(tmp_path / "lab1" / "test"))
+    lines = text.splitlines()
+    header = next(n for n, line in enumerate(lines) if line.startswith("| model | how it was"))
+    assert lines[header + 1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    assert '<th style="text-align:right">val accuracy</th>' in page
 
 
 def test_a_lab_that_does_nothing_but_guess_says_so_first(tmp_path: Path) -> None:
@@ -184,13 +205,28 @@ def test_several_runs_stand_side_by_side_and_are_compared(tmp_path: Path) -> Non
     setup = section(text, "Setup")
     assert "| run | lab1/test | lab1/other |" in setup
     assert "| Seed | **0** | **1** |" in setup
-    assert "| tolerance | 0.06 | 0.06 |" in setup
+    assert "| `tolerance` | 0.06 | 0.06 |" in setup
     said = section(text, "Observations")
     assert "quantised of lab1/test is 4.5 ± 0.7 points above that of lab1/other" in said
     assert "float32 of lab1/test and that of lab1/other are indistinguishable" in said
     assert "![lab1/other: " in text
     assert "](<../lab1/other/a.png>)" in text
     assert page.count("data:image/png") == 2 * 2
+    assert "*lab1/test, lab1/other: What a " in text, "which figure is of which run"
+    assert "\n\n- " not in section(text, "Conclusion").lstrip(), "one list"
+
+
+def test_a_lab_of_your_own_is_reported_beside_another(tmp_path: Path) -> None:
+    folders = [stored_runs.own_lab(tmp_path / "lab5" / "test"), stored_runs.lab0(tmp_path / "lab0")]
+    text, _ = report_of(folders[0])
+    assert "# lab5\n" in text
+    assert "| mse/4 | 80.0 ± 1.8 % | 81.0 ± 1.2 % |" in section(text, "Results")
+    said = section(text, "Observations")
+    assert "The best on validation is start, 86.0 ± 1.6 %." in said
+    assert "start is 4.0 ± 0.6 points above mse/4 on the test rows (paired, p < 0.001)." in said
+    assert "- mse/4: 81.0 ± 1.2 % on test, 8 bits" in section(text, "Key takeaways")
+    text, _ = report_of(*folders, into=tmp_path / "both")
+    assert "| lab5/test | mse/4 | 80.0 ± 1.8 %" in section(text, "Results")
 
 
 def test_runs_of_different_labs_stand_in_one_report_and_are_not_compared(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ SCRIPTS = [
     for path in sorted((ROOT / "scripts").glob("*.py"))
     if short_help.defaults_of(path).exists()
 ]
+LAB1 = ROOT / "scripts" / "lab1_compression.py"
 LAB3 = ROOT / "scripts" / "lab3_mixed_precision.py"
 TRAIN = ROOT / "scripts" / "train.py"
 
@@ -81,7 +82,11 @@ def test_an_option_that_is_not_there_needs_no_torch_either() -> None:
         (LAB3, ["--quux"], "--quux is no option of lab3_mixed_precision.py; --help lists"),
         (LAB3, ["--help.trails"], "did you mean --trials?"),
         (LAB3, ["extra"], "'extra' belongs to no option"),
-        (LAB3, ["--seed=1", "2"], "'2' belongs to no option"),
+        (LAB3, ["--seed=1", "2"], "'2' belongs to no option; --help"),
+        (LAB1, ["--widths", "4", "8"], "--widths: several values are one list; write '[4, 8]'"),
+        (LAB1, ["--widths=4", "8", "--seed=1"], "write '[4, 8]' in quotes."),
+        (LAB3, ["--only", "Log", "Full"], "'Full' belongs to no option; if --only takes several"),
+        (LAB3, ["-trials", "3"], "-trials is no option of lab3_mixed_precision.py; did you mean"),
         (
             LAB3,
             ["--only", "[Integer,", "MXInt]", "--seed", "3"],

@@ -77,7 +77,7 @@ def test_lab1_writes_all_its_results_and_a_second_call_runs_nothing(
     Quantize.load(FOLDER / "quantised_recipe.yaml")
     for name in ("widths.png", "sparsities.png"):
         assert (FOLDER / name).read_bytes().startswith(b"\x89PNG")
-    assert list(FOLDER.glob("curves/QAT, half/events*"))
+    assert list(FOLDER.glob("overview/QAT, half/events*"))
     assert "Chosen on the validation split" in capsys.readouterr().out
 
     steps = (FOLDER / "run.json").stat().st_mtime_ns

@@ -89,7 +89,7 @@ def test_both_tasks_write_all_their_results_and_a_second_call_runs_nothing(
         assert model["architecture"]["hidden_size"] in (8, 16)
     for name in ("samplers.png", "compression_aware.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert list(folder.glob("plain/grid/0/events*"))
+    assert list(folder.glob("overview/plain/grid/0/events*"))
     assert len(list(folder.glob("plain/grid/0/hparams/*/events*"))) == 3
     assert len(list(folder.glob("plain/grid/0/trials/*/events*"))) >= 3
     assert list(folder.glob(f"aware_retrained/{best}/0/trials/*/retrain/events*"))

@@ -67,7 +67,8 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
     runs = {str(path.parent.relative_to(folder)) for path in folder.rglob("events*")}
     numbers = {"Full": ["001"], "Integer": ["001", "002", "003"], "Mixed": ["001", "002", "003"]}
     assert runs == {
-        *(".", "trials/start", *numbers, *(f"{name}/pareto" for name in numbers)),
+        *("overview", "trials/start"),
+        *(f"overview/{name}{curve}" for name in numbers for curve in ("", "/pareto")),
         *(
             f"{name}/{kind}/{n}"
             for name in numbers
@@ -319,9 +320,9 @@ def test_lab3_shows_the_best_models_layer_by_layer_if_asked_to(run: Run, tmp_pat
     small = [*SMALL_LAB3, "--only=[Integer]", "--trials=1", "--train=false"]
     folder = tmp_path / "lightning_logs" / "lab3" / "test"
     assert run(LAB3, *small) == 0
-    assert not list(folder.glob("Integer/best/events*"))
+    assert not list(folder.glob("overview/Integer/best/events*"))
     assert run(LAB3, *small, "--tensorboard.histograms=true") == 0
-    events = EventAccumulator(str(folder / "Integer" / "best"))
+    events = EventAccumulator(str(folder / "overview" / "Integer" / "best"))
     events.Reload()
     assert len(events.Tags()["histograms"]) == 8, "one for each linear layer"
     for what in ("weights", "inputs"):
@@ -336,3 +337,12 @@ def test_lab3_writes_nothing_for_tensorboard_if_told_so(run: Run, tmp_path: Path
     folder = tmp_path / "lightning_logs" / "lab3" / "test"
     assert not list(folder.rglob("events*"))
     assert "val/accuracy" in (folder / "Full" / "trials" / "001" / "metrics.csv").read_text()
+
+
+def test_loggers_that_share_the_folder_of_a_trial_give_no_warnings(
+    run: Run, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    both = ["--logger=[TensorBoardLogger, CSVLogger]", "--only=[Full]", "--trials=1"]
+    assert run(LAB3, *SMALL_LAB3, *both) == 0
+    assert not [each for each in recwarn if "is not empty" in str(each.message)]
+    assert "is not empty" not in capsys.readouterr().err

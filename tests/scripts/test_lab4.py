@@ -236,6 +236,9 @@ def test_lab4_without_a_gpu_says_so_in_the_rows_and_how_to_fill_them(
         by_device.setdefault(row["device"], set()).add("CUDA devices" in row["error"])
     assert by_device == {"cuda": {True}, "cpu": {False}}
     printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.endswith(" ...")] == [
+        "attention on cpu, 1 of 1 ..."
+    ], "nothing is done on a device that is missing"
     command = next(line for line in printed.splitlines() if line.startswith("  python s"))
     given = shlex.split(command)
     assert given[1] == "scripts/lab4_performance.py"

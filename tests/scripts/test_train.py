@@ -11,11 +11,13 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import SaveConfigCallback
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from lightning_adls.data import TextData
+from lightning_adls.labs.run_folder import name_run
 from lightning_adls.locks import exclusive
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +91,7 @@ def test_train_fits_tests_and_predicts_from_its_checkpoint(
         (["--run=a", "--ckpt_path=last"], "lightning_logs/train/a/checkpoints"),
         (["--run="], "run='' is no name of a folder"),
         (["--run=../a"], "run='../a' is no name of a folder"),
-        (["--run=a", "--trainer.logger=MLFlowLogger"], "MLFlowLogger, which takes no name"),
+        (["--run=a", "--trainer.logger=MLFlowLogger"], "MLFlowLogger, which has no folder"),
         (
             [f"--trainer.callbacks{x}" for x in ("+=" + QAT, ".recipe=missing.yaml")],
             "there is no file 'missing.yaml'",
@@ -100,6 +102,29 @@ def test_train_refuses_wrong_input_in_one_line(
     refused: Callable[..., str], arguments: list[str], message: str
 ) -> None:
     assert message in refused(TRAIN, "fit", *SMALL_TRAIN, *arguments)
+
+
+def test_a_named_run_is_known_by_its_folder_to_loggers_that_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [f"lightning.pytorch.loggers.{name}Logger" for name in ("CSV", "Wandb", "MLFlow")]
+    options = [
+        Namespace(save_dir="logs", name="a", version=None),
+        Namespace(save_dir=".", name=None, version=None, project="mine"),
+        Namespace(save_dir="./mlruns", run_name=None, tracking_uri="sqlite:///a.db"),
+    ]
+    loggers = [
+        Namespace(class_path=path, init_args=each)
+        for path, each in zip(paths, options, strict=True)
+    ]
+    name_run(Namespace(logger=loggers), "train", "long")
+    csv, wandb, mlflow = (vars(logger.init_args) for logger in loggers)
+    assert csv == {"save_dir": "lightning_logs", "name": "train", "version": "long"}
+    assert wandb["name"] == mlflow["run_name"] == "lightning_logs/train/long"
+    assert wandb["project"] == "mine"
+    assert "version" not in wandb
+    assert mlflow["tracking_uri"] == "sqlite:///a.db"
 
 
 def checkpoint(run: str, name: str = "last") -> dict[str, Any]:

@@ -90,17 +90,27 @@ class Attention:
 
     def draw(self, results: StoredResults) -> None:
         """Lines of time and of memory over lengths."""
-        quantities = {"median_ms": "ms", "peak_mb": "peak memory in MB"}
+        quantities = {
+            "median_ms": ("median time", "ms"),
+            "peak_mb": ("peak memory", "peak memory in MB"),
+        }
         for experiment, mask in product(EXPERIMENTS, ("none", "padding")):
-            for device, (key, label) in product(results.devices_of(experiment), quantities.items()):
+            for device, (key, (what, label)) in product(
+                results.devices_of(experiment), quantities.items()
+            ):
                 curves: dict[str, list[tuple[float, float]]] = {}
                 for record in results.of(experiment, device):
                     if record["mask"] == mask:
                         name = f"{record['target']} {record['dtype']}"
                         curves.setdefault(name, []).append((record["tokens"], record[key]))
-                points = {name: sorted(curve) for name, curve in curves.items()}
-                title = f"attention {experiment} {device}, mask {mask}, {key.rpartition('_')[0]}"
-                results.lines(title, points, "tokens", label, log=True)
+                # Of one data type together: many curves are drawn in several panels.
+                types = list(dict.fromkeys(name.rpartition(" ")[2] for name in curves))
+                ranked = sorted(curves, key=lambda name: types.index(name.rpartition(" ")[2]))
+                points = {name: sorted(curves[name]) for name in ranked}
+                name = f"attention {experiment} {device}, mask {mask}, {key.rpartition('_')[0]}"
+                masked = "no mask" if mask == "none" else f"{mask} mask"
+                title = f"Attention, {experiment}, on {device}, {masked}: {what}"
+                results.lines(name, title, points, "tokens", label, log=True)
 
 
 @torch.no_grad()

@@ -90,12 +90,14 @@ def draw(results: StoredResults) -> None:
             if record["target"] == "BERT"
         }
         y = "mean ms, the first call included"
-        results.lines(f"compile mean {device}", curves, "calls", y, log=True)
+        title = f"Mean time of a call over the number of calls, the first included, on {device}"
+        results.lines(f"compile mean {device}", title, curves, "calls", y, log=True)
         graphs: dict[str, dict[str, float]] = {}
         for record in results.of("lengths", device):
             bar = f"multiples of {record['padded_to']}"
             graphs.setdefault(record["variant"], {})[bar] = record["graphs"]
-        results.bars(f"compile lengths {device}", graphs, "graphs compiled")
+        title = f"Graphs that are compiled for texts of changing lengths, on {device}"
+        results.bars(f"compile lengths {device}", title, graphs, "graphs compiled")
 
 
 def _draw_times(results: StoredResults, device: str) -> None:
@@ -106,4 +108,5 @@ def _draw_times(results: StoredResults, device: str) -> None:
         for record in results.of(experiment, device):
             group = str(record["target"]).replace("(", "\n(") + note
             times.setdefault(group, {})[record["variant"]] = record["median_ms"]
-    results.bars(f"compile {device}", times, "ms per call", log=True)
+    title = f"Eager and compiled on {device}: mean of the first calls, medians of steady calls"
+    results.bars(f"compile {device}", title, times, "ms per call", log=True)

@@ -152,17 +152,19 @@ class Packing:
             rates: dict[str, dict[str, float]] = {}
             for record in results.of("operators", device):
                 rates.setdefault(record["shape"], {})[record["target"]] = record["gb_per_s"]
-            results.bars(f"mxint8 operators {device}", rates, "GB/s")
+            title = f"Packing weights into MXINT8 and back on {device}: bytes that are moved"
+            results.bars(f"mxint8 operators {device}", title, rates, "GB/s")
             times: dict[str, dict[str, float]] = {}
             for record in results.of("linear", device):
                 bar = f"{record['target']} {record['dtype']}"
                 group = f"{record['shape']}\nbatch {record['batch']}"
                 times.setdefault(group, {})[bar] = record["median_ms"]
-            results.bars(f"mxint8 linear {device}", times, "ms per call", log=True)
+            title = f"A linear layer with plain, rounded and packed weights on {device}"
+            results.bars(f"mxint8 linear {device}", title, times, "ms per call", log=True)
         memories = {
-            name: {
-                r["target"].replace("_", " "): r[key] / 1e6 for r in results.of("memory") if r[key]
-            }
+            name: {r["target"].replace("_", " "): r[key] / 1e6 for r in results.of("memory")}
             for name, key in (("float32", "bytes_before"), ("packed", "bytes_after"))
         }
-        results.bars("mxint8 memory", {k: v for k, v in memories.items() if v}, "10^6 bytes")
+        title = "What a model takes in memory, in float32 and with packed MXINT8 weights"
+        groups = {name: bars for name, bars in memories.items() if bars}
+        results.bars("mxint8 memory", title, groups, "MB")

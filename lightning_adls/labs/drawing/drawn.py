@@ -8,6 +8,11 @@ from lightning_adls.figures.confusion import Matrix
 from lightning_adls.labs.classified import Answers
 from lightning_adls.labs.stored import StoredRun
 
+# Of figures of accuracy over cost, after what their points are.
+OF_THE_FRONT = (
+    "and the Pareto front: what nothing beats in both; its bars are binomial standard errors."
+)
+
 
 class Figure(NamedTuple):
     """A figure of a run.

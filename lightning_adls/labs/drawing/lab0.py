@@ -5,26 +5,29 @@ from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.significance import standard_error
 
+# The models, and their names in figures and tables.
+NAMES = {"start": "start", "full": "all weights", "lora": "LoRA", "merged": "LoRA, merged"}
+
 
 def draw(run: StoredRun) -> list[Figure]:
     """Validation accuracy over the training steps; confusion matrices."""
     rows = {row["model"]: row for row in run.rows}
     start, val_rows = rows["start"], run.summary["rows"]["val"]
     curves = {}
-    for name, words in (("full", "all weights"), ("lora", "low-rank adapters")):
+    for name in ("full", "lora"):
         if name in rows:
             points = [(0, start["val_accuracy"]), *rows[name]["curve"]]
-            curves[words] = [Point(x, y, standard_error(y, val_rows)) for x, y in points]
+            curves[NAMES[name]] = [Point(x, y, standard_error(y, val_rows)) for x, y in points]
     path = run.folder / "curves.png"
     draw_points(
         path,
         curves,
-        title="Fine-tuning all weights, and low-rank adapters alone",
+        title="Fine-tuning all weights, and low-rank adapters (LoRA) alone",
         x_label="training steps",
         y_label="validation accuracy",
         subtitle=run.subtitle,
         compare=chance(run),
     )
     caption = "Validation accuracy while training; bars are binomial standard errors."
-    steps = {words: name for name, words in (("full", "all weights"), ("merged", "LoRA, merged"))}
+    steps = {NAMES[name]: name for name in ("full", "merged")}
     return [Figure(path, caption), *confusions(run, steps)]

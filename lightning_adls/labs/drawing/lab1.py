@@ -2,7 +2,7 @@
 
 from lightning_adls.figures import Candidate, draw_format_map, draw_front, draw_points
 from lightning_adls.labs.curves import by_sparsity, by_width, way_to_quantise
-from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance, confusions
 from lightning_adls.labs.rows.steps import START, TRAINED
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row
@@ -24,9 +24,6 @@ def draw(run: StoredRun) -> list[Figure]:
 
 
 def _widths(run: StoredRun) -> Figure:
-    floats = {row["step"]: row["val_accuracy"] for row in run.rows if row["method"] == "float32"}
-    names = {START: "float32", TRAINED: "float32, trained as long"}
-    compare = {name: floats[step] for step, name in names.items() if step in floats}
     path = run.folder / "widths.png"
     draw_points(
         path,
@@ -35,17 +32,25 @@ def _widths(run: StoredRun) -> Figure:
         x_label="width of the fixed-point numbers in bits",
         y_label=Y,
         subtitle=run.subtitle,
-        compare={**compare, **chance(run)},
+        compare={**_float32(run), **chance(run)},
     )
     caption = (
-        "Validation accuracy over the width, without training (PTQ) and with it (QAT); bars are "
-        "binomial standard errors."
+        "Validation accuracy over the width, without training (PTQ) and with it (QAT). Half: half "
+        "of the bits are behind the point; calibrated: as many as fit each tensor; learned: the "
+        "step size is trained. Bars are binomial standard errors."
     )
     return Figure(path, caption)
 
 
+def _float32(run: StoredRun) -> dict[str, float]:
+    """The levels of full precision: the start, and trained on as long as QAT trains."""
+    floats = {row["step"]: row["val_accuracy"] for row in run.rows if row["method"] == "float32"}
+    names = {START: "float32", TRAINED: "float32, trained as long"}
+    return {name: floats[step] for step, name in names.items() if step in floats}
+
+
 def _sparsities(run: StoredRun, best: Row) -> list[Figure]:
-    curves = by_sparsity(run.rows, best["step"])
+    curves = by_sparsity(run.rows, best["step"], run.summary["rows"]["val"])
     if not curves:
         return []
     words = f"{way_to_quantise(best)}, {best['width']} bits"
@@ -67,22 +72,22 @@ def _sparsities(run: StoredRun, best: Row) -> list[Figure]:
 
 
 def _front(run: StoredRun, quantised: list[Row]) -> Figure:
-    groups = [("float32", row) for row in run.rows if row["method"] == "float32"]
-    groups += [(way_to_quantise(row), row) for row in quantised]
     path = run.folder / "front.png"
     draw_front(
         path,
         [
-            Candidate(name, r["bits_per_weight"], r["val_accuracy"], r["val_standard_error"])
-            for name, r in groups
+            Candidate(
+                way_to_quantise(r), r["bits_per_weight"], r["val_accuracy"], r["val_standard_error"]
+            )
+            for r in quantised
         ],
         title="Validation accuracy over bits per weight",
         x_label="bits per weight",
         y_label=Y,
         subtitle=run.subtitle,
+        compare={**_float32(run), **chance(run)},
     )
-    caption = "Every quantised model, and the Pareto front: what nothing beats in both."
-    return Figure(path, caption)
+    return Figure(path, f"Every quantised model, {OF_THE_FRONT}")
 
 
 def _formats(run: StoredRun, best: Row) -> list[Figure]:
@@ -98,7 +103,7 @@ def _formats(run: StoredRun, best: Row) -> list[Figure]:
     title = f"Number formats of the best quantised model: {words}"
     formats = {layer: by_tensor(spec) for layer, spec in recipes[0].items()}
     draw_format_map(path, formats, title=title, subtitle=run.subtitle)
-    return [Figure(path, "The number format of each tensor of each layer; * is every layer.")]
+    return [Figure(path, "The number format of each tensor of each layer.")]
 
 
 def by_tensor(spec: object) -> dict[str, str | None]:

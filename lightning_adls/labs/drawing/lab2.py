@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lightning_adls.figures import Candidate, Stairs, draw_front, draw_steps
-from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance, confusions
 from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row, mean_and_range
@@ -106,12 +106,13 @@ def _front(run: StoredRun) -> Figure:
             for r in complete
         ],
         title="Validation accuracy over size",
-        x_label="size in MB (10^6 bytes)",
+        x_label="size in MB",
         y_label="validation accuracy",
         subtitle=run.subtitle,
+        compare=chance(run),
         log=True,
     )
-    return Figure(path, "Every complete trial, and the Pareto front: what nothing beats in both.")
+    return Figure(path, f"Every complete trial, {OF_THE_FRONT}")
 
 
 def _importances(run: StoredRun) -> list[Figure]:

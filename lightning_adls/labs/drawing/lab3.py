@@ -2,7 +2,7 @@
 
 from lightning_adls.figures import Candidate, Stairs, draw_format_map, draw_front, draw_steps
 from lightning_adls.figures.maps import short_layer
-from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance, confusions
 from lightning_adls.labs.drawing.lab1 import by_tensor
 from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
 from lightning_adls.labs.stored import StoredRun
@@ -79,8 +79,9 @@ def _front(run: StoredRun) -> Figure:
         x_label="bits per weight",
         y_label="validation accuracy",
         subtitle=run.subtitle,
+        compare={**_start(run), **chance(run)},
     )
-    return Figure(path, "Every complete trial, and the Pareto front: what nothing beats in both.")
+    return Figure(path, f"Every complete trial, {OF_THE_FRONT}")
 
 
 def _formats(run: StoredRun, winner: Row) -> list[Figure]:

@@ -45,6 +45,7 @@ def draw_importances_of(
     draw_importances(
         path,
         found,
+        {name: len(trials) for name, trials in groups.items()},
         title="Which choices decided the validation accuracy (PED-ANOVA)",
         subtitle=run.subtitle,
     )

@@ -62,7 +62,7 @@ def warn_of_chance(what: str, rows: Iterable[Row], classes: int) -> list[str]:
 
 
 def points(difference: Difference) -> str:
-    """Its size in percentage points.
+    """Its size in percentage points, for a sentence that says which is above.
 
     Example:
         >>> points(Difference(-0.085, 0.011, 0.0, paired=True))
@@ -72,13 +72,14 @@ def points(difference: Difference) -> str:
 
 
 def measured(difference: Difference) -> str:
-    """Its size and its test, without a verdict.
+    """Its size with its sign and its test, without a verdict.
 
     Example:
-        >>> measured(Difference(0.001, 0.002, 1.0, paired=True))
-        '(0.1 ± 0.2 points; paired, p = 1.00)'
+        >>> measured(Difference(-0.001, 0.002, 1.0, paired=True))
+        '(-0.1 ± 0.2 points; paired, p = 1.00)'
     """
-    return f"({points(difference)}; {test_of(difference)[1:]}"
+    sign = "-" if difference.value < 0 else "+"
+    return f"({sign}{points(difference)}; {test_of(difference)[1:]}"
 
 
 def test_of(difference: Difference) -> str:

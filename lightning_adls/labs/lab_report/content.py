@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_adls.report import Row
+from lightning_adls.significance import standard_error
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ def with_errors(row: Row) -> Row:
         '86.3 ± 0.8 %'
     """
     return {**row, "val": _percent(row, "val"), "test": _percent(row, "test")}
+
+
+def in_percent(accuracy: float | None, rows: int) -> str | None:
+    """An accuracy on so many rows, as :func:`with_errors` writes it.
+
+    Example:
+        >>> in_percent(0.5, 100), in_percent(None, 100)
+        ('50.0 ± 5.0 %', None)
+    """
+    if accuracy is None:
+        return None
+    return f"{100 * accuracy:.1f} ± {100 * standard_error(accuracy, rows):.1f} %"
 
 
 def _percent(row: Row, split: str) -> str | None:

@@ -1,5 +1,6 @@
 """Lab 0: all weights against low-rank adapters."""
 
+from lightning_adls.labs.drawing.lab0 import NAMES
 from lightning_adls.labs.lab_report.comparing import Model, compare, sentence, warn_of_chance
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
@@ -23,7 +24,8 @@ def describe(run: StoredRun) -> Content:
     """Tables and statements of a run of Lab 0."""
     rows = {row["model"]: row for row in run.rows}
     models = {name: Model(_NAMES.get(name, "the start"), rows[name], name) for name in rows}
-    found = Content([ReportTable("Fine-tuning", _COLUMNS, [with_errors(row) for row in run.rows])])
+    shown = {name: {**with_errors(row), "model": NAMES[name]} for name, row in rows.items()}
+    found = Content([ReportTable("Fine-tuning", _COLUMNS, list(shown.values()))])
 
     warning = warn_of_chance("Every model", run.rows, len(run.classes))
     found.observe(*warning, main=True)
@@ -49,6 +51,9 @@ def describe(run: StoredRun) -> Content:
         )
         found.observe(cost)
         found.takeaways.append(cost)
+    for row in shown.values():
+        if row["test"] is not None:
+            found.takeaways.append(f"{row['model']}: {row['test']} on the test rows.")
     if "merged" in rows:
         merged = rows["merged"]
         text = (

@@ -18,6 +18,7 @@ from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
     Content,
     ReportTable,
+    in_percent,
     with_errors,
 )
 from lightning_adls.labs.rows.steps import START, TRAINED
@@ -27,6 +28,7 @@ from lightning_adls.significance import Difference, unpaired
 
 _CHOSEN = {
     "model": ("model", ""),
+    "made": ("how it was made", ""),
     **ACCURACY_COLUMNS,
     "bits_per_weight": ("bits per weight", ".2f"),
     "sparsity": ("sparsity", ".2f"),
@@ -34,11 +36,11 @@ _CHOSEN = {
 }
 _STRUCTURED = {
     "removed_share": ("share removed", ".2f"),
-    "val_accuracy_untrained": ("untrained", ".3f"),
+    "untrained": ("val accuracy, not trained again", ""),
     "val": ("val accuracy", ""),
     "parameters": ("parameters", ",d"),
     "size_mb": ("MB", ".2f"),
-    "speedup": ("times faster", ".2f"),
+    "speedup": ("times as fast", ".2f"),
     "speedup_p10": ("10th percentile", ".2f"),
     "speedup_p90": ("90th percentile", ".2f"),
 }
@@ -54,14 +56,20 @@ def describe(run: StoredRun) -> Content:
     warning = warn_of_chance("The float32 model", starts, len(run.classes))
     found.observe(*warning, main=True)
     if quantised:
-        found.tables.append(_grid("Widths", "width", quantised, way_to_quantise))
+        found.tables.append(_grid("Widths", "width", "width in bits", quantised, way_to_quantise))
         _about_training(run, found, quantised)
         _about_float32(run, found, quantised)
     if pruned:
-        found.tables.append(_grid("Sparsities", "target_sparsity", pruned, way_to_prune))
+        found.tables.append(
+            _grid("Sparsities", "target_sparsity", "sparsity", pruned, way_to_prune)
+        )
         _about_pruning(run, found, pruned)
     if structured:
-        rows = [with_errors(row) for row in structured]
+        count = run.summary["rows"]["val"]
+        rows = [
+            {**with_errors(row), "untrained": in_percent(row["val_accuracy_untrained"], count)}
+            for row in structured
+        ]
         found.tables.append(ReportTable("Removed heads and neurons", _STRUCTURED, rows))
         for row in structured:
             _about_removing(run, found, row)
@@ -73,13 +81,15 @@ def _model(run: StoredRun, step: str, name: str) -> Model:
     return Model(name, next(row for row in run.rows if row["step"] == step), step)
 
 
-def _grid(title: str, x: str, rows: list[Row], way: Callable[[Row], str]) -> ReportTable:
+def _grid(
+    title: str, x: str, x_name: str, rows: list[Row], way: Callable[[Row], str]
+) -> ReportTable:
     """Validation accuracies, a row for each value of x and a column for each way."""
     ways = dict.fromkeys(way(row) for row in rows)
     cells: dict[float, Row] = {}
     for row in rows:
         cells.setdefault(row[x], {x: row[x]})[way(row)] = with_errors(row)["val"]
-    columns = {x: (x.replace("_", " "), "g"), **{name: (name, "") for name in ways}}
+    columns = {x: (x_name, "g"), **{name: (name, "") for name in ways}}
     return ReportTable(
         f"{title}: validation accuracy", columns, [cells[at] for at in sorted(cells)]
     )
@@ -123,6 +133,7 @@ def _about_float32(run: StoredRun, found: Content, rows: list[Row]) -> None:
     ways: dict[str, list[Row]] = {}
     for row in rows:
         ways.setdefault(way_to_quantise(row), []).append(row)
+    lossless = []
     for way, members in ways.items():
         ptq = members[0]["training"] == "none"
         step, words = (START, "float32") if ptq else (TRAINED, "float32 trained as long")
@@ -133,39 +144,56 @@ def _about_float32(run: StoredRun, found: Content, rows: list[Row]) -> None:
         first = from_where_on((w, not d.real or d.value > 0) for w, d in compared)
         if first is None:
             worst = max(compared)[1]
-            found.observe(f"{way}: below {words} even at the widest: {points(worst)}.")
+            found.observe(f"{way}: below {words} even at the widest {measured(worst)}.")
             continue
         at = dict(compared)[first]
-        text = f"{way}: not below {words} from {first} bits on {measured(at)}"
+        text = f"{way}: no loss against {words} is shown from {first} bits on {measured(at)}"
         below = [(w, d) for w, d in compared if w < first]
         if below:
             width, lost = max(below)
             text += f"; at {width} bits it loses {points(lost)} {test_of(lost)}"
-        found.observe(f"{text}.", main=True)
+        found.observe(f"{text}.")
+        lossless.append((first, way, words))
+    if lossless:
+        fewest = min(bits for bits, _, _ in lossless)
+        there = [(way, words) for bits, way, words in lossless if bits == fewest]
+        for against in dict.fromkeys(words for _, words in there):
+            names = in_words(way for way, words in there if words == against)
+            found.conclusion.append(
+                f"Down to {fewest} bits no loss against {against} is shown, by {names}."
+            )
 
 
 def _about_pruning(run: StoredRun, found: Content, rows: list[Row]) -> None:
     ways: dict[str, list[Row]] = {}
+    reached = []
     for row in rows:
         ways.setdefault(way_to_prune(row), []).append(row)
     for way, members in ways.items():
-        source = _model(run, members[0]["source"], "the model that was not pruned")
+        source = _model(run, members[0]["source"], "")
         compared = [
             (row["target_sparsity"], compare(run, Model(way, row, row["step"]), source))
             for row in sorted(members, key=lambda row: row["target_sparsity"])
             if row["source"] == source.step
         ]
         lossless = from_where_on((-s, not d.real or d.value > 0) for s, d in compared)
-        words = [f"{way}:"]
+        text = f"Pruning ({way}): "
         if lossless is None:
-            words.append(f"below {source.name} already at {compared[0][0]:g}")
+            text += f"a loss already at a sparsity of {compared[0][0]:g}"
         else:
-            words.append(f"not below {source.name} up to {-lossless:g}")
+            text += f"no loss is shown up to a sparsity of {-lossless:g}"
+            reached.append((-lossless, way))
         lost = [(s, d) for s, d in compared if d.real and d.value < 0]
         if lost:
             sparsity, difference = lost[-1]
-            words.append(f"and {points(difference)} below at {sparsity:g} {test_of(difference)}")
-        found.observe(f"{' '.join(words)}.", main=True)
+            text += f"; at {sparsity:g} it loses {points(difference)} {test_of(difference)}"
+        found.observe(f"{text}.")
+    if reached:
+        most = max(sparsity for sparsity, _ in reached)
+        names = in_words(way for sparsity, way in reached if sparsity == most)
+        found.conclusion.append(
+            f"Up to a sparsity of {most:g} no loss by pruning is shown, by {names}."
+        )
     _about_methods(run, found, rows)
     _about_training_again(run, found, rows)
 
@@ -186,7 +214,7 @@ def _about_methods(run: StoredRun, found: Content, rows: list[Row]) -> None:
             where = f"{len(better) or 'none'} of {len(sure)} sparsities"
             found.observe(
                 f"l1-norm beats random pruning ({schedule.replace('_', ' ')}) at {where}; the "
-                f"largest difference is at {sparsity:g}: {measured(difference)[1:-1]}."
+                f"largest difference is at {sparsity:g} {measured(difference)}."
             )
 
 
@@ -196,11 +224,11 @@ def _about_training_again(run: StoredRun, found: Content, rows: list[Row]) -> No
         count = run.summary["rows"]["val"]
         most = max(again, key=lambda row: row["val_accuracy"] - row["val_accuracy_untrained"])
         gain = unpaired(most["val_accuracy"], most["val_accuracy_untrained"], count)
-        at = f"{most['method']} {most['target_sparsity']:g}"
+        at = f"after {most['method']} pruning to a sparsity of {most['target_sparsity']:g}"
         found.observe(
-            f"Training again gains most at {at}: {points(gain)} {test_of(gain)}."
+            f"Training again gains most {at}: {points(gain)} {test_of(gain)}."
             if gain.real
-            else f"Training again shows no gain: at most {measured(gain)[1:-1]}, at {at}."
+            else f"Training again shows no gain; the most is {at} {measured(gain)}."
         )
 
 
@@ -218,9 +246,11 @@ def _about_removing(run: StoredRun, found: Content, row: Row) -> None:
 
 
 def _about_chosen(run: StoredRun, found: Content) -> None:
-    rows = [{"model": name, **with_errors(row)} for name, row in run.results.items()]
-    if not rows:
+    if not run.results:
         return
+    rows = [
+        {"model": name, **with_errors(row), "made": _made(row)} for name, row in run.results.items()
+    ]
     found.tables.append(ReportTable("Chosen on validation, tested once", _CHOSEN, rows))
     models = {name: Model(name, row, row["step"]) for name, row in run.results.items()}
     for name, row in run.results.items():
@@ -230,7 +260,19 @@ def _about_chosen(run: StoredRun, found: Content) -> None:
             found.observe(text, main=True)
         sparsity = f", {row['sparsity']:.0%} of its weights zero" if row["sparsity"] else ""
         test = with_errors(row)["test"]
+        made = f" ({how})" if (how := _made(row)) else ""
         found.takeaways.append(
-            f"{name}: {test} on test, {row['bits_per_weight']:.3g} bits per weight, "
+            f"{name}{made}: {test} on test, {row['bits_per_weight']:.3g} bits per weight, "
             f"{row['size_mb']:.2f} MB{sparsity}."
         )
+
+
+def _made(row: Row) -> str | None:
+    """How a chosen model was made, in words; None for what was only fine-tuned."""
+    if row["method"] == "float32":
+        return None
+    if row["method"] == "quantised":
+        return f"{way_to_quantise(row)}, {row['width']} bits"
+    if row["method"] == "structured":
+        return f"{row['removed_share']:.0%} of its heads and neurons removed"
+    return f"{way_to_prune(row)}, sparsity {row['target_sparsity']:g}"

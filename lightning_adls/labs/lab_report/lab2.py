@@ -1,26 +1,29 @@
 """Lab 2: the samplers against each other, and what survives compression."""
 
-from lightning_adls.labs.drawing.lab2 import MODELS, by_sampler, tested_steps
+from lightning_adls.labs.drawing.lab2 import MODELS, SEARCHES, by_sampler, tested_steps
 from lightning_adls.labs.drawing.searches import best, studies
 from lightning_adls.labs.lab_report.comparing import Model, compare, sentence, warn_of_chance
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
     Content,
     ReportTable,
+    in_percent,
     with_errors,
 )
 from lightning_adls.labs.lab_report.searches import ends_of, spread
 from lightning_adls.labs.stored import StoredRun
+from lightning_adls.report import Row
 from lightning_adls.significance import unpaired
 
 _SAMPLERS = {
     "name": ("sampler", ""),
-    "mean_best": ("mean of the best val accuracy", ".4f"),
-    "trials_to_best": ("trials to reach it", ".1f"),
+    "val": ("best val accuracy", ""),
+    "trials_to_best": ("trials to reach it", ".3g"),
 }
 _MODELS = {
     "name": ("model", ""),
-    "val_accuracy_before_compression": ("before compression", ".4f"),
+    "made": ("architecture", ""),
+    "before": ("val accuracy before compression", ""),
     **ACCURACY_COLUMNS,
     "parameters": ("parameters", ",d"),
     "size_mb": ("MB", ".3f"),
@@ -31,9 +34,21 @@ _MODELS = {
 
 def describe(run: StoredRun) -> Content:
     """Tables and statements of a run of Lab 2."""
-    ranking = run.summary.get("samplers", {})
-    ranked = [{"name": name, **row} for name, row in ranking.items()]
-    models = [{"name": MODELS[name], **with_errors(row)} for name, row in run.results.items()]
+    count = run.summary["rows"]["val"]
+    ranked = []
+    for name, row in run.summary.get("samplers", {}).items():
+        seeds = [float(winner["val_accuracy"]) for winner in _winners(run, name)]
+        value = spread(seeds) if len(seeds) > 1 else in_percent(row["mean_best"], count)
+        ranked.append({**row, "name": name, "val": value})
+    models = [
+        {
+            **with_errors(row),
+            "name": MODELS[name],
+            "made": words_of(row["architecture"]),
+            "before": in_percent(row["val_accuracy_before_compression"], count),
+        }
+        for name, row in run.results.items()
+    ]
     found = Content(
         [
             ReportTable("Task 1: samplers", _SAMPLERS, ranked),
@@ -44,16 +59,49 @@ def describe(run: StoredRun) -> Content:
     warning = warn_of_chance("The best of every search", winners, len(run.classes))
     found.observe(*warning, main=True)
     _about_samplers(run, found)
-    found.observe(*ends_of(studies(run.rows)))
+    found.observe(*ends_of(_named(run)))
     _about_models(run, found)
     return found
+
+
+def _named(run: StoredRun) -> dict[str, list[Row]]:
+    """The trials of each study by its name in words."""
+    several = len({row["seed"] for row in run.rows}) > 1
+    found = {}
+    for trials in studies(run.rows).values():
+        first = trials[0]
+        seed = f", seed {first['seed']}" if several else ""
+        found[f"{SEARCHES[first['search']]}, {first['sampler']}{seed}"] = trials
+    return found
+
+
+def _winners(run: StoredRun, sampler: str) -> list[Row]:
+    """The best trial of each seed, of the seeds that have one."""
+    found = map(best, by_sampler(run).get(sampler, {}).values())
+    return [winner for winner in found if winner is not None]
+
+
+def words_of(architecture: Row) -> str:
+    """An architecture as one says it.
+
+    Example:
+        >>> words_of({"num_hidden_layers": 2, "hidden_size": 32, "identities": []})
+        'hidden layers 2, hidden size 32'
+    """
+    sizes = {
+        key.removeprefix("num_").replace("_", " "): value
+        for key, value in architecture.items()
+        if key != "identities"
+    }
+    if dropped := architecture.get("identities"):
+        sizes["layers left out"] = len(dropped)
+    return ", ".join(f"{key} {value}" for key, value in sizes.items())
 
 
 def _about_samplers(run: StoredRun, found: Content) -> None:
     bests: dict[str, list[float]] = {}
     for sampler, by_seed in by_sampler(run).items():
-        winners = [best(trials) for trials in by_seed.values()]
-        values = [float(winner["val_accuracy"]) for winner in winners if winner is not None]
+        values = [float(winner["val_accuracy"]) for winner in _winners(run, sampler)]
         if len(values) == len(by_seed):
             bests[sampler] = values
     ranked = sorted(bests, key=lambda name: -sum(bests[name]) / len(bests[name]))
@@ -91,7 +139,9 @@ def _about_models(run: StoredRun, found: Content) -> None:
                 text = sentence(name, f"“{two.name}”", difference, "on the test rows")
                 found.observe(text, main=True)
     for name, row in run.results.items():
+        test = with_errors(row)["test"]
         found.takeaways.append(
-            f"{MODELS[name]}: {with_errors(row)['test'] or 'not tested'}, {row['size_mb']:.3g} MB, "
+            f"{MODELS[name]} ({words_of(row['architecture'])}): "
+            f"{f'{test} on test' if test else 'not tested'}, {row['size_mb']:.3g} MB, "
             f"{row['bits_per_weight']:.3g} bits per weight."
         )

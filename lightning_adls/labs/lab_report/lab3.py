@@ -7,6 +7,7 @@ from lightning_adls.labs.lab_report.comparing import (
     at_chance,
     compare,
     in_words,
+    measured,
     points,
     sentence,
     test_of,
@@ -116,7 +117,7 @@ def _about_full(run: StoredRun, found: Content, winners: list[Row], split: str, 
         return
     bits, study, difference = min(lossless, key=lambda one: one[:2])
     found.observe(
-        f"Of the {len(lossless)} studies that are not below full precision {where}, {study} needs "
-        f"the fewest bits, {bits:.3g} per weight: {points(difference)} {test_of(difference)}.",
+        f"Of the {len(lossless)} studies whose loss against full precision is not shown {where}, "
+        f"{study} needs the fewest bits, {bits:.3g} per weight {measured(difference)}.",
         main=True,
     )

@@ -49,7 +49,8 @@ def to_markdown(
     """
     names = [f"{run.lab}/{run.name}" for run in runs]
     single = len(runs) == 1
-    title = TITLES[runs[0].lab] if len({run.lab for run in runs}) == 1 else "Lab report"
+    one_lab = len({run.lab for run in runs}) == 1
+    title = TITLES.get(runs[0].lab, runs[0].lab) if one_lab else "Lab report"
     lines = [MADE_BY, "", f"# {title}", ""]
     lines += ["## Setup", "", *_setup(runs), ""]
     lines += ["## Results", "", _READING if runs[0].lab != "lab4" or not single else "", ""]
@@ -67,10 +68,11 @@ def to_markdown(
         lines += _bullets(content.observations)
     for heading, key in (("Conclusion", "conclusion"), ("Key takeaways", "takeaways")):
         lines += [f"## {heading}", ""]
-        lines += _bullets(getattr(between, key))
+        facts = list(getattr(between, key))
         for name, content in zip(names, contents, strict=True):
             prefix = "" if single else f"{name}: "
-            lines += _bullets(f"{prefix}{fact}" for fact in getattr(content, key))
+            facts += [f"{prefix}{fact}" for fact in getattr(content, key)]
+        lines += _bullets(facts)
         lines += room(heading.lower(), before)
     lines += ["## References", ""]
     every = dict.fromkeys(source for run in runs for source in references(run))
@@ -93,11 +95,20 @@ def _setup(runs: Sequence[StoredRun]) -> list[str]:
 def _table(table: ReportTable, level: str) -> list[str]:
     header = [name for name, _ in table.columns.values()]
     cells = [[escape(cell) for cell in row] for row in table.cells]
-    return [f"{level} {table.title}", "", *_grid(header, cells), ""]
+    columns = zip(*table.cells, strict=True) if cells else [()] * len(header)
+    return [f"{level} {table.title}", "", *_grid(header, cells, map(_numbers, columns)), ""]
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
+def _numbers(column: Sequence[str]) -> bool:
+    """Whether all cells of a column are numbers, which stand below each other."""
+    return all(cell == "-" or cell.lstrip("-+")[:1].isdigit() for cell in column)
+
+
+def _grid(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[bool] = ()
+) -> list[str]:
+    lines = ["---:" if each else "---" for each in right] or ["---"] * len(header)
+    return [_row(header), _row(lines), *(_row(row) for row in rows)]
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -117,8 +128,14 @@ def _figures(names: Sequence[str], figures: Sequence[Sequence[Figure]], folder: 
             words = escape(figure.caption if len(names) == 1 else f"{name}: {figure.caption}")
             path = Path(os.path.relpath(figure.path, folder)).as_posix()
             images.append(f"![{words}](<{path}>)")
-        captions = dict.fromkeys(figure.caption for figure in found.values())
-        lines += ["\n".join(images), "", f"*{escape(' '.join(captions))}*", ""]
+        of_caption: dict[str, list[str]] = {}
+        for name, figure in found.items():
+            of_caption.setdefault(figure.caption, []).append(name)
+        words = " ".join(
+            caption if len(names) == 1 else f"{', '.join(runs)}: {caption}"
+            for caption, runs in of_caption.items()
+        )
+        lines += ["\n".join(images), "", f"*{escape(words)}*", ""]
     return lines
 
 

@@ -7,7 +7,7 @@ from lightning_adls.labs.stored import StoredRun, words_of_data, words_of_model
 
 # Arguments that say no more than the lines above them, or where a file lies.
 _LEFT_OUT = {"data", "model", "seed", "seeds", "run", "config", "logger", "callbacks", "storage"}
-_LEFT_OUT |= {"figures", "weights", "precisions", "ranges", "samplers"}
+_LEFT_OUT |= {"figures", "tensorboard", "weights", "precisions", "ranges", "samplers"}
 
 
 def setup(run: StoredRun) -> tuple[dict[str, str], dict[str, str]]:
@@ -42,7 +42,7 @@ def hyper_parameters(config: Mapping[str, Any]) -> dict[str, str]:
     lines = {}
     for name, value in config.items():
         if name not in _LEFT_OUT and value not in (None, [], {}):
-            lines[name] = _words(value)
+            lines[f"`{name}`"] = _words(value)
     return lines
 
 

@@ -6,6 +6,7 @@ from itertools import combinations
 from lightning_adls.labs.drawing.lab2 import MODELS
 from lightning_adls.labs.drawing.lab3 import winners_of
 from lightning_adls.labs.drawing.searches import studies
+from lightning_adls.labs.lab_report import own_lab
 from lightning_adls.labs.lab_report.comparing import Model, compare_runs, sentence
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
@@ -75,4 +76,4 @@ def chosen_models(run: StoredRun) -> list[Model]:
     if run.lab == "lab3":
         winners = winners_of(studies(run.rows))
         return [Model(row["study"], row, f"{row['study']}/{row['trial']}") for row in winners]
-    return []
+    return [] if run.lab == "lab4" else own_lab.tested(run)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.drawing import draw
-from lightning_adls.labs.lab_report import lab0, lab1, lab2, lab3, lab4, side_by_side
+from lightning_adls.labs.lab_report import lab0, lab1, lab2, lab3, lab4, own_lab, side_by_side
 from lightning_adls.labs.lab_report.markdown import to_markdown
 from lightning_adls.labs.lab_report.page import to_html
 from lightning_adls.labs.lab_report.room import written
@@ -49,7 +49,7 @@ def write_report(runs: Sequence[StoredRun], folder: Path | None = None) -> list[
     path, page = folder / "report.md", folder / "report.html"
     before = written(path)
     folder.mkdir(parents=True, exist_ok=True)
-    contents = [_DESCRIBE[run.lab](run) for run in runs]
+    contents = [_DESCRIBE.get(run.lab, own_lab.describe)(run) for run in runs]
     figures = [draw(run) for run in runs]
     text = to_markdown(runs, contents, figures, side_by_side.describe(runs), folder, before)
     path.write_text(text, encoding="utf-8")

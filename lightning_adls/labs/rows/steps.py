@@ -1,4 +1,4 @@
-"""Rows of a run's steps: of Lab 0, and of what Lab 1 quantises, prunes and removes."""
+"""Rows of a run's steps: of Lab 0, of what Lab 1 quantises and prunes, and of any other lab."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,7 @@ LAB1 = (
     *("removed_share", "training", "source", "val_accuracy_untrained", *ACCURACIES, *COSTS),
     *("speedup", "speedup_p10", "speedup_p90", "seconds", "checkpoint", "recipe"),
 )
+OWN_LAB = ("step", *ACCURACIES, *COSTS, "seconds", "checkpoint", "recipe")
 START, TRAINED = "float32/start", "float32/trained"
 _TRAINING = {"start": "pretraining", "full": "full", "lora": "lora", "merged": "lora"}
 
@@ -33,6 +34,11 @@ def lab1(run: ModelRun) -> list[Row]:
         chosen({"step": step, **_compressed(run, step), **_model(run, step)}, LAB1)
         for step in _models(run)
     ]
+
+
+def own_lab(run: ModelRun) -> list[Row]:
+    """A row for each step that left a model."""
+    return [chosen({"step": step, **_model(run, step)}, OWN_LAB) for step in _models(run)]
 
 
 def _models(run: ModelRun) -> Sequence[str]:
