@@ -20,18 +20,25 @@ class Remaining:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock, self._started, self._ended = clock, clock(), 0
 
-    def after_one(self, done: int, total: int) -> str:
+    def after_one(self, done: int, total: int, begun: float = 0.0, hourly: bool = False) -> str:
         """One more has ended.
 
         Args:
             done: With those of earlier calls, which say nothing of the time.
             total: How many there will be.
+            begun: What is done of those that go on meanwhile: of two of which each is half done, 1.
+                They are part of what was reached in the time so far.
+            hourly: Whether to say how many an hour that makes.
         """
         self._ended += 1
-        if done >= total:
-            return f"{done} of {total}"
-        seconds = (self._clock() - self._started) / self._ended * (total - done)
-        return f"{done} of {total}, about {spoken(seconds)} left"
+        begun, seconds = max(0.0, min(begun, total - done)), self._clock() - self._started
+        each = seconds / (self._ended + begun)
+        parts = [f"{done} of {total}"]
+        if hourly and each > 0:
+            parts.append(f"{3600 / each:.{0 if each < 360 else 1}f} per hour")
+        if done < total:
+            parts.append(f"about {spoken(each * (total - done - begun))} left")
+        return ", ".join(parts)
 
 
 def spoken(seconds: float) -> str:
