@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -14,6 +13,7 @@ from uuid import uuid4
 import optuna
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.process import machine, runs
 
 PREFIX = "lease/"
 RENEWAL_SECONDS = 15.0
@@ -106,7 +106,7 @@ class Lease:
         claim = Claim(
             host=socket.gethostname(),
             pid=os.getpid(),
-            machine=_machine(),
+            machine=machine(),
             time=time.time(),
             number=self._number,
             held=self._held,
@@ -153,15 +153,20 @@ def hold(study: optuna.Study) -> Iterator[Lease]:
         lease.release()
 
 
+def holder(study: optuna.Study) -> Claim | None:
+    """What the process says that runs a study; None if there is none."""
+    claims = Lease(study).others().values()
+    return next((claim for claim in claims if claim["held"]), None)
+
+
 def check_free(study: optuna.Study) -> None:
     """Refuse a study that another process runs, before any work starts.
 
     Raises:
         InputValueError: If so.
     """
-    for claim in Lease(study).others().values():
-        if claim["held"]:
-            raise _taken(study, claim)
+    if (claim := holder(study)) is not None:
+        raise _taken(study, claim)
 
 
 def _taken(study: optuna.Study, claim: Claim) -> InputValueError:
@@ -179,24 +184,4 @@ def _who(claim: Claim) -> str:
 def _stale(claim: Claim) -> bool:
     if time.time() - claim["time"] > STALE_SECONDS:
         return True
-    return claim["machine"] == _machine() and not _runs(claim["pid"])
-
-
-def _machine() -> str:
-    """What process numbers count within: containers may share a host's name, but not these."""
-    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    if boot.exists() and namespace.exists():
-        return f"{boot.read_text().strip()} {namespace.readlink()}"
-    return socket.gethostname()
-
-
-def _runs(pid: int) -> bool:
-    if os.name != "posix":
-        return True  # no way to ask that is not one to kill; renewal tells
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
+    return claim["machine"] == machine() and not runs(claim["pid"])
