@@ -36,7 +36,7 @@ from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.describe import describe
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
-from lightning_adls.labs.model_run import ModelRun
+from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.rows.steps import lab0
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.labs.tables import table
@@ -136,6 +136,7 @@ def main(
         ]
         if tensorboard is not None:
             lab.listeners += [lambda *_: write_page(tensorboard, lab)]
+        lab.plan([START, *STEPS, "test/full", "test/merged"])
         lab.start(budget)
 
         for step in STEPS:

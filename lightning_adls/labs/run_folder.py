@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from lightning_adls.errors import InputValueError, MissingFileError
-from lightning_adls.labs.run import LOGS, folder_of
+from lightning_adls.labs.folders import LOGS, folder_of
 
 CHECKPOINTS = "checkpoints"  # as ModelCheckpoint names it
 
