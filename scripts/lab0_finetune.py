@@ -134,6 +134,7 @@ def main(
         ]
         if tensorboard is not None:
             lab.listeners += [lambda *_: write_page(tensorboard, lab)]
+        lab.plan([START, *STEPS, "test/full", "test/merged"])
         lab.start(budget)
 
         for step in STEPS:

@@ -184,6 +184,7 @@ def main(
             # Also what a process left behind that was killed just before.
             write_steps(lab, lab.rows)
             lab.listeners.append(lambda step, _: write_steps(lab, [step]))
+        lab.plan([START, TRAINED])
         lab.start(qat, START)
         lab.step(TRAINED, lambda: lab.train(TRAINED, task.build(), qat))
 

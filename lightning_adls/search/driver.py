@@ -31,13 +31,14 @@ class Running:
         trial: In the study.
         worker: Who judges it, counted from 1; None until it begins.
         share: Of its budget that is spent, 0 to 1.
+        reported: What it reported, by percent of its budget.
     """
 
     index: int
     trial: optuna.Trial
     worker: int | None = None
     share: float = 0.0
-    reported: set[int] = field(default_factory=set)
+    reported: dict[int, float] = field(default_factory=dict)
 
     @property
     def point(self) -> Point:
@@ -138,7 +139,7 @@ class TrialDriver:
         if isinstance(message, Report):
             # What a worker reported that died, the next one reports again, bit for bit.
             if message.step not in running.reported:
-                running.reported.add(message.step)
+                running.reported[message.step] = message.value
                 self._lease.check()
                 running.trial.report(message.value, message.step)
             return None
