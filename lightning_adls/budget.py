@@ -134,11 +134,15 @@ def check_accelerator(name: object) -> None:
 
 
 def release(trainer: L.Trainer) -> None:
-    """Let go of the module and the optimizers of a Trainer that has done its work.
+    """Let go of the module, the data and the optimizers of a Trainer that has done its work.
 
     They refer to each other: without this the models of a dozen trainings would wait in memory for
-    a garbage collection. The Trainer still knows its metrics and how far it came.
+    a garbage collection, and data that travel to another process would take the Trainer along. The
+    Trainer still knows its metrics and how far it came.
     """
+    data: Any = getattr(trainer, "datamodule", None)
+    if data is not None:
+        data.trainer = None
     module = trainer.strategy.lightning_module
     if module is None:
         return

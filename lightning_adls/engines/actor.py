@@ -149,7 +149,7 @@ class Worker:
         if order.key not in self._kept:
             self._kept.clear()
             self._fetched.clear()
-            self._apart = order.place and _enter(order.place)
+            self._apart = _enter(order.place) if order.place else None
         # Before anything that may take the worker along.
         self._events.put(Began(order.number, socket.gethostname(), self._apart))
         if order.key not in self._kept:
@@ -205,7 +205,7 @@ def _enter(place: Place) -> Path | None:
         os.chdir(place.folder)
         return None
     apart = Path(tempfile.gettempdir(), place.apart)
-    apart.mkdir(exist_ok=True)
+    apart.mkdir(mode=0o700, exist_ok=True)
     os.chdir(apart)
     return apart
 

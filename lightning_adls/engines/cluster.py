@@ -31,7 +31,7 @@ from lightning_adls.engines.session import Ray, Session
 from lightning_adls.threads import WAIT_POLICY
 
 _TICK_SECONDS = 1.0
-_SAY_SECONDS = 15.0
+_SAY_SECONDS = 60.0  # to import torch takes a while, too
 
 _logger = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ class Cluster(Engine):
                 "and the same command goes on."
             )
         self._said = True
-        _logger.warning("Ray: waiting for a worker: %s.", self._session.described())
+        _logger.warning("Ray: no worker has begun yet: %s.", self._session.described())
 
 
 def _reason(error: BaseException) -> str:

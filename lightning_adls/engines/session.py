@@ -158,12 +158,13 @@ class Session:
 
     def end(self) -> None:
         """End the connection, and a cluster that was started here."""
-        if self._connected:
-            self.ray.shutdown()
-            self._connected = False
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        with _deaf():  # a second Ctrl-C would leave half of it behind
+            if self._connected:
+                self.ray.shutdown()
+                self._connected = False
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder = None
 
     def wanted(self) -> Resources:
         """What each worker gets."""
@@ -212,6 +213,18 @@ def _reach(address: str) -> None:
             f"Engine: ray.address={address!r}: nobody answers there ({error}); start the cluster "
             "with `ray start --head`, and give the address that it prints."
         ) from error
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Let signals wait that would raise something here."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGALRM}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

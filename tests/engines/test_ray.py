@@ -63,7 +63,7 @@ def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         # Workers have the path of their node, not that of their driver.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
-        options = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
         made = Cluster(
             initialize_head=True,
             head_node_args={**options, "include_dashboard": False, "_system_config": QUICK},
