@@ -20,6 +20,8 @@ from lightning_adls.errors import InputValueError, MissingPackageError
 
 _AUTO, _ADDRESS = "auto", "RAY_ADDRESS"
 _CONNECT_SECONDS = 5.0
+# By which a program is told to end, or tells itself.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 # What a node has, or a worker gets: CPUs and GPUs, by Ray's names.
 Resources = dict[str, float]
@@ -216,29 +218,27 @@ def _reach(address: str) -> None:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Let signals wait that would raise something here."""
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGALRM}
-    )
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
 def _keeping_signals() -> Iterator[None]:
     """Ray answers SIGTERM in its own way, where this program has one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore signals. To block them would not do: Ray's threads would be given them."""
+    with _keeping_signals():
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        yield
 
 
 def _described(nodes: list[dict[str, float]]) -> str:

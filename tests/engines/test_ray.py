@@ -1,10 +1,11 @@
 """Workers of a Ray cluster of two nodes, both on this machine."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from lightning_adls.engines import (
     make_engine,
 )
 from lightning_adls.errors import MissingPackageError
+from lightning_adls.labs.ending import failing
 from lightning_adls.search.checkpoints import offered_at
 from lightning_adls.search.samplers import SAMPLERS
 
@@ -219,7 +221,7 @@ def test_files_come_home_from_nodes_that_do_not_see_the_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Path, "touch", lambda path, **_: None)  # so no worker sees the token
     mine = searched(Path("mine"), engine, "grid")
-    assert {trial.user_attrs["where"] for trial in mine.counted} != {str(tmp_path)}
+    assert str(tmp_path) not in {trial.user_attrs["where"] for trial in mine.counted}
     best = Path("mine", mine.best.user_attrs["checkpoint"])
     assert best.read_text() == "weights of 8"
     assert [path.name for path in Path("mine").glob("*")] == [best.name]
@@ -235,6 +237,7 @@ def test_files_come_home_from_nodes_that_do_not_see_the_folder(
     content, where = driver.results["0"]
     assert content == "content"
     assert where != tmp_path
+    shutil.rmtree(where)
 
 
 def read(shared: Any, path: Path, channel: Channel) -> tuple[str, Path]:
@@ -399,6 +402,29 @@ def test_an_address_without_a_cluster_is_refused(engine: Engine, address: str, w
     engine.close()
     with pytest.raises(ValueError, match=what):
         make_engine("ray", 1, ray=Ray(address))
+
+
+SCRIPTS = HERE.parents[1] / "scripts"
+
+
+@pytest.mark.parametrize("script", ["lab1_compression.py", "lab3_mixed_precision.py"])
+def test_labs_say_what_is_wrong_with_a_cluster_in_one_line(
+    refused: Callable[..., str], engine: Engine, script: str
+) -> None:
+    engine.close()
+    line = refused(SCRIPTS / script, "--engine", "ray", "--ray.address", "127.0.0.1:1")
+    assert line.startswith("error: ray.address='127.0.0.1:1': nobody answers there")
+    line = refused(SCRIPTS / script, "--engine", "ray", "--ray.num_cpus", "-1")
+    assert "num_cpus=-1 is below 0" in line
+
+
+def test_a_lab_whose_workers_cannot_be_had_ends_with_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended, failing(EngineFailed):
+        raise EngineFailed("Engine: no worker has begun.")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: no worker has begun.\n"
 
 
 @pytest.mark.parametrize("options", [{"num_cpus": -1}, {"num_gpus": -1}, {"num_cpus": 0}])
