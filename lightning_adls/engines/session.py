@@ -43,9 +43,9 @@ class Ray:
     """
 
     address: str | None = None
-    num_cpus: float = 1
+    num_cpus: float = 1.0
     num_gpus: float | None = None
-    patience: float = 300
+    patience: float = 300.0
 
     def __post_init__(self) -> None:
         for name in ("num_cpus", "num_gpus", "patience"):
