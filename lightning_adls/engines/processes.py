@@ -23,12 +23,18 @@ from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
 from lightning_adls.engines import worker as in_worker
-from lightning_adls.engines.base import TRIES, Call, Driver, Engine, EngineFailed, Lost, Shared
+from lightning_adls.engines.base import (
+    MOST_STILLBORN,
+    TRIES,
+    Call,
+    Driver,
+    Engine,
+    EngineFailed,
+    Lost,
+    Shared,
+)
 from lightning_adls.engines.pickling import dumps, loads
 from lightning_adls.engines.resources import environments
-
-# Workers, one after another, that died before they had said a word.
-_MOST_STILLBORN = 5
 
 
 @dataclass(eq=False)
@@ -229,9 +235,9 @@ class Processes(Engine):
             work.deaths += 1
         else:
             self._stillborn += 1
-            if self._stillborn >= _MOST_STILLBORN:
+            if self._stillborn >= MOST_STILLBORN:
                 raise EngineFailed(
-                    f"Engine: {_MOST_STILLBORN} workers died, one after another, before they could "
+                    f"Engine: {MOST_STILLBORN} workers died, one after another, before they could "
                     f"begin ({reason}); what they said is above. Mend it, or use workers=1."
                 )
         if work.deaths < TRIES:

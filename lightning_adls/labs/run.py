@@ -131,7 +131,10 @@ class Run:
         return self.rows[name]
 
     def steps(
-        self, works: Mapping[str, Callable[[Self], Mapping[str, Any]]], engine: Engine
+        self,
+        works: Mapping[str, Callable[[Self], Mapping[str, Any]]],
+        engine: Engine,
+        sources: Collection[str] = (),
     ) -> None:
         """Do several steps that do not depend on each other, on all workers of an engine.
 
@@ -139,11 +142,12 @@ class Run:
             works: By the name of the step, what does it; called with this run, or with its copy in
                 another process, and returns what JSON can hold.
             engine: Who does them. Whoever ends first, the rows have the order of ``works``.
+            sources: Earlier steps whose checkpoints they read.
         """
         self.plan(works)
         self.begin()
         try:
-            engine.run(_Steps(self, works))
+            engine.run(_Steps(self, works, sources))
         finally:
             self._begun.clear()
 
@@ -221,13 +225,21 @@ class _Steps:
     Args:
         run: The run.
         works: As :meth:`Run.steps` takes them.
+        sources: As :meth:`Run.steps` takes them.
     """
 
-    def __init__(self, run: Run, works: Mapping[str, Callable[[Any], Mapping[str, Any]]]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        works: Mapping[str, Callable[[Any], Mapping[str, Any]]],
+        sources: Collection[str],
+    ) -> None:
         self._run, self._names = run, list(works)
-        shared = Shared(run)
+        shared, reads = Shared(run, run.folder), [run.checkpoint(source) for source in sources]
         self._calls = [
-            Call(name, _do, shared, work) for name, work in works.items() if name not in run.rows
+            Call(name, _do, shared, work, reads, [run.checkpoint(name), run.answers("val", name)])
+            for name, work in works.items()
+            if name not in run.rows
         ]
 
     def next(self) -> Call | None:

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.engines import Call, Lost, Shared
-from lightning_adls.search.checkpoints import accept, drop_outdone, refuse
+from lightning_adls.search.checkpoints import accept, drop_outdone, offered_at, refuse
 from lightning_adls.search.failures import SearchFailed
 from lightning_adls.search.history import History, Point, point_of
 from lightning_adls.search.judged import Outcome, Progress, Proposal, Report, ShouldPrune, judge
@@ -57,7 +57,7 @@ class TrialDriver:
 
     def __init__(self, search: "Search[Any]", history: History, lease: Lease) -> None:
         self._search, self._history, self._lease = search, history, lease
-        self._shared = Shared(search.objective)
+        self._shared = Shared(search.objective, search.objective.folder)
         self._calls: dict[Call, Running] = {}
         self._waiting: list[Running] = []  # for one that tries the same
         self._asked: list[Running] = []  # and are to be judged
@@ -120,7 +120,8 @@ class TrialDriver:
             None if best is None else (float(best.value or 0.0), best.user_attrs["index"]),
         )
         name = f"trial {running.index + 1} of {self._search.name}"
-        call = Call(name, judge, self._shared, proposal)
+        leaves = [offered_at(self._search.objective.folder, running.index)]
+        call = Call(name, judge, self._shared, proposal, leaves=leaves)
         self._calls[call] = running
         return call
 
