@@ -142,7 +142,7 @@ class Bars(Listener):
         if self._remaining is None or not self._judged:
             # Repetitions of earlier trials, which take no time, tell nothing by themselves.
             return f"{done} of {total}"
-        return self._remaining.after_one(done, total, self._within(), hourly=True)
+        return self._remaining.after_one(done, total, begun=self._within(), hourly=True)
 
     def ended(self, search: Search[Any]) -> None:
         """Stop the clock of the bar."""

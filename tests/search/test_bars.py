@@ -197,7 +197,7 @@ def test_time_that_is_left_is_right_with_any_number_of_workers(
     now = [0.0]
     remaining = Remaining(clock=lambda: now[0])
     for now[0], shares, done in moments[:-workers]:
-        said = remaining.after_one(done, len(seconds), sum(shares))
+        said = remaining.after_one(done, len(seconds), begun=sum(shares))
         truth = moments[-1][0] - now[0]
         assert spoken_seconds(said) == pytest.approx(truth, rel=0.2, abs=720)
 
