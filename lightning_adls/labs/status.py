@@ -42,9 +42,10 @@ def status(lab: str, arguments: Sequence[str], defaults: Mapping[str, Any]) -> s
     config, call, steps = _config(folder), last_call(folder), _content(folder)
     storage = _given("storage", arguments, {"storage": config.get("storage")})
     studies = studies_of(lab, run, config, storage or folder / "search.journal")
-    lines = [f"{lab}/{run}: {_state(call, studies)}", *_last_written(folder)]
+    rows = steps.get("steps", {})
+    lines = [f"{lab}/{run}: {_state(call, studies, rows)}", *_last_written(folder)]
     lines += _studies(studies)
-    lines += _steps(call, steps.get("steps", {}), steps.get("seconds", {}))
+    lines += _steps(call, rows, steps.get("seconds", {}))
     return "\n".join(lines)
 
 
@@ -105,7 +106,11 @@ def _goes_on(call: Call) -> bool | None:
     return runs(call["pid"], call["started"]) if call["machine"] == machine() else None
 
 
-def _state(call: Call | None, studies: Sequence[StudyStatus]) -> str:
+def _state(
+    call: Call | None, studies: Sequence[StudyStatus], rows: Mapping[str, Mapping[str, Any]]
+) -> str:
+    if call is None and (rows or any(study.done for study in studies)):
+        return "not known: an earlier version ran it, which kept no account of its calls"
     if call is None:
         return "not begun: no call of it has come to its work"
     goes_on, who = _goes_on(call), f"process {call['pid']} on {call['host']}"

@@ -241,6 +241,13 @@ def test_whose_process_a_run_is(change: dict[str, Any], state: str) -> None:
     assert found.startswith(f"lab4/x: {state.format(pid=os.getpid())}")
 
 
+def test_a_run_of_an_earlier_version_is_not_taken_for_one_that_is_not_begun() -> None:
+    with Run("lab4", "x", "seed: 0\n") as run:
+        run.step("a", dict)
+    (LOGS / "lab4" / "x" / "activity.json").unlink()
+    assert status("lab4", ["--run=x"], {}).startswith("lab4/x: not known: an earlier version")
+
+
 def test_a_run_on_another_machine_runs_as_long_as_it_renews_its_lease(tmp_path: Path) -> None:
     where = f"sqlite:///{tmp_path}/studies.db"
     elsewhere = {"machine": "elsewhere", "host": "far", "pid": 7}
