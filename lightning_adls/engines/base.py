@@ -14,6 +14,9 @@ from lightning_adls.errors import InputValueError
 TRIES = 3
 # Workers, one after another, that died before they had said a word.
 MOST_STILLBORN = 5
+# A SIGKILL comes from outside (a person, no more memory) and says less of what is killed: so many
+# times as often it is tried again.
+OUTSIDE = 5
 
 
 class Channel(Protocol):
