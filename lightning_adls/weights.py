@@ -18,5 +18,11 @@ def save_weights(module: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by its path: torch hides behind a RuntimeError that a disk is full.
     with part.open("wb") as file:
-        torch.save({"state_dict": module.state_dict()}, file)
+        try:
+            torch.save({"state_dict": module.state_dict()}, file)
+        except RuntimeError as error:
+            # Nor by what its writer says when it cannot end the file, either.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
     part.replace(path)

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -84,7 +85,9 @@ class Activity:
         """
         if complete or self._begun:
             self._call["ended"], self._call["complete"] = time.time(), complete
-            self._write()
+            # A full disk is often why it ends, which is told already.
+            with nullcontext() if complete else suppress(OSError):
+                self._write()
 
     def _write(self) -> None:
         write_json(self._path, self._call)

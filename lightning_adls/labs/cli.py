@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_adls.engines import EngineFailed
 from lightning_adls.errors import InputValueError
-from lightning_adls.labs.ending import ending, failing, refuse, refusing
+from lightning_adls.labs.ending import ending, failing, refuse, refusing, with_room
 from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
@@ -78,7 +78,7 @@ def run(
     gc.collect()
     gc.freeze()
     print(f"Threads that wait: {wait_policy()} ({WAIT_POLICY}).", flush=True)
-    with ending(interrupted), refusing(), failing(EngineFailed):
+    with ending(interrupted), refusing(), failing(EngineFailed), with_room():
         main(**arguments)
 
 

@@ -1,5 +1,6 @@
 """How a script ends: one-line errors, tracebacks, exit status."""
 
+import errno
 import os
 import re
 import signal
@@ -109,6 +110,22 @@ def failing(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextmanager
+def with_room() -> Iterator[None]:
+    """End with status 1 and one line where a disk is full; what is done is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"error: {os.strerror(error.errno)}{where}; make room, and the same command continues.",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -1,6 +1,7 @@
 """How scripts end: when they are told to, on wrong input and on faults."""
 
 import ast
+import errno
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lightning_adls.errors import InputValueError, MissingFileError, MissingPackageError
-from lightning_adls.labs.ending import refusing
+from lightning_adls.labs.ending import refusing, with_room
 
 HELD_UP = """
 import time
@@ -135,6 +136,18 @@ def test_the_traceback_of_a_refusal_is_shown_on_request(
     lines = capsys.readouterr().err.splitlines()
     assert ("in raised" in "\n".join(lines)) == shown
     assert lines[-1] == "error: wrong"
+
+
+def test_a_full_disk_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, with_room():
+        raise OSError(errno.ENOSPC, "No space left on device", "run.json")
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "error: No space left on device for run.json; make room, and the same command continues."
+    )
+    with pytest.raises(PermissionError), with_room():
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 ROOT = Path(__file__).parents[2]
