@@ -48,10 +48,10 @@ def sensitivity(
     with the gradient :math:`g_n` of the loss of sample :math:`n`: half the quadratic form of the
     empirical Fisher matrix in the rounding error. Where labels are as probable as the model says,
     this is to second order how much the loss rises, and the KL divergence of the rounded model's
-    output from the plain one's (Amari 1998, "Natural gradient works efficiently in learning"; as a
-    score of formats, with the diagonal of the matrix, LLM-MQ, Li et al. 2023; with the Hessian,
-    HAWQ, Dong et al. 2019, ICCV, arXiv:1905.03696). Where the model fits no label, or all of them,
-    it is not: see Kunstner et al. 2019, NeurIPS, arXiv:1905.12558.
+    output from the plain one's (Amari 1998, "Natural gradient works efficiently in learning";
+    HAWQ, Dong et al. 2019, ICCV, arXiv:1905.03696, has the Hessian in its place). Where the
+    model fits no label, or all of them, it is not: see Kunstner et al. 2019, NeurIPS,
+    arXiv:1905.12558.
 
     The square is of each sample by itself: of a mean over a batch, errors of opposite signs would
     cancel, and the score depend on the size of batches. So inputs are rounded sample by sample.

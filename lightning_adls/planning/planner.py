@@ -9,7 +9,7 @@ from math import inf
 from torch import nn
 
 from lightning_adls.errors import InputValueError, NoMatchError
-from lightning_adls.layers import COMPUTING, LayerFormats
+from lightning_adls.layers import COMPUTING, LayerFormats, QuantizedLayer
 from lightning_adls.planning.knapsack import choose
 from lightning_adls.planning.samples import unrounded
 from lightning_adls.planning.scores import Scores, read_choices
@@ -96,7 +96,9 @@ def plan(
     grouped = _grouped(names, groups)
     if not names or kept == set(names):
         raise InputValueError("plan: model has no layer to plan; change keep or kinds.")
-    storage = Storage(unrounded(model, tuple(kinds)), names, unit)
+    rounds = any(isinstance(model.get_submodule(name), QuantizedLayer) for name in names)
+    bare = unrounded(model, tuple(kinds)) if rounds else model  # to copy takes the longest
+    storage = Storage(bare, names, unit)
     joined = _joined(grouped, storage.tied)
     if any(kept & tied and not tied <= kept for tied in storage.tied):
         raise InputValueError(
@@ -107,8 +109,9 @@ def plan(
     free = [name for group in planned for name in group]
     score = dict(zip(free, scores.table(free, choices), strict=True))
     losses = [[sum(c) for c in zip(*(score[n] for n in group), strict=True)] for group in planned]
-    costs = [[sum(storage.bits(n, c) for n in group) for c in choices] for group in planned]
-    fixed = storage.fixed + sum(storage.bits(name, LayerFormats()) for name in kept)
+    bits = storage.bits(free, choices)
+    costs = [[sum(c) for c in zip(*(bits[n] for n in group), strict=True)] for group in planned]
+    fixed = storage.fixed + sum(sum(b) for b in storage.bits(kept, [LayerFormats()]).values())
     least = fixed + sum(map(min, costs))
     if least > storage.limit(budget):
         raise InputValueError(
@@ -119,12 +122,12 @@ def plan(
     given = dict.fromkeys(names, LayerFormats())
     for group, at in zip(planned, chosen, strict=True):
         given.update(dict.fromkeys(group, choices[at]))
-    bits = fixed + sum(options[at] for options, at in zip(costs, chosen, strict=True))
+    total = fixed + sum(options[at] for options, at in zip(costs, chosen, strict=True))
     return Plan(
         recipe=Quantize({escape(name): choice for name, choice in given.items()}, kinds),
         predicted=sum(options[at] for options, at in zip(losses, chosen, strict=True)),
         unit=unit,
-        cost=storage.value(bits),
+        cost=storage.value(total),
         groups=tuple(planned),
         choices=choices,
     )

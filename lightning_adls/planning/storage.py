@@ -53,10 +53,12 @@ class Storage:
             owners = [
                 free[id(u.module)] for u in uses if u.obstacle is None and id(u.module) in free
             ]
-            if self.size and not isinstance(uses[0].module, PackedLinear):
-                self.fixed -= uses[0].full_bits if owners else self._saved(uses)
-            elif not owners:
-                self.fixed += stored_bits(uses)
+            if not self.size:
+                self.fixed += 0 if owners else stored_bits(uses)
+            elif owners:
+                self.fixed -= uses[0].full_bits
+            elif not isinstance(uses[0].module, PackedLinear):  # whose parameter is its storage
+                self.fixed -= uses[0].full_bits - stored_bits(uses, scales=False)
             if owners:
                 self._weights[owners[0]] = uses
                 self.tied.append(set(owners))
@@ -75,11 +77,20 @@ class Storage:
             self._shapes[look] = _Shape((rows, columns), roles)
         return self._shapes[look]
 
-    def _saved(self, uses: Sequence[Use]) -> int:
-        return uses[0].full_bits - stored_bits(uses, scales=False)
+    def bits(self, names: Iterable[str], choices: Sequence[LayerFormats]) -> dict[str, list[int]]:
+        """Of layers, in each choice: the weight, for the first that holds it, and scales."""
+        found: dict[str, list[int]] = {}
+        alike: dict[object, list[int]] = {}
+        for name in names:
+            uses = self._weights.get(name, ())
+            dtype = uses[0].tensor.dtype if uses else None
+            key = name if name in self._sharing else (self._shape_of[name], dtype)
+            if key not in alike:
+                alike[key] = [self._bits(name, choice) for choice in choices]
+            found[name] = alike[key]
+        return found
 
-    def bits(self, name: str, choice: LayerFormats) -> int:
-        """Of a layer: its weight, where it is the first that holds it, and what it learns."""
+    def _bits(self, name: str, choice: LayerFormats) -> int:
         uses, shape = self._weights.get(name, ()), self._shape_of[name]
         bits = 0
         if len(uses) > 1:

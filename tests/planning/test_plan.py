@@ -19,7 +19,7 @@ from lightning_adls.formats import Integer, LearnedInteger, MXInt, NumberFormat
 from lightning_adls.layers import KINDS, LayerFormats
 from lightning_adls.models import bert
 from lightning_adls.planning.scores import cells_of, read_choices
-from lightning_adls.transforms import costs
+from lightning_adls.transforms import Pack, costs
 from lightning_adls.transforms.quantize import LayerChoice, layer_formats
 from lightning_adls.transforms.walk import layers_of
 
@@ -149,6 +149,16 @@ def test_layers_that_share_a_weight_share_their_formats_and_its_bits() -> None:
     assert ("words", "decoder", "again") in found.groups
     with pytest.raises(ValueError, match="one of several layers that share a weight"):
         plan(model, scored(model, formats), formats, size_mb=1, kinds=ALL_KINDS, keep=["words"])
+
+
+@pytest.mark.parametrize("unit", ["bits_per_weight", "size_mb"])
+def test_packed_layers_beside_those_that_are_planned_count_as_they_are(unit: str) -> None:
+    model = nn.Sequential(nn.Conv1d(32, 8, 1), nn.Linear(64, 32), nn.Linear(32, 2))
+    Pack()(model)
+    fmt = [MXInt(4)]
+    budget: dict[str, Any] = {unit: 100}
+    found = plan(model, scored(model, fmt), fmt, kinds=["Conv1d"], **budget)
+    assert found.cost == pytest.approx(cost(model, found.recipe, unit), rel=1e-12)
 
 
 def test_a_budget_that_is_just_enough_is_met_and_one_below_it_is_refused() -> None:
