@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
+from lightning_adls.formats.base import widen
 from lightning_adls.layers import COMPUTING, ROLES, LayerFormats, quantized, weight_of
 from lightning_adls.planning.samples import (
     Split,
@@ -192,26 +193,27 @@ def _scored(
                 continue
             x = x.detach()
             if role == "input":
-                for cell in (cell for cell in wanted[name] if cell[1] == role):
-                    effect = _effect(grad, _error(formats[cell], x))
-                    effects[cell] = effects.get(cell, 0.0) + effect
+                cells = [cell for cell in wanted[name] if cell[1] == role]
+                found = _effects([grad], x, [formats[cell] for cell in cells])
+                for cell, effect in zip(cells, found, strict=True):
+                    effects[cell] = effects.get(cell, 0.0) + effect.item()
             elif any(cell[1] == role for cell in wanted[name]):
                 kept = constant.setdefault((name, role), (x, []))[1]
                 if len(kept) <= place:
                     kept += [torch.zeros_like(grad)] * (place - len(kept)) + [grad]
                 else:  # of a layer that is called again
                     kept[place] = kept[place] + grad
-        for cell, effect in effects.items():
-            sums[cell] += effect**2
+        for cell, sum_of_calls in effects.items():
+            sums[cell] += sum_of_calls**2
     if not reached:
         raise InputValueError(
             "sensitivity: loss reaches none of the layers; call the module that loss is given, "
             "which is a copy, and not another one."
         )
     for (name, role), (x, kept) in constant.items():
-        for cell in (cell for cell in wanted[name] if cell[1] == role):
-            error = _error(formats[cell], x)
-            sums[cell] = sum(_effect(grad, error) ** 2 for grad in kept)
+        cells = [cell for cell in wanted[name] if cell[1] == role]
+        found = _effects(kept, x, [formats[cell] for cell in cells])
+        sums |= {cell: each.square().sum().item() for cell, each in zip(cells, found, strict=True)}
     return {cell: total / (2 * len(samples)) for cell, total in sums.items()}
 
 
@@ -232,13 +234,14 @@ def _check_loss(value: Any, place: int) -> None:
         )
 
 
+def _effects(grads: Sequence[Tensor], x: Tensor, formats: Sequence[NumberFormat]) -> list[Tensor]:
+    """For each format, what rounding ``x`` does to first order, by each of the gradients."""
+    rows = torch.stack([grad.flatten() for grad in grads]).double()
+    return [rows @ _error(fmt, x).flatten().double() for fmt in formats]
+
+
 def _error(fmt: NumberFormat, x: Tensor) -> Tensor:
-    """What rounding adds, in float64; with scales as a layer has them before it is trained."""
+    """What rounding adds; with scales as a layer has them before it is trained."""
     scales = fmt.fit_scales(x)
     with torch.no_grad():
-        rounded = fmt(x, fmt.initial_scales() if scales is None else scales)
-    return rounded.double() - x.double()
-
-
-def _effect(grad: Tensor, error: Tensor) -> float:
-    return float((grad.double() * error).sum())
+        return widen(fmt(x, fmt.initial_scales() if scales is None else scales)) - widen(x)
