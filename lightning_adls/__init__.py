@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from lightning_adls.layers.packed import PackedLinear as PackedLinear
     from lightning_adls.models import bert as bert
     from lightning_adls.optimizers import adamw as adamw
+    from lightning_adls.planning import Plan as Plan
+    from lightning_adls.planning import Scores as Scores
+    from lightning_adls.planning import check_plan as check_plan
+    from lightning_adls.planning import plan as plan
+    from lightning_adls.planning import sensitivity as sensitivity
     from lightning_adls.transforms import Drop as Drop
     from lightning_adls.transforms import LoRA as LoRA
     from lightning_adls.transforms import Pack as Pack
@@ -50,6 +55,7 @@ _MODULE_OF = {
     "NumberFormat": "formats",
     "Pack": "transforms",
     "PackedLinear": "layers.packed",
+    "Plan": "planning",
     "Prune": "transforms",
     "PruneStructured": "transforms",
     "Pruning": "callbacks",
@@ -60,6 +66,7 @@ _MODULE_OF = {
     "QuantizedEmbedding": "layers",
     "QuantizedLinear": "layers",
     "RngState": "callbacks",
+    "Scores": "planning",
     "TextClassifier": "classifier",
     "TextData": "data",
     "TrialPruning": "callbacks",
@@ -67,10 +74,13 @@ _MODULE_OF = {
     "bake": "transforms.bake",
     "bert": "models",
     "calibrate": "transforms",
+    "check_plan": "planning",
     "coverage": "transforms",
     "load": "checkpoints",
     "parameter_groups": "transforms",
+    "plan": "planning",
     "reviews": "data",
+    "sensitivity": "planning",
     "summarize": "transforms",
 }
 

@@ -18,7 +18,7 @@ LEVELS = (
     {"callbacks", "budget", "events", "loggers"},
     {"figures", "report"},
     {"classifier", "data", "devices", "mase"},
-    {"checkpoints", "compiling"},
+    {"checkpoints", "compiling", "planning"},
     {"models", "transforms"},
     {"layers"},
     {"kernels"},

@@ -187,6 +187,31 @@ def test_the_example_from_training_to_handing_on_goes_on_and_is_handed_on(
     sys.modules.pop("review")
 
 
+def test_the_examples_of_the_page_on_budgets_plan_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lightning_adls.transforms import Quantize, costs
+
+    monkeypatch.chdir(tmp_path)
+    module, convolutional = _examples(DOCS / "budget.md")
+    page: dict[str, Any] = {"__name__": "page"}
+    exec(compile(module, "budget.md", "exec"), page)
+    printed = capsys.readouterr().out
+    predicted = [float(x) for x in re.findall(r"^predicted loss (\S+)", printed, re.M)]
+    assert len(predicted) == 3
+    assert predicted == sorted(predicted, reverse=True)
+    assert re.search(r"^predicted \S+, measured \S+ \+- ", printed, re.M)
+    assert page["best"].cost <= 4
+    assert costs(page["module"])["bits_per_weight"] == page["best"].cost
+    assert Quantize.load("recipe.yaml") == page["best"].recipe
+    page = {}
+    exec(compile(convolutional, "budget.md", "exec"), page)
+    assert costs(page["net"])["size_mb"] == pytest.approx(page["found"].cost)
+    assert type(page["net"][0]) is torch.nn.Conv2d
+    assert page["net"][7].formats == page["net"][9].formats
+    assert Path("weights.png").stat().st_size > 0
+
+
 def _written(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)

@@ -3,6 +3,7 @@
 from lightning_adls.figures.bars import draw_bars
 from lightning_adls.figures.confusion import draw_confusions
 from lightning_adls.figures.front import Candidate, draw_front
+from lightning_adls.figures.heat import draw_heat_map
 from lightning_adls.figures.importances import draw_importances
 from lightning_adls.figures.maps import draw_format_map
 from lightning_adls.figures.points import Point, draw_points
@@ -17,6 +18,7 @@ __all__ = [
     "draw_confusions",
     "draw_format_map",
     "draw_front",
+    "draw_heat_map",
     "draw_importances",
     "draw_points",
     "draw_steps",

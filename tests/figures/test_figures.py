@@ -19,6 +19,7 @@ from lightning_adls.figures import (
     draw_confusions,
     draw_format_map,
     draw_front,
+    draw_heat_map,
     draw_importances,
     draw_points,
     draw_steps,
@@ -288,3 +289,30 @@ def test_a_short_logarithmic_axis_has_numbers_enough(drawn: Drawn) -> None:
     low, high = axes.get_xlim()
     shown = [x for x in axes.get_xticks() if low <= x <= high]
     assert [round(x, 1) for x in shown] == [0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_a_heat_map_is_dark_where_scores_are_high_and_empty_where_there_is_none(
+    drawn: Drawn,
+) -> None:
+    scores = {
+        "bert.encoder.layer.0.output": {"MXInt(width=2)": 1e-2, "MXInt(width=8)": 0.0},
+        "head": {"MXInt(width=2)": 1e-6},
+    }
+    draw_heat_map("x.png", scores, title="t", label="nats")
+    axes, bar = drawn[0].axes
+    (image,) = axes.images
+    shown = image.get_array()
+    assert shown.shape == (2, 2)
+    assert shown[0, 0] == 1e-2
+    assert shown[0, 1] == shown[1, 0] == 1e-6
+    assert shown.mask.tolist() == [[False, False], [False, True]]
+    assert image.norm(1e-2) == 1
+    assert image.norm(1e-6) == 0
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["layer 0 output", "head"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["MXInt 2 bits", "MXInt 8 bits"]
+    assert bar.get_ylabel() == "nats"
+
+
+def test_a_heat_map_of_zeros_is_drawn(drawn: Drawn) -> None:
+    draw_heat_map("x.png", {"head": {"MXInt(width=8)": 0.0}}, title="t")
+    assert len(drawn) == 1

@@ -1,0 +1,247 @@
+"""First-order scores: what rounding each tensor does to the loss, from one pass over the data."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_adls.errors import InputValueError
+from lightning_adls.formats import NumberFormat
+from lightning_adls.formats.base import widen
+from lightning_adls.layers import COMPUTING, ROLES, LayerFormats, quantized, weight_of
+from lightning_adls.planning.samples import (
+    Split,
+    fingerprint,
+    rows_of,
+    same_random_numbers,
+    samples_of,
+    unrounded,
+)
+from lightning_adls.planning.scores import Cell, Scores, check_known, read_choices
+from lightning_adls.transforms.quantize import LayerChoice
+from lightning_adls.transforms.walk import layers_of, match, replace_layers
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+# Numbers of weights' gradients that are kept at a time, 512 MiB of float32.
+MOST_KEPT = 1 << 27
+
+
+def sensitivity(
+    model: nn.Module,
+    batches: Iterable[Any],
+    formats: Sequence[LayerChoice],
+    *,
+    loss: Loss | None = None,
+    layers: Sequence[str] = ("*",),
+    kinds: Sequence[str] = COMPUTING,
+    split: Split = rows_of,
+    known: Scores | None = None,
+) -> Scores:
+    r"""Score each tensor of each layer in each format, by one forward and backward per sample.
+
+    The score of a tensor :math:`x` that a format rounds to :math:`q(x)` is
+
+    .. math:: \tfrac12 \, \mathbb{E}_n \Big[ \big( \sum_i g_{n,i} (q(x_n)_i - x_{n,i}) \big)^2 \Big]
+
+    with the gradient :math:`g_n` of the loss of sample :math:`n`: half the quadratic form of the
+    empirical Fisher matrix in the rounding error. Where labels are as probable as the model says,
+    this is to second order how much the loss rises, and the KL divergence of the rounded model's
+    output from the plain one's (Amari 1998, "Natural gradient works efficiently in learning";
+    HAWQ, Dong et al. 2019, ICCV, arXiv:1905.03696, has the Hessian in its place). Where the
+    model fits no label, or all of them, it is not: see Kunstner et al. 2019, NeurIPS,
+    arXiv:1905.12558.
+
+    The square is of each sample by itself: of a mean over a batch, errors of opposite signs would
+    cancel, and the score depend on the size of batches. So inputs are rounded sample by sample.
+    Formats only replay what one pass has captured.
+
+    Args:
+        model: Any module, left as it was. Layers of ``kinds`` are taken unrounded, in eval mode.
+        batches: A few batches, on the device of the model.
+        formats: What a layer may be given, each as in a recipe; see
+            :func:`lightning_adls.transforms.quantize.layer_formats`.
+        loss: Of the module that it is given, on a sample: a scalar. By default
+            ``model.loss(batch)``, which :class:`lightning_adls.TextClassifier` has.
+        layers: Shell patterns over their names.
+        kinds: Of layers, of ``lightning_adls.layers.KINDS``.
+        split: Makes a list of samples of a batch; by default :func:`rows_of`. With
+            ``lambda batch: [batch]`` a batch is one sample.
+        known: Scores of the same weights and samples, which are not computed again.
+
+    Returns:
+        The known scores and the new ones. Without bias, the score of the bias is 0; so is that of
+        a layer on which the loss does not depend.
+
+    Raises:
+        InputValueError: If there are no samples or layers, a format is not known, ``known`` is of
+            other weights or samples, or the loss is no finite scalar that can be differentiated.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 1, bias=False))
+        >>> x = torch.eye(4)
+        >>> loss = lambda model, batch: model(batch).sum()
+        >>> scores = sensitivity(model, [x], [{"weight": "Integer(width=8)"}], loss=loss)
+        >>> list(scores.values)
+        [('0', 'weight', 'Integer(width=8, frac_width=4)')]
+    """
+    choices = read_choices(formats, "sensitivity")
+    loss = loss or default_loss(model, "sensitivity")
+    names = list(match(layers_of(model, kinds), dict.fromkeys(layers), "sensitivity"))
+    samples = samples_of(batches, split, "sensitivity")
+    mark = fingerprint(model, samples)
+    known = check_known(known, "first-order", len(samples), mark, "sensitivity")
+    wanted: dict[str, list[Cell]] = {}
+    for cell in known.missing(names, choices):
+        wanted.setdefault(cell[0], []).append(cell)
+    found: dict[Cell, float] = {}
+    with same_random_numbers(model), torch.inference_mode(False), torch.enable_grad():
+        for part in _parts(model, wanted, len(samples)):
+            found |= _scored(unrounded(model, tuple(kinds)), samples, loss, part)
+    return known.joined(found)
+
+
+def default_loss(model: nn.Module, who: str) -> Loss:
+    """The loss that a model has itself.
+
+    Raises:
+        InputValueError: If it has none.
+    """
+    if not callable(getattr(model, "loss", None)):
+        raise InputValueError(
+            f"{who}: loss=None, but {type(model).__name__} has no method loss(batch); give a "
+            "function of a module and a batch."
+        )
+    return lambda module, batch: cast(Any, module).loss(batch)
+
+
+def _parts(
+    model: nn.Module, wanted: Mapping[str, list[Cell]], samples: int
+) -> Iterable[dict[str, list[Cell]]]:
+    """Layers that are scored in one pass: as many as the gradients of their weights allow."""
+    part: dict[str, list[Cell]] = {}
+    kept = 0
+    for name, cells in wanted.items():
+        size = weight_of(model.get_submodule(name)).numel() * samples
+        if part and kept + size > MOST_KEPT:
+            yield part
+            part, kept = {}, 0
+        part[name] = cells
+        kept += size
+    if part:
+        yield part
+
+
+@dataclass
+class _Probe:
+    """Stands where a layer has a format: rounds nothing and keeps what would be rounded.
+
+    What passes is as the layer would give it to a format: features last, weights as rows.
+    """
+
+    role: str
+    seen: list[Tensor] = field(default_factory=list)
+    rounds_at_random = False
+
+    def initial_scales(self) -> None:
+        """It learns none."""
+
+    def __call__(
+        self, x: Tensor, scales: None = None, *, training: bool = False, batched: bool = False
+    ) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise InputValueError(
+                "sensitivity: the model computes a layer without gradients (torch.no_grad), so "
+                "that its effect on the loss is not known; leave such layers out by layers=."
+            )
+        if self.role == "input" and x.requires_grad:
+            y = x.clone()  # what comes after may change x in place
+        else:
+            y = (x.detach().clone() if self.role == "input" else x.detach()).requires_grad_()
+        self.seen.append(y)
+        return y
+
+
+def _scored(
+    copy: nn.Module, samples: Sequence[Any], loss: Loss, wanted: Mapping[str, list[Cell]]
+) -> dict[Cell, float]:
+    probes = {(name, role): _Probe(role) for name in wanted for role in ROLES}
+    replace_layers(copy, wanted, lambda name, layer: _probed(layer, name, probes))
+    sums = {cell: 0.0 for cells in wanted.values() for cell in cells}
+    formats = {cell: NumberFormat.parse(cell[2]) for cell in sums}
+    # Weights and biases are the same for all samples: they are rounded once, at the end.
+    constant: dict[tuple[str, str], tuple[Tensor, list[Tensor]]] = {}
+    reached = False
+    for place, sample in enumerate(samples):
+        copy.eval()  # forgets weights that layers keep
+        for probe in probes.values():
+            probe.seen.clear()
+        value = loss(copy, sample)
+        _check_loss(value, place)
+        seen = [(key, x) for key, probe in probes.items() for x in probe.seen]
+        if not seen:
+            continue
+        reached = True
+        grads: tuple[Tensor | None, ...] = torch.autograd.grad(
+            value, [x for _, x in seen], allow_unused=True
+        )
+        effects: dict[Cell, float] = {}
+        for ((name, role), x), grad in zip(seen, grads, strict=True):
+            if grad is None:
+                continue
+            x = x.detach()
+            if role == "input":
+                cells = [cell for cell in wanted[name] if cell[1] == role]
+                found = _effects([grad], x, [formats[cell] for cell in cells])
+                for cell, effect in zip(cells, found, strict=True):
+                    effects[cell] = effects.get(cell, 0.0) + effect.item()
+            elif any(cell[1] == role for cell in wanted[name]):
+                kept = constant.setdefault((name, role), (x, []))[1]
+                if len(kept) <= place:
+                    kept += [torch.zeros_like(grad)] * (place - len(kept)) + [grad]
+                else:  # of a layer that is called again
+                    kept[place] = kept[place] + grad
+        for cell, sum_of_calls in effects.items():
+            sums[cell] += sum_of_calls**2
+    if not reached:
+        raise InputValueError(
+            "sensitivity: loss reaches none of the layers; call the module that loss is given, "
+            "which is a copy, and not another one."
+        )
+    for (name, role), (x, kept) in constant.items():
+        cells = [cell for cell in wanted[name] if cell[1] == role]
+        found = _effects(kept, x, [formats[cell] for cell in cells])
+        sums |= {cell: each.square().sum().item() for cell, each in zip(cells, found, strict=True)}
+    return {cell: total / (2 * len(samples)) for cell, total in sums.items()}
+
+
+def _probed(layer: nn.Module, name: str, probes: Mapping[tuple[str, str], _Probe]) -> nn.Module:
+    # To the layer, they are formats.
+    return quantized(layer, LayerFormats(*(cast(Any, probes[name, role]) for role in ROLES)))
+
+
+def _check_loss(value: Any, place: int) -> None:
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise InputValueError(
+            "sensitivity: loss gave something else than a scalar that depends on the model; it is "
+            "called with a module and a batch."
+        )
+    if not value.isfinite():
+        raise InputValueError(
+            f"sensitivity: the loss of sample {place} is {value.item()}; leave that sample out."
+        )
+
+
+def _effects(grads: Sequence[Tensor], x: Tensor, formats: Sequence[NumberFormat]) -> list[Tensor]:
+    """For each format, what rounding ``x`` does to first order, by each of the gradients."""
+    rows = torch.stack([grad.flatten() for grad in grads]).double()
+    return [rows @ _error(fmt, x).flatten().double() for fmt in formats]
+
+
+def _error(fmt: NumberFormat, x: Tensor) -> Tensor:
+    """What rounding adds; with scales as a layer has them before it is trained."""
+    scales = fmt.fit_scales(x)
+    with torch.no_grad():
+        return widen(fmt(x, fmt.initial_scales() if scales is None else scales)) - widen(x)
