@@ -25,8 +25,10 @@ from lightning_adls.search import Budget, FormatSpace, Objective
 from lightning_adls.transforms import Quantize, Transform
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none, and what takes long unless asked for."""
+    if "inductor" not in config.option.markexpr:
+        items[:] = [item for item in items if not item.get_closest_marker("inductor")]
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

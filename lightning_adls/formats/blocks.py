@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_adls.formats.floats import finite_magnitude, layout
+from lightning_adls.formats.without_bits import are_bits_unknown
 
 BlockSize = int | tuple[int, int]
 WHOLE = -1  # the size of a block that takes in a whole dimension
@@ -44,7 +45,21 @@ def merge(blocks: Tensor, shape: torch.Size) -> Tensor:
     """Undo ``split`` for a tensor of this shape."""
     rows, columns = (1, 1, *shape)[-2:]
     flat = blocks.flatten(-2).flatten(-3, -2)
+    if _becomes_cpp(flat):
+        flat = flat.as_strided(flat.shape, flat.stride())
     return flat[..., :rows, :columns].reshape(shape)
+
+
+def _becomes_cpp(x: Tensor) -> bool:
+    """Whether inductor may make loops in C++ of what is traced.
+
+    There an element finds what its block shares by its place divided by the block's size. To save
+    the division inductor cuts the loop into whole blocks, and forgets the elements after the last
+    of them: https://github.com/pytorch/pytorch/issues/195582. Where the blocks are a tensor in
+    memory, which ``as_strided`` makes them, nothing is divided.
+    """
+    compiles = torch.compiler.is_compiling() and not are_bits_unknown()
+    return compiles and x.device.type == "cpu"
 
 
 def block_count(shape: torch.Size, block_size: BlockSize) -> int:

@@ -99,6 +99,20 @@ def mixed(*shape: int, seed: int = 0) -> Tensor:
     return torch.where(rare, edge.copysign(x), x)
 
 
+def hard_input(*shape: int) -> Tensor:
+    """``mixed``, with a NaN, infinities, zeros of both signs and zeros at ``x[1]``."""
+    x = mixed(*(shape or (6, 33)))
+    x.view(-1)[:5] = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 0.0])
+    x[1] = 0.0
+    return x
+
+
+def with_scales(fmt: NumberFormat) -> list[Tensor | None]:
+    """Without learned scales, and with such that are no powers of two."""
+    initial = fmt.initial_scales()
+    return [None] if initial is None else [None, initial * 0.77]
+
+
 def same(a: Tensor, b: Tensor) -> bool:
     """Equal in dtype, shape and every value, where NaN equals NaN."""
     nan = torch.equal(a.isnan(), b.isnan())

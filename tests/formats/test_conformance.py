@@ -9,7 +9,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given
-from oracle import BLOCKS, EDGES, FORMATS, MEANS, few, mixed, rows, same
+from oracle import (
+    BLOCKS,
+    EDGES,
+    FORMATS,
+    MEANS,
+    few,
+    hard_input,
+    mixed,
+    rows,
+    same,
+    with_scales,
+)
 from torch import Tensor
 
 from lightning_adls.formats import NumberFormat, parse
@@ -17,20 +28,6 @@ from lightning_adls.formats.block_base import BlockFormat
 
 SCALED_RESIDUALS = [text for text in MEANS if text.startswith("ResidualSign")]
 WITHOUT_ZERO = ("Binary", "ResidualSign")
-COMPILED = [
-    "MinifloatIEEE",
-    "MinifloatIEEE(width=32, exponent_width=4, exponent_bias=3)",
-    "Log(width=16)",
-    "Binary(scale=per_tensor)",
-    "Ternary",
-    "ResidualSign",
-    "LearnedInteger(width=5, signed=False)",
-    "Integer(width=6, frac_width=-3, rounding=floor)",
-    "BlockFP(width=5, exponent_width=3, block_size=(3, 4))",
-    "BlockLog",
-]
-"""One for each way of rounding, because inductor takes its time."""
-
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 every_format = pytest.mark.parametrize("text", FORMATS)
@@ -41,13 +38,6 @@ def segments(text: str, x: Tensor) -> list[Tensor]:
     """Parts of a tensor of one dimension that a format rounds by the same rule."""
     size = getattr(parse(text), "block_size", x.numel())
     return list(x.split(size[1] if isinstance(size, tuple) else size))
-
-
-def hard_input() -> Tensor:
-    x = mixed(6, 33)
-    x[0, :5] = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 0.0])
-    x[1] = 0.0
-    return x
 
 
 @every_format
@@ -236,39 +226,6 @@ def test_strides_do_not_matter_and_the_input_is_left_alone(text: str) -> None:
     assert torch.equal(x, before)
 
 
-def test_every_format_compiles_to_one_graph_that_gives_the_same() -> None:
-    formats, x = [parse(text) for text in (*NumberFormat.classes, *COMPILED)], hard_input()
-
-    def round_all(x: Tensor) -> list[Tensor]:
-        return [fmt(x) for fmt in formats]
-
-    torch._dynamo.reset()
-    compiled = torch.compile(round_all, fullgraph=True, backend="aot_eager")
-    leaf = x.clone().requires_grad_()
-    outputs = compiled(leaf)
-    for fmt, output in zip(formats, outputs, strict=True):
-        assert same(output.detach(), fmt(x)), str(fmt)
-    torch.stack(outputs).sum().backward()
-    assert leaf.grad is not None
-    passed = [
-        torch.autograd.grad(fmt(leaf).sum(), leaf)[0] for fmt in formats if fmt.ste == "clipped"
-    ]
-    unchanged = len(formats) - len(passed)
-    assert torch.equal(leaf.grad, torch.stack(passed).sum(0) + unchanged)
-
-
-def test_inductor_gives_the_same_bits() -> None:
-    formats, x = [parse(text) for text in COMPILED], hard_input()
-
-    def round_all(x: Tensor) -> list[Tensor]:
-        return [fmt(x) for fmt in formats]
-
-    torch._dynamo.reset()
-    outputs = torch.compile(round_all, fullgraph=True)(x)
-    for fmt, output in zip(formats, outputs, strict=True):
-        assert same(output, fmt(x)), str(fmt)
-
-
 @every_format
 def test_the_gradient_passes_unchanged(text: str) -> None:
     fmt = dataclasses.replace(parse(text), ste="identity")
@@ -403,12 +360,6 @@ def with_gradient(
 
 def call(fmt: NumberFormat, x: Tensor, scales: Tensor | None) -> Tensor:
     return fmt(x, scales)
-
-
-def with_scales(fmt: NumberFormat) -> list[Tensor | None]:
-    """Without learned scales, and with such that are no powers of two."""
-    initial = fmt.initial_scales()
-    return [None] if initial is None else [None, initial * 0.77]
 
 
 @every_format

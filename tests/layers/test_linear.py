@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.formats import Binary, Integer, MXInt, NumberFormat, ResidualSign
+from lightning_adls.formats import (
+    MXFP,
+    Binary,
+    BlockLog,
+    Integer,
+    MXInt,
+    NumberFormat,
+    ResidualSign,
+)
 from lightning_adls.layers import LayerFormats, QuantizedLinear
 
 FOUR_BITS = Integer(width=4, frac_width=2)
@@ -163,3 +171,19 @@ def test_forward_compiles_to_one_graph() -> None:
     x = torch.randn(3, 16)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(x), layer(x))
+
+
+def test_inductor_trains_a_layer_of_ragged_blocks_as_it_is_trained_eagerly() -> None:
+    clipped = (MXFP(ste="clipped"), MXInt(width=4, ste="clipped"), BlockLog(ste="clipped"))
+    layer = layer_of(LayerFormats(*clipped), nn.Linear(49, 33))
+    net, x = nn.Sequential(layer, nn.GELU()), torch.randn(5, 49)
+    torch._dynamo.reset()
+    found = []
+    for way in (torch.compile(net, fullgraph=True), net):
+        net.zero_grad()
+        leaf = x.clone().requires_grad_()
+        output = way(leaf)
+        output.square().sum().backward()
+        found.append([output, leaf.grad, *(p.grad for p in net.parameters())])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
