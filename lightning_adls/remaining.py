@@ -20,7 +20,15 @@ class Remaining:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock, self._started, self._work = clock, clock(), 0.0
 
-    def after_one(self, done: int, total: int, work: float = 1.0, left: float | None = None) -> str:
+    def after_one(
+        self,
+        done: int,
+        total: int,
+        work: float = 1.0,
+        left: float | None = None,
+        begun: float = 0.0,
+        hourly: bool = False,
+    ) -> str:
         """One more has ended.
 
         Args:
@@ -29,15 +37,23 @@ class Remaining:
             work: How much it was, where the things are not alike; 0 for one that says nothing of
                 how long the others take.
             left: How much the others are, in the same unit; by default each is 1.
+            begun: What is done of those that go on meanwhile: of two of which each is half done, 1.
+                They are part of what was reached in the time so far.
+            hourly: Whether to say how many an hour that makes.
         """
         self._work += work
         if not self._work:
             self._started = self._clock()
-        left = total - done if left is None else left
-        if done >= total or not self._work:
             return f"{done} of {total}"
-        seconds = (self._clock() - self._started) / self._work * left
-        return f"{done} of {total}, about {spoken(seconds)} left"
+        left = total - done if left is None else left
+        begun, seconds = max(0.0, min(begun, left)), self._clock() - self._started
+        each = seconds / (self._work + begun)
+        parts = [f"{done} of {total}"]
+        if hourly and each > 0:
+            parts.append(f"{3600 / each:.{0 if each < 360 else 1}f} per hour")
+        if done < total:
+            parts.append(f"about {spoken(each * (left - begun))} left")
+        return ", ".join(parts)
 
 
 def spoken(seconds: float) -> str:

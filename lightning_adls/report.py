@@ -28,8 +28,13 @@ def _cell(value: Any) -> Any:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content``, replacing an older file in one step."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text, replacing an older file in one step: nobody reads half of it."""
     part = Path(f"{path}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 

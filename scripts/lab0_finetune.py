@@ -30,6 +30,7 @@ from lightning_adls import report
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.engines import Ray
 from lightning_adls.events import write_run
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
@@ -78,6 +79,7 @@ def main(
     frozen: list[str],
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    ray: Ray,
     tensorboard: TensorBoard | None = None,
     pretraining: Budget | None = None,
     seed: int = 0,
@@ -107,9 +109,10 @@ def main(
         engine: Who computes: serial (this process), processes (of this machine) or ray (a
             cluster); by default serial for one worker, and processes for more.
         workers: How many trainings run at a time.
+        ray: The cluster of the engine ray, and what each of its workers gets.
         run: Name of the folder in lightning_logs/lab0.
     """
-    computing = computing_by(engine, workers, budget)
+    computing = computing_by(engine, workers, ray, budget)
     task = Task(
         data,
         model,
@@ -134,6 +137,7 @@ def main(
         ]
         if tensorboard is not None:
             lab.listeners += [lambda *_: write_page(tensorboard, lab)]
+        lab.plan([START, *STEPS, "test/full", "test/merged"])
         lab.start(budget)
 
         for step in STEPS:

@@ -30,6 +30,7 @@ from lightning_adls import report
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.engines import Ray
 from lightning_adls.errors import InputValueError
 from lightning_adls.events import write_run
 from lightning_adls.formats import Integer, LearnedInteger
@@ -106,6 +107,7 @@ def main(
     retrain: Budget,
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    ray: Ray,
     tensorboard: TensorBoard | None = None,
     finetune: Budget | None = None,
     weights: str | None = None,
@@ -152,10 +154,11 @@ def main(
         engine: Who computes: serial (this process), processes (of this machine) or ray (a
             cluster); by default serial for one worker, and processes for more.
         workers: How many trainings run at a time.
+        ray: The cluster of the engine ray, and what each of its workers gets.
         run: Name of the folder in lightning_logs/lab1.
     """
     check_arguments(widths, sparsities, structured or [], calibration_batches, tolerance)
-    computing = computing_by(engine, workers, qat)
+    computing = computing_by(engine, workers, ray, qat)
     pruning = Prune(0.0, scope=scope, activation_sparsity=activation_sparsity, seed=seed)
     if finetune is None and weights is None:
         raise InputValueError("lab1: there is nothing to start from; give finetune or weights.")
@@ -184,6 +187,7 @@ def main(
             # Also what a process left behind that was killed just before.
             write_steps(lab, lab.rows)
             lab.listeners.append(lambda step, _: write_steps(lab, [step]))
+        lab.plan([START, TRAINED])
         lab.start(qat, START)
         lab.step(TRAINED, lambda: lab.train(TRAINED, task.build(), qat))
 
@@ -210,7 +214,7 @@ def main(
         for method, schedule, sparsity in product(methods, schedules, sparsities):
             pruned = replace(pruning, sparsity=sparsity, method=METHODS[method])
             works |= prune(best, pruned, schedule, retrain, method)
-        lab.steps(works, computing)
+        lab.steps(works, computing, sources=[best])
         for share in structured or []:
             remove(lab, best, share, retrain)
 

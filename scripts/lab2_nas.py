@@ -32,6 +32,7 @@ from lightning_adls import report, search
 from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.engines import Ray
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
@@ -105,6 +106,7 @@ def main(
     retrain: Budget,
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    ray: Ray,
     tensorboard: TensorBoard | None = None,
     limits: Limits | None = None,
     reuse: list[str] | None = None,
@@ -143,12 +145,13 @@ def main(
         engine: Who computes: serial (this process), processes (of this machine) or ray (a
             cluster); by default serial for one worker, and processes for more.
         workers: How many trials run at a time.
+        ray: The cluster of the engine ray, and what each of its workers gets.
         run: Name of the folder in lightning_logs/lab2.
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
     only = list(samplers) if only is None else only
     check_arguments(only, samplers, seeds, trials)
-    computing = computing_by(engine, workers, budget)
+    computing = computing_by(engine, workers, ray, budget)
     for name in only:
         search.make_sampler(samplers[name], space, min(seeds))
     compression: list[Transform] = [Quantize(quantize), prune]

@@ -32,6 +32,7 @@ from rich.console import Console
 from lightning_adls import report, search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.engines import Ray
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
@@ -102,6 +103,7 @@ def main(
     pruner: BasePruner,
     callbacks: list[CallbackFactory],
     logger: list[LoggerFactory],
+    ray: Ray,
     tensorboard: TensorBoard | None = None,
     finetune: Budget | None = None,
     weights: str | None = None,
@@ -152,6 +154,7 @@ def main(
         engine: Who computes: serial (this process), processes (of this machine) or ray (a
             cluster); by default serial for one worker, and processes for more.
         workers: How many trials run at a time.
+        ray: The cluster of the engine ray, and what each of its workers gets.
         run: Name of the folder in lightning_logs/lab3.
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
@@ -161,7 +164,7 @@ def main(
     check_names({"untrained": untrained} if untrained else {}, "study", studies)
     if trials < 1:
         raise InputValueError(f"lab3: trials={trials} is below 1.")
-    computing = computing_by(engine, workers, budget)
+    computing = computing_by(engine, workers, ray, budget)
     builder(backend)
     FormatSpace.from_templates(layers, precisions, ranges)  # also those of no study
     check_used(precisions, studies)

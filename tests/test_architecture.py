@@ -24,7 +24,10 @@ LEVELS = (
     {"kernels"},
     {"formats"},
     {"engines"},
-    {"hub", "locks", "optimizers", "remaining", "settings", "significance", "threads", "weights"},
+    {
+        *("hub", "locks", "optimizers", "process", "remaining", "settings", "significance"),
+        *("threads", "weights"),
+    },
     {"errors"},
 )
 ONLY_IN = {
@@ -46,7 +49,7 @@ ONLY_IN = {
     "ray": {"engines"},
 }
 # Where `__getattr__` imports what is asked for.
-LAZY = {"__init__.py"}
+LAZY = {"__init__.py", "search/__init__.py"}
 IMPORTS = re.compile(r"\b(__import__|import_module)$")
 
 
@@ -134,6 +137,7 @@ HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning
     [
         ("import lightning_adls", set()),
         ("from lightning_adls.formats import Integer", {"torch"}),
+        ("import lightning_adls.search.reading, lightning_adls.search.lease", {"optuna"}),
         ("from lightning_adls import QuantizedLinear, Quantize", {"torch"}),
         ("from lightning_adls.mase import LinearInteger", {"torch"}),
     ],
@@ -157,8 +161,9 @@ def test_only_a_recipe_that_asks_for_mase_brings_its_layers(recipe: str) -> None
     assert recipe or not found
 
 
-def test_public_names_are_the_same_to_a_type_checker_and_at_run_time() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+@pytest.mark.parametrize("lazy", sorted(LAZY))
+def test_public_names_are_the_same_to_a_type_checker_and_at_run_time(lazy: str) -> None:
+    tree = ast.parse((PACKAGE / lazy).read_text())
     (typed,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.asname: node.module
@@ -166,20 +171,19 @@ def test_public_names_are_the_same_to_a_type_checker_and_at_run_time() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    import lightning_adls
-
-    assert set(seen) == set(lightning_adls.__all__)
+    package = import_module(".".join(("lightning_adls", *Path(lazy).parts[:-1])))
+    assert set(seen) == set(package.__all__)
     for name, module in seen.items():
-        assert getattr(import_module(str(module)), str(name)) is getattr(lightning_adls, str(name))
+        assert getattr(import_module(str(module)), str(name)) is getattr(package, str(name))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        package.Nothing  # noqa: B018
 
 
-def test_every_public_name_can_be_imported() -> None:
+def test_public_names_are_what_they_are_called() -> None:
     import lightning_adls
 
     for name in lightning_adls.__all__:
         assert getattr(lightning_adls, name).__name__.rpartition(".")[2] == name
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        lightning_adls.Nothing  # noqa: B018
 
 
 def test_layers_of_transformers_are_imported_for_who_has_one() -> None:

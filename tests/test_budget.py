@@ -190,6 +190,23 @@ def test_a_module_is_gone_with_its_last_name_once_its_trainer_lets_go_of_it() ->
     assert trainer.global_step == 2
 
 
+class Ones(L.LightningDataModule):
+    def train_dataloader(self) -> Any:
+        ones: Any = torch.ones(2, 1)
+        return DataLoader(ones)
+
+    val_dataloader = train_dataloader
+
+
+def test_data_do_not_take_a_trainer_along_that_let_go_of_them() -> None:
+    data = Ones()
+    trainer = Budget(accelerator="cpu").trainer(2)
+    trainer.fit(Noting(), datamodule=data)
+    assert data.trainer is trainer
+    release(trainer)
+    assert data.trainer is None
+
+
 def test_what_the_machine_can_give_passes_the_check() -> None:
     for precision in ("32-true", "bf16-mixed"):
         Budget(accelerator="cpu", precision=precision).check()

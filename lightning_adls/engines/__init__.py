@@ -3,6 +3,7 @@
 from lightning_adls.engines.base import Call, Channel, Driver, Engine, EngineFailed, Lost, Shared
 from lightning_adls.engines.making import ENGINES, make_engine
 from lightning_adls.engines.serial import Serial
+from lightning_adls.engines.session import Ray
 
 __all__ = [
     "ENGINES",
@@ -12,6 +13,7 @@ __all__ = [
     "Engine",
     "EngineFailed",
     "Lost",
+    "Ray",
     "Serial",
     "Shared",
     "make_engine",

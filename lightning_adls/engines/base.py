@@ -1,8 +1,9 @@
 """What an engine is: it lets workers compute, and one driver hears and decides."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 from uuid import uuid4
@@ -11,6 +12,11 @@ from lightning_adls.errors import InputValueError
 
 # Of a worker that dies in the middle of it; then the call itself is taken to kill them.
 TRIES = 3
+# Workers, one after another, that died before they had said a word.
+MOST_STILLBORN = 5
+# A SIGKILL comes from outside (a person, no more memory) and says less of what is killed: so many
+# times as often it is tried again.
+OUTSIDE = 5
 
 
 class Channel(Protocol):
@@ -29,9 +35,11 @@ class Shared:
 
     Args:
         value: Anything that cloudpickle can write, where workers are other processes.
+        folder: Where calls leave files and find them, if they do.
     """
 
     value: Any
+    folder: Path | None = None
     key: str = field(default_factory=lambda: uuid4().hex)
 
 
@@ -44,12 +52,17 @@ class Call:
         function: Has no state of its own; what it returns goes to the driver.
         shared: What it has in common with other calls.
         argument: What it has not.
+        reads: Files that it needs, as the driver finds them.
+        leaves: Files that it may leave. When it has ended, the driver finds them at these paths,
+            also where the worker has other disks.
     """
 
     name: str
     function: Callable[[Any, Any, Channel], Any]
     shared: Shared
     argument: Any = None
+    reads: Sequence[Path] = ()
+    leaves: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lightning_adls.engines.base import Engine
 from lightning_adls.engines.serial import Serial
+from lightning_adls.engines.session import Ray
 from lightning_adls.errors import InputValueError, did_you_mean
 
 ENGINES = ("serial", "processes", "ray")
@@ -14,6 +15,7 @@ def make_engine(
     workers: int = 1,
     use_gpus: bool = True,
     prepare: Callable[[], object] | None = None,
+    ray: Ray | None = None,
 ) -> Engine:
     """An engine by its name.
 
@@ -23,9 +25,11 @@ def make_engine(
         workers: Calls that are computed at the same time.
         use_gpus: Whether each worker is given a GPU, where there are any.
         prepare: Called by each worker that is a process, before its first call.
+        ray: Where the workers of a cluster are started, and what each gets.
 
     Raises:
-        InputValueError: If there is no such engine, or not with so many workers.
+        InputValueError: If there is no such engine or cluster, or not with so many workers.
+        MissingPackageError: If Ray is asked for and not installed.
     """
     if workers < 1:
         raise InputValueError(f"Engine: workers={workers} is below 1.")
@@ -42,6 +46,10 @@ def make_engine(
                 "process; leave engine out, or name 'processes' or 'ray'."
             )
         return Serial()
+    if name == "ray":
+        from lightning_adls.engines.cluster import Cluster
+
+        return Cluster(workers, ray or Ray(), use_gpus, prepare)
     from lightning_adls.engines.processes import Processes
 
     return Processes(workers, use_gpus, prepare)

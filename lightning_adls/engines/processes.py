@@ -23,12 +23,19 @@ from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
 from lightning_adls.engines import worker as in_worker
-from lightning_adls.engines.base import TRIES, Call, Driver, Engine, EngineFailed, Lost, Shared
+from lightning_adls.engines.base import (
+    MOST_STILLBORN,
+    OUTSIDE,
+    TRIES,
+    Call,
+    Driver,
+    Engine,
+    EngineFailed,
+    Lost,
+    Shared,
+)
 from lightning_adls.engines.pickling import dumps, loads
 from lightning_adls.engines.resources import environments
-
-# Workers, one after another, that died before they had said a word.
-_MOST_STILLBORN = 5
 
 
 @dataclass(eq=False)
@@ -224,17 +231,18 @@ class Processes(Engine):
     def _bury(self, worker: _Worker, work: _Work, error: Exception, driver: Driver) -> None:
         """A worker died. Its call is begun anew, unless it seems to be what kills them."""
         reason, begun = _reason(error), worker.begun
+        patience = OUTSIDE if "SIGKILL" in reason else 1
         self._discard(worker)
         if begun:
             work.deaths += 1
         else:
             self._stillborn += 1
-            if self._stillborn >= _MOST_STILLBORN:
+            if self._stillborn >= patience * MOST_STILLBORN:
                 raise EngineFailed(
-                    f"Engine: {_MOST_STILLBORN} workers died, one after another, before they could "
+                    f"Engine: {self._stillborn} workers died, one after another, before they could "
                     f"begin ({reason}); what they said is above. Mend it, or use workers=1."
                 )
-        if work.deaths < TRIES:
+        if work.deaths < patience * TRIES:
             self._start(worker, work)
         else:
             driver.ended(work.call, Lost(reason))

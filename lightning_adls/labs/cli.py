@@ -15,8 +15,9 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
+from lightning_adls.engines import EngineFailed
 from lightning_adls.errors import InputValueError
-from lightning_adls.labs.ending import ending, refuse, refusing
+from lightning_adls.labs.ending import ending, failing, refuse, refusing
 from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
@@ -53,7 +54,8 @@ def run(
     """Run ``main`` with arguments from its YAML file and the command line.
 
     Names and kinds are checked against the signatures before ``main`` starts. Wrong input ends
-    with status 2 and one line, Ctrl-C with status 130, SIGTERM with 143.
+    with status 2 and one line, workers that cannot be had with status 1 and one line, Ctrl-C with
+    status 130, SIGTERM with 143.
 
     Args:
         main: Its signature is the command line and its docstring the help. The parameter
@@ -76,7 +78,7 @@ def run(
     gc.collect()
     gc.freeze()
     print(f"Threads that wait: {wait_policy()} ({WAIT_POLICY}).", flush=True)
-    with ending(interrupted), refusing():
+    with ending(interrupted), refusing(), failing(EngineFailed):
         main(**arguments)
 
 

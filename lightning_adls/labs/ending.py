@@ -18,7 +18,7 @@ TRACEBACK = "LIGHTNING_ADLS_TRACEBACK"
 _GRACE_SECONDS = 15
 # Who found what is wrong, where that is a name which no user of a script has met.
 _INTERNAL = re.compile(
-    r"^(Budget|Objective|Rounds|Run|Search|Task|describe|exclusive|load|open_storage|open_study|read"
+    r"^(Budget|Engine|Objective|Rounds|Run|Search|Task|describe|exclusive|load|open_storage|open_study|read"
     r"|read_config|rebuild|run_study|state_for): "
 )
 
@@ -96,6 +96,20 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
         if refused is None and not isinstance(error, errors):
             raise
         refuse(str(refused or error))
+
+
+@contextmanager
+def failing(*errors: type[Exception]) -> Iterator[None]:
+    """End with status 1 and one line where the work cannot go on.
+
+    Args:
+        errors: That say so; what is done is kept.
+    """
+    try:
+        yield
+    except errors as error:
+        print(f"error: {shown(str(error))}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _refused(error: BaseException | None) -> InputValueError | None:

@@ -15,6 +15,7 @@ _KEY = re.compile(r'Parser key "([\w.]+)": ?')
 _NO_PATH = re.compile(r"- Expected a path but .*? either not accessible or invalid - ")
 _KIND = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
 _KINDS = {"int": "whole number", "float": "number", "bool": "truth value (true or false)"}
+_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]")
 _LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)")
 # What makes an object, where a function of the class would do.
 _FACTORY = re.compile(
@@ -48,11 +49,15 @@ def readable(message: str, parser: ArgumentParser) -> str:
     if union := _UNION.search(text):
         kinds = union["kinds"].replace("<class 'NoneType'>", "null").replace(", ", " or ")
         others = _EXPECTED.sub("", union["errors"]).strip(" -")
+        if choice := _CHOICE.fullmatch(others):
+            others = _none_of(choice[1], union["value"])
         text = text[: union.start()] + (others or f"{union['value']!r} is not {kinds}")
         if kinds.startswith("list[") and not others:
             text += f"; write '[{union['value']}]'"
     text = _NOTHING.sub(_no_such_class, text)
-    text = _LITERAL.sub(_none_of, _KIND.sub(_no_such_kind, _KEY.sub(r"--\1: ", text)))
+    text = _LITERAL.sub(
+        lambda found: _none_of(*found.groups()), _KIND.sub(_no_such_kind, _KEY.sub(r"--\1: ", text))
+    )
     if unknown := _UNKNOWN.search(text):
         dashes = "--" if "unrecognized" in unknown[1] else ""
         known = [dashes + name for name in _names(parser, text, unknown[2])]
@@ -70,8 +75,7 @@ def _no_such_kind(found: re.Match[str]) -> str:
     return f"{text}; write '[{value.strip('[]')}]' in quotes" if kind == "list" else text
 
 
-def _none_of(found: re.Match[str]) -> str:
-    known, value = found.groups()
+def _none_of(known: str, value: str) -> str:
     meant = did_you_mean(value, known.replace("'", "").split(", "))
     return f"{value!r} is none of {known}{meant}"
 

@@ -13,11 +13,12 @@ import yaml
 from lightning_adls.compiling import remember_machine
 from lightning_adls.engines import Call, Channel, Engine, EngineFailed, Lost, Shared
 from lightning_adls.errors import InputValueError
+from lightning_adls.labs.activity import Activity
+from lightning_adls.labs.folders import folder_of
 from lightning_adls.locks import exclusive
-from lightning_adls.report import Row, write_json
+from lightning_adls.report import Row, write_json, write_text
 from lightning_adls.settings import refuse_changes
 
-LOGS = Path("lightning_logs")
 # Settings of every lab that do not decide what a step finds.
 _PASSING = {
     *("run", "logger", "tensorboard", "engine", "workers", "ray"),
@@ -80,6 +81,7 @@ class Run:
             self.rows, self.seconds = self._read()
             self._config_yaml = config_yaml
             self._stack = stack.pop_all()
+        self._activity = Activity(self.folder)
         self._begun: set[str] = set()  # steps that workers do
 
     def _read(self) -> tuple[dict[str, Row], dict[str, float]]:
@@ -105,10 +107,15 @@ class Run:
 
         The first step begins a run; a lab whose work is in no step does it itself.
         """
-        (self.folder / "config.yaml").write_text(self._config_yaml, encoding="utf-8")
+        write_text(self.folder / "config.yaml", self._config_yaml)
+        self._activity.begin()
         sections = [value for value in self.settings.values() if isinstance(value, dict)]
         if any(section.get("compile") == "auto" for section in sections):
             remember_machine(self.folder / "machine.json")
+
+    def plan(self, steps: Iterable[str]) -> None:
+        """Say which steps there will be, done or not, for who asks how far the run is."""
+        self._activity.plan(steps)
 
     def step(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Row:
         """The row of a step: from an earlier call if it finished then, or else from ``work``.
@@ -119,11 +126,15 @@ class Run:
         """
         if name not in self.rows:
             self.begin()
+            self._activity.began(name)
             self.done(name, *timed(work))
         return self.rows[name]
 
     def steps(
-        self, works: Mapping[str, Callable[[Self], Mapping[str, Any]]], engine: Engine
+        self,
+        works: Mapping[str, Callable[[Self], Mapping[str, Any]]],
+        engine: Engine,
+        sources: Collection[str] = (),
     ) -> None:
         """Do several steps that do not depend on each other, on all workers of an engine.
 
@@ -131,10 +142,12 @@ class Run:
             works: By the name of the step, what does it; called with this run, or with its copy in
                 another process, and returns what JSON can hold.
             engine: Who does them. Whoever ends first, the rows have the order of ``works``.
+            sources: Earlier steps whose checkpoints they read.
         """
+        self.plan(works)
         self.begin()
         try:
-            engine.run(_Steps(self, works))
+            engine.run(_Steps(self, works, sources))
         finally:
             self._begun.clear()
 
@@ -155,6 +168,7 @@ class Run:
         content = {"settings": self.settings, "steps": steps, "seconds": spent}
         write_json(self._path, content)
         self.rows, self.seconds = steps, spent  # done only when it is on disk
+        self._activity.ended(name)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker needs; the folder stays with the process that has the lock."""
@@ -193,7 +207,10 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self._activity.end(complete=kind is None)
+        finally:
+            self.close()
 
 
 def timed(work: Callable[[], Mapping[str, Any]]) -> tuple[Row, float]:
@@ -208,13 +225,21 @@ class _Steps:
     Args:
         run: The run.
         works: As :meth:`Run.steps` takes them.
+        sources: As :meth:`Run.steps` takes them.
     """
 
-    def __init__(self, run: Run, works: Mapping[str, Callable[[Any], Mapping[str, Any]]]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        works: Mapping[str, Callable[[Any], Mapping[str, Any]]],
+        sources: Collection[str],
+    ) -> None:
         self._run, self._names = run, list(works)
-        shared = Shared(run)
+        shared, reads = Shared(run, run.folder), [run.checkpoint(source) for source in sources]
         self._calls = [
-            Call(name, _do, shared, work) for name, work in works.items() if name not in run.rows
+            Call(name, _do, shared, work, reads, [run.checkpoint(name), run.answers("val", name)])
+            for name, work in works.items()
+            if name not in run.rows
         ]
 
     def next(self) -> Call | None:
@@ -224,6 +249,7 @@ class _Steps:
     def began(self, call: Call, worker: int) -> None:
         """From now on its checkpoint may be there before its row is."""
         self._run._begun.add(call.name)
+        self._run._activity.began(call.name, worker)
 
     def heard(self, call: Call, message: Any) -> None:
         """Steps say nothing."""
@@ -247,17 +273,6 @@ class _Steps:
 
 def _do(run: Run, work: Callable[[Run], Mapping[str, Any]], _: Channel) -> tuple[Row, float]:
     return timed(lambda: work(run))
-
-
-def folder_of(lab: str, name: str) -> Path:
-    """Where the run of this name lies.
-
-    Raises:
-        ValueError: If that is outside of the lab's own folder.
-    """
-    if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputValueError(f"{lab}: run={name!r} is no name of a folder in {LOGS / lab}.")
-    return LOGS / lab / name
 
 
 def settings_of(

@@ -7,8 +7,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.labs.folders import LOGS, folder_of
 from lightning_adls.labs.network import imported
-from lightning_adls.labs.run import LOGS, folder_of
 from lightning_adls.loggers import place_of
 
 CHECKPOINTS = "checkpoints"  # as ModelCheckpoint names it

@@ -1,7 +1,7 @@
-"""What a script can say without torch: its short help, and which options it does not have.
+"""What a script can say without torch: its short help, what is wrong with options, a run's status.
 
-Both are read from the script's own source and YAML: the parameters and docstring of its ``main``,
-or its ``OPTIONS``, where another command line is made of them.
+The help is read from the script's own source and YAML: the parameters and docstring of its
+``main``, or its ``OPTIONS``, where another command line is made of them.
 """
 
 import argparse
@@ -17,7 +17,9 @@ import yaml
 from docstring_parser import parse
 
 from lightning_adls.errors import did_you_mean
-from lightning_adls.labs.ending import refuse
+from lightning_adls.labs.ending import refuse, refusing
+from lightning_adls.labs.folders import LABS
+from lightning_adls.labs.status import status
 
 ALL = "all"  # --help.all
 # What one changes first, in this order.
@@ -29,6 +31,10 @@ _OF_EVERY_SCRIPT = {
     "config": "A YAML file with arguments; what the command line says wins.",
     "print_config": "Print all arguments as YAML and end.",
 }
+_OF_LABS = {
+    "status": "Tell how far the run is that --run names, and end; nothing of it is changed.",
+}
+_FLAGS = ("print_config", "status")
 
 
 def defaults_of(script: str | Path) -> Path:
@@ -38,7 +44,7 @@ def defaults_of(script: str | Path) -> Path:
 
 
 def answer(script: str | Path) -> None:
-    """End with the short help if it is asked for, or with one line if an option is not there.
+    """End with the short help or a status if it is asked for, or where an option is not there.
 
     Otherwise nothing happens: only the first part of each option's name is known here.
 
@@ -51,6 +57,15 @@ def answer(script: str | Path) -> None:
         sys.exit(0)
     if message := described.refusal(arguments):
         refuse(message)
+    if "--status" in arguments:
+        with refusing():
+            print(status(lab_of(script), arguments, described.defaults))
+        sys.exit(0)
+
+
+def lab_of(script: str | Path) -> str:
+    """The lab that a script is: ``lab3`` of ``lab3_mixed_precision.py``."""
+    return Path(script).stem.partition("_")[0]
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ class Described:
             metavar = "FILE" if section or name == "config" else name.upper()
             metavar = "'[...]'" if isinstance(default, list) else metavar
             takes: dict[str, Any] = {"metavar": metavar}
-            if name == "print_config":
+            if name in _FLAGS:
                 takes = {"action": "store_true"}
             group.add_argument(f"--{name}", help=text.replace("%", "%%"), **takes)
 
@@ -114,7 +129,7 @@ class Described:
                 option, equals, _ = argument[2:].partition("=")
                 if wrong := self._unknown(option.rstrip("+"), self.options):
                     return wrong
-                waiting = not equals and not option.startswith(("help.", "print_config"))
+                waiting = not equals and not option.startswith(("help.", *_FLAGS))
             elif waiting:
                 waiting = False
             elif argument.startswith("-"):
@@ -193,6 +208,7 @@ def read(script: str | Path) -> Described:
     path = Path(script)
     tree = ast.parse(path.read_text(encoding="utf-8"))
     defaults = yaml.safe_load(defaults_of(path).read_text(encoding="utf-8"))
+    own = _OF_EVERY_SCRIPT | (_OF_LABS if lab_of(path) in LABS else {})
     commands: Sequence[str] = ()
     named = _constants(tree)
     if "OPTIONS" in named:
@@ -210,7 +226,7 @@ def read(script: str | Path) -> Described:
     return Described(
         path,
         ast.get_docstring(tree) or "",
-        {name: " ".join(text.split()) for name, text in {**options, **_OF_EVERY_SCRIPT}.items()},
+        {name: " ".join(text.split()) for name, text in {**options, **own}.items()},
         defaults,
         commands,
     )

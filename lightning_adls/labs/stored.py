@@ -10,10 +10,9 @@ import yaml
 
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import classified
-from lightning_adls.labs.run import LOGS
+from lightning_adls.labs.folders import LABS, LOGS
 from lightning_adls.report import Row
 
-LABS = ("lab0", "lab1", "lab2", "lab3", "lab4")
 # Columns that are words, whatever a user called things; all others are numbers or JSON.
 _TEXTS = {
     *("step", "model", "study", "search", "sampler", "method", "training", "source"),

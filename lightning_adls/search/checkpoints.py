@@ -13,18 +13,19 @@ def name_of(index: int) -> str:
     return f"trial-{index + 1:03d}.ckpt"
 
 
-def _offered(folder: Path, index: int) -> Path:
+def offered_at(folder: Path, index: int) -> Path:
+    """Where the trial at this place leaves its weights."""
     return folder / f"{name_of(index)}.offered"
 
 
 def offer(folder: Path, index: int, module: L.LightningModule) -> None:
     """Leave the weights of a trial that may be the best where the driver finds them."""
-    save_weights(module, _offered(folder, index))
+    save_weights(module, offered_at(folder, index))
 
 
 def accept(folder: Path, index: int) -> str | None:
     """Keep what a trial offers; the name of its file, or None where it offers nothing."""
-    if not (offered := _offered(folder, index)).is_file():
+    if not (offered := offered_at(folder, index)).is_file():
         return None
     offered.replace(folder / name_of(index))
     return name_of(index)
@@ -32,7 +33,7 @@ def accept(folder: Path, index: int) -> str | None:
 
 def refuse(folder: Path, index: int) -> None:
     """Drop what a trial offers, if anything."""
-    _offered(folder, index).unlink(missing_ok=True)
+    offered_at(folder, index).unlink(missing_ok=True)
 
 
 def drop_outdone(folder: Path, before: FrozenTrial | None, best: FrozenTrial | None) -> None:

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.engines import Call, Lost, Shared
-from lightning_adls.search.checkpoints import accept, drop_outdone, refuse
+from lightning_adls.search.checkpoints import accept, drop_outdone, offered_at, refuse
 from lightning_adls.search.failures import SearchFailed
 from lightning_adls.search.history import History, Point, point_of
 from lightning_adls.search.judged import Outcome, Progress, Proposal, Report, ShouldPrune, judge
@@ -34,6 +34,7 @@ class Running:
         params: What it tries. The trial has them too, and copies them each time that it is asked.
         worker: Who judges it, counted from 1; None until it begins.
         share: Of its budget that is spent, 0 to 1.
+        reported: What it reported, by percent of its budget.
     """
 
     index: int
@@ -41,7 +42,7 @@ class Running:
     params: Mapping[str, Any]
     worker: int | None = None
     share: float = 0.0
-    reported: set[int] = field(default_factory=set)
+    reported: dict[int, float] = field(default_factory=dict)
 
     @cached_property
     def point(self) -> Point:
@@ -60,7 +61,7 @@ class TrialDriver:
 
     def __init__(self, search: "Search[Any]", history: History, lease: Lease) -> None:
         self._search, self._history, self._lease = search, history, lease
-        self._shared = Shared(search.objective)
+        self._shared = Shared(search.objective, search.objective.folder)
         self._calls: dict[Call, Running] = {}
         self._waiting: list[Running] = []  # for one that tries the same
         self._asked: list[Running] = []  # and are to be judged
@@ -123,7 +124,8 @@ class TrialDriver:
             None if best is None else (float(best.value or 0.0), best.user_attrs["index"]),
         )
         name = f"trial {running.index + 1} of {self._search.name}"
-        call = Call(name, judge, self._shared, proposal)
+        leaves = [offered_at(self._search.objective.folder, running.index)]
+        call = Call(name, judge, self._shared, proposal, leaves=leaves)
         self._calls[call] = running
         return call
 
@@ -142,7 +144,7 @@ class TrialDriver:
         if isinstance(message, Report):
             # What a worker reported that died, the next one reports again, bit for bit.
             if message.step not in running.reported:
-                running.reported.add(message.step)
+                running.reported[message.step] = message.value
                 self._lease.check()
                 running.trial.report(message.value, message.step)
             return None

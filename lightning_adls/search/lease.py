@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -16,6 +15,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.process import machine, runs, started
 
 PREFIX = "lease/"
 _LATEST = "lease_number"  # of who took the lease last; it only grows
@@ -138,12 +138,11 @@ class Lease:
         self._study.set_user_attr(self._key, None)
 
     def _write(self) -> None:
-        _, started = _process(os.getpid())
         claim = Claim(
             host=socket.gethostname(),
             pid=os.getpid(),
-            started=started,
-            machine=_machine(),
+            started=started(os.getpid()),
+            machine=machine(),
             time=time.time(),
             number=self._number,
             held=self._held,
@@ -192,15 +191,20 @@ def hold(study: optuna.Study) -> Iterator[Lease]:
             _logger.warning("The lease of %r was not given back: %s", study.study_name, error)
 
 
+def holder(study: optuna.Study) -> Claim | None:
+    """What the process says that runs a study; None if there is none."""
+    claims = Lease(study).others().values()
+    return next((claim for claim in claims if claim["held"]), None)
+
+
 def check_free(study: optuna.Study) -> None:
     """Refuse a study that another process runs, before any work starts.
 
     Raises:
         InputValueError: If so.
     """
-    for claim in Lease(study).others().values():
-        if claim["held"]:
-            raise _taken(study, claim)
+    if (claim := holder(study)) is not None:
+        raise _taken(study, claim)
 
 
 def _taken(study: optuna.Study, claim: Claim) -> InputValueError:
@@ -223,38 +227,4 @@ def _claims(attributes: dict[str, Any]) -> dict[str, Any]:
 def _stale(claim: Claim) -> bool:
     if time.time() - claim["time"] > STALE_SECONDS:
         return True
-    return claim["machine"] == _machine() and not _runs(claim["pid"], claim.get("started"))
-
-
-def _machine() -> str:
-    """What process numbers count within: containers may share a host's name, but not these."""
-    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    if boot.exists() and namespace.exists():
-        return f"{boot.read_text().strip()} {namespace.readlink()}"
-    return socket.gethostname()
-
-
-def _runs(pid: int, started: int | None) -> bool:
-    """Whether a process of this machine goes on, and not another that got its number."""
-    if os.name != "posix":
-        return True  # no way to ask that is not one to kill; renewal tells
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    state, found = _process(pid)
-    if state == "Z":  # ended, and its parent has not asked yet
-        return False
-    return None in (started, found) or started == found
-
-
-def _process(pid: int) -> tuple[str | None, int | None]:
-    """State and start of a process, as Linux tells them (proc(5), fields 3 and 22 of stat)."""
-    try:
-        # The name before them is in brackets, and may have brackets and blanks in it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return None, None
+    return claim["machine"] == machine() and not runs(claim["pid"], claim.get("started"))

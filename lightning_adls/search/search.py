@@ -18,7 +18,12 @@ from lightning_adls.search.objective import Objective
 from lightning_adls.search.results import curve_of
 from lightning_adls.search.samplers import SAMPLERS, SamplerFactory, make_sampler
 from lightning_adls.search.space import ChoiceT
-from lightning_adls.search.study import best_trial, close_interrupted, counted_trials
+from lightning_adls.search.study import (
+    best_trial,
+    close_interrupted,
+    counted_trials,
+    note_points,
+)
 
 
 @dataclass(eq=False)
@@ -120,6 +125,7 @@ class Search(Generic[ChoiceT]):
                 with hold(self.study) as lease:
                     # Nobody adds to it from now on.
                     close_interrupted(self.study)
+                    note_points(self.study, self.objective.space.points)
                     self._history = History(self.study)
                     sweep(self.objective.folder, self.best)
                     self._run_missing(TrialDriver(self, self._history, lease))

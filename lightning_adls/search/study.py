@@ -15,6 +15,8 @@ from lightning_adls.settings import refuse_changes
 
 # Up to version 0.1 it was "fingerprint", and a trial's choice was its "recipe".
 _SETTINGS = "settings"
+_POINTS = "points"
+_MOST_POINTS = 1_000_000
 
 
 def open_study(
@@ -82,6 +84,26 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     # By state: Optuna gives a pruned trial its last report as its value.
     complete = [t for t in counted_trials(study) if t.state == TrialState.COMPLETE]
     return max(complete, key=lambda trial: cast(float, trial.value)) if complete else None
+
+
+def note_points(study: optuna.Study, points: int) -> None:
+    """Keep how many points the space has, for who reads the study without its space.
+
+    Only a few are of interest: a study has no more trials than its space has points.
+    """
+    if points <= _MOST_POINTS and _POINTS not in study.user_attrs:
+        study.set_user_attr(_POINTS, points)
+
+
+def total_trials(study: optuna.Study, trials: int) -> int:
+    """How many trials a study will have.
+
+    Args:
+        study: The study, which was run.
+        trials: How many it shall have.
+    """
+    points: int = study.user_attrs.get(_POINTS, trials)
+    return min(trials, points)
 
 
 def close_interrupted(study: optuna.Study) -> None:

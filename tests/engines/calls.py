@@ -65,7 +65,7 @@ def dies_once(folder: Path, number: int, channel: Channel) -> int:
 
 def dies(shared: Any, number: int, channel: Channel) -> int:
     if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(7)
     return number
 
 

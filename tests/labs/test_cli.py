@@ -355,6 +355,8 @@ MESSAGES = [
         ["--backend=mas"],
         ["--backend: 'mas' is none of 'standard', 'mase', 'chop'; did you mean mase?"],
     ),
+    (["--engine=proceses"], ["--engine: 'proceses' is none of ", "did you mean processes?"]),
+    (["--workers=two"], ["--workers: 'two' is no whole number."]),
     (
         ["--sampler=optuna.samplers.TPESamplr"],
         ["--sampler: optuna.samplers has no TPESamplr; did you mean TPESampler?"],

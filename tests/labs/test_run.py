@@ -11,7 +11,8 @@ import pytest
 
 from lightning_adls.compiling import machines
 from lightning_adls.engines import Call, Driver, Engine
-from lightning_adls.labs.run import LOGS, Run, settings_of
+from lightning_adls.labs.folders import LOGS
+from lightning_adls.labs.run import Run, settings_of
 from lightning_adls.report import Row
 
 YAML = "seed: 0\nrun: x\ndata: {limit_val: 3, cache_dir: here}\n"

@@ -1,7 +1,6 @@
 """A search without models, which workers of tests start in a moment for."""
 
 import os
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ class Digits:
         if self._faulty:
             raise AttributeError("planted")
         if self._deadly in digits:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(7)
         time.sleep(self._seconds)
         value = float(sum(digits))
         for step in (50, 100) if self._reports else ():

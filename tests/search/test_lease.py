@@ -22,6 +22,7 @@ from studies import Plain, run, study_of
 
 from lightning_adls import search
 from lightning_adls.errors import InputValueError
+from lightning_adls.process import machine
 from lightning_adls.search import Search, lease
 from lightning_adls.search.lease import Lease, hold
 
@@ -96,7 +97,7 @@ def test_a_lease_is_stale_when_its_process_is_gone_or_silent_for_a_minute(
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     claim = {**ELSEWHERE, **claim, "time": time.time() + claim.get("time", 0)}
-    claim["machine"] = claim["machine"] or lease._machine()
+    claim["machine"] = claim["machine"] or machine()
     claim["pid"] = claim["pid"] or gone.pid
     if sys.platform != "linux" and claim.get("started"):
         pytest.skip("only Linux tells when a process started")

@@ -216,9 +216,9 @@ def test_a_search_without_a_terminal_is_told_in_a_line_for_each_trial(
         run(study_of(tmp_path / "other"), quick, 2, "grid", [bars])
     lines = output.getvalue().splitlines()
     assert len(lines) == len(set(lines)) == 4
-    told = r"study [12]/2 complete, best 0\.\d{4}; (1|2|3) of 4, about \d+ s left"
+    told = r"study [12]/2 complete, best 0\.\d{4}; (1|2|3) of 4, \d+ per hour, about \d+ s left"
     assert all(re.fullmatch(told, line) for line in lines[:3]), lines
-    assert lines[3].endswith("; 4 of 4")
+    assert re.search(r"; 4 of 4, \d+ per hour$", lines[3])
 
 
 def test_the_bar_of_a_search_moves_on_within_a_trial(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.drawing import draw
+from lightning_adls.labs.folders import LOGS
 from lightning_adls.labs.lab_report import lab0, lab1, lab2, lab3, lab4, own_lab, side_by_side
 from lightning_adls.labs.lab_report.markdown import to_markdown
 from lightning_adls.labs.lab_report.page import to_html
 from lightning_adls.labs.lab_report.room import written
-from lightning_adls.labs.run import LOGS
 from lightning_adls.labs.stored import StoredRun
 
 _DESCRIBE = {
