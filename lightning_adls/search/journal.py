@@ -97,17 +97,17 @@ def _lasts(log: Mapping[str, Any]) -> bool:
 def _whole(journal: bytes) -> int:
     """How many bytes of a journal can be kept.
 
-    The last line may be torn. A power cut may have left any part of the lines that followed the
-    last one that lasts: of these, the first that cannot be read is the end. Earlier ones were on
-    the disk; if they are damaged, nothing is removed, so that reading them says so.
+    The last line may be torn. A power cut may have left any part of what was written since the last
+    :func:`fsync <os.fsync>` that came to its end; the line that the one after it was for may be
+    there, and earlier ones not. What cannot be read there is the end. Lines before that were on the
+    disk: if they are damaged, nothing is removed, so that reading them says so.
     """
     end = journal.rfind(b"\n") + 1
-    kept = end
-    while end:
+    kept, lasting = end, 0
+    while end and lasting < 2:
         begin = journal.rfind(b"\n", 0, end - 1) + 1
         try:
-            if _lasts(json.loads(journal[begin:end])):
-                break
+            lasting += _lasts(json.loads(journal[begin:end]))
         except (ValueError, TypeError, KeyError):  # no JSON, or not a line of a journal
             kept = begin
         end = begin

