@@ -1,9 +1,9 @@
 """What one driver of a search can take: asks and tells of trials that nobody trains.
 
-Simulated workers end a trial at once, the one that began first, so that all the time is the driver's:
-to propose 42 categorical choices, as many as Lab 3 has for its 14 layers, and to store them, three
-reports, what a trial of the lab notes, and its end. Milliseconds of the clock and, in brackets, of
-the processor; the rest waits for the disk or the database.
+Simulated workers end a trial at once, the one that began first, so that all the time is the
+driver's: to propose 42 categorical choices, as many as Lab 3 has for its 14 layers, and to store
+them, three reports, what a trial of the lab notes, and its end. Milliseconds of the clock and, in
+brackets, of the processor; the rest waits for the disk or the database.
 
 Run:
     python benchmarks/driver.py

@@ -1,13 +1,13 @@
 """Trials per hour of Lab 3 with one worker and with several, on this machine.
 
-Each round runs the lab's study Integer once in each configuration, in turn, as a process of its own:
-on the built-in reviews, with the lab's network and budget. All start from one fine-tune, made before.
-Trials are drawn at random and none is pruned, so all configurations judge the same; where they
-have the same number of threads, their values must be equal.
+Each round runs the lab's study Integer once in each configuration, in turn, as a process of its
+own: on the built-in reviews, with the lab's network and budget. All start from one fine-tune, made
+before. Trials are drawn at random and none is pruned, so all configurations judge the same; where
+they have the same number of threads, their values must be equal.
 
-The clock of the trials runs from the moment at which the first worker begins one until the last one is
-stored. What comes before (imports, data, starting the workers) and after (the test of the best
-model, figures) is counted by itself.
+The clock of the trials runs from the moment at which the first worker begins one until the last
+one is stored. What comes before (imports, data, starting the workers) and after (the test of the
+best model, figures) is counted by itself.
 
 Run:
     python benchmarks/workers.py
@@ -194,9 +194,8 @@ def main() -> None:
         )
     console = Console(width=120)
     console.print(table)
-    console.print(
-        f"{machine(torch.device('cpu'))}; load {min(loads):.1f} to {max(loads):.1f} (its own included)"
-    )
+    load = f"load {min(loads):.1f} to {max(loads):.1f} (its own included)"
+    console.print(f"{machine(torch.device('cpu'))}; {load}")
 
 
 if __name__ == "__main__":

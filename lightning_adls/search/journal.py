@@ -29,9 +29,9 @@ class WholeLines(JournalFileBackend):
 
     A full disk may take the first half of a line, which the next line would be appended to.
 
-    What must last is on the disk when :meth:`append_logs` returns: studies, what is noted of them, and
-    how trials ended. Lines of a trial that runs are only given to the system, which keeps them if
-    this process is killed; a power cut may lose them, and the trial is run again.
+    What must last is on the disk when :meth:`append_logs` returns: studies, what is noted of them,
+    and how trials ended. Lines of a trial that runs are only given to the system, which keeps them
+    if this process is killed; a power cut may lose them, and the trial is run again.
 
     Args:
         path: Of the file, which is made; its folder exists, and no other process writes it.

@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,10 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     path = tmp_path / "journal"
     path.touch()
-    yield Disk(monkeypatch, path)
+    return Disk(monkeypatch, path)
 
 
 def told(study: optuna.Study) -> list[tuple[dict[str, Any], float | None]]:
