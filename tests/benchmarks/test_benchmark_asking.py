@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "driver.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "asking.py"
 
 
 def test_a_window_of_trials_is_timed_while_all_workers_are_busy(

@@ -6,10 +6,10 @@ them, three reports, what a trial of the lab notes, and its end. Milliseconds of
 brackets, of the processor; the rest waits for the disk or the database.
 
 Run:
-    python benchmarks/driver.py
-    python benchmarks/driver.py --samplers tpe --workers 1 --trials 2000
-    python benchmarks/driver.py --storage postgresql://user:password@host/name
-    python benchmarks/driver.py --listeners          # with the lab's table and TensorBoard
+    python benchmarks/asking.py
+    python benchmarks/asking.py --samplers tpe --workers 1 --trials 2000
+    python benchmarks/asking.py --storage postgresql://user:password@host/name
+    python benchmarks/asking.py --listeners          # with the lab's table and TensorBoard
 """
 
 import argparse
