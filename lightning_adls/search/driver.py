@@ -1,7 +1,9 @@
 """The driver of a search: it alone asks and tells the study; an engine's workers judge."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -29,6 +31,7 @@ class Running:
     Attributes:
         index: Its place among those that count, from 0.
         trial: In the study.
+        params: What it tries. The trial has them too, and copies them each time that it is asked.
         worker: Who judges it, counted from 1; None until it begins.
         share: Of its budget that is spent, 0 to 1.
         reported: What it reported, by percent of its budget.
@@ -36,14 +39,15 @@ class Running:
 
     index: int
     trial: optuna.Trial
+    params: Mapping[str, Any]
     worker: int | None = None
     share: float = 0.0
     reported: dict[int, float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def point(self) -> Point:
-        """What it tries."""
-        return point_of(self.trial.params)
+        """The same, to be found among others."""
+        return point_of(self.params)
 
 
 class TrialDriver:
@@ -108,15 +112,15 @@ class TrialDriver:
             trial.set_user_attr("trial", index + 1)
             space.suggest(trial)
         except BaseException:
-            self._close(Running(index, trial))
+            self._close(Running(index, trial, {}))
             raise
-        return Running(index, trial)
+        return Running(index, trial, trial.params)
 
     def _call(self, running: Running) -> Call:
         best = self._history.best
         proposal = Proposal(
             running.index,
-            running.trial.params,
+            running.params,
             None if best is None else (float(best.value or 0.0), best.user_attrs["index"]),
         )
         name = f"trial {running.index + 1} of {self._search.name}"
