@@ -26,7 +26,7 @@ def study_of(
 
 def run(
     study: optuna.Study,
-    objective: Objective[Any],
+    objective: Any,  # an Objective, or what stands in for one
     trials: int,
     sampler: str | SamplerFactory = "tpe",
     listeners: Sequence[Listener] = (),

@@ -52,7 +52,7 @@ def end(bars: Bars, search: Any, place: int, value: float | None = 0.5, **attrs:
 
 def move(bars: Bars, search: Any, place: int, worker: int, share: float = 0.0) -> Running:
     trial: Any = None
-    running = Running(place, trial, worker, share)
+    running = Running(place, trial, {}, worker, share)
     bars.trial_moved(search, running)
     return running
 
