@@ -319,7 +319,8 @@ def test_the_short_help_has_the_options_of_the_parser(
     assert not ended.value.code
     every = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
     described = short_help.read(ROOT / "scripts" / f"{script}.py")
-    assert every - {"help"} == {*described.options}
+    # What is answered without the parser.
+    assert (every - {"help"}) | {"status"} == {*described.options}
     assert all(described.options.values()), "an option without a word about it"
 
 

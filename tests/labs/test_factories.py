@@ -128,7 +128,7 @@ def test_the_yaml_that_repeats_a_run_gives_the_same(
         (["--sampler=optuna.pruners.MedianPruner"], "to be a subclass of"),
         (["--sampler.seed=3"], "Option 'seed' is not accepted"),
         (["--sampler.startup=3"], "Option 'startup' is not accepted"),
-        (["--sampler.n_startup_trials=few"], "'few' is no int"),
+        (["--sampler.n_startup_trials=few"], "'few' is no whole number"),
         (["--samplers={a: {class_path: optuna.samplers.TPESampler, init_args: {b: 1}}}"], "'b'"),
         (["--pruner=MedianPruner", "--pruner.n_startup_trials=-1"], "MedianPruner: Number of"),
         (["--callbacks=[EarlyStopping]"], "required: monitor"),

@@ -73,7 +73,7 @@ def test_a_refused_process_leaves_the_running_trial_alone(where: str, tmp_path: 
         return 1.0
 
     study, objective = study_of(where), Plain(tmp_path, judge)
-    run(study, objective, 2)  # type: ignore[arg-type]
+    run(study, objective, 2)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
 

@@ -29,7 +29,7 @@ def test_samplers_propose_the_same_trials_for_the_same_seed(
 def test_a_sampler_of_optuna_needs_no_line_of_ours(tmp_path: Path, sampler: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        trials = run(study_of(tmp_path / "journal"), Plain(tmp_path), 5, sampler)  # type: ignore[arg-type]
+        trials = run(study_of(tmp_path / "journal"), Plain(tmp_path), 5, sampler)
     assert len(trials) == 5
 
 
@@ -72,7 +72,7 @@ def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
 
 def test_tpe_draws_its_first_trials_as_random_does_and_then_learns(tmp_path: Path) -> None:
     def params(name: str, sampler: Any) -> list[Any]:
-        trials = run(study_of(tmp_path / name), Plain(tmp_path), 8, sampler)  # type: ignore[arg-type]
+        trials = run(study_of(tmp_path / name), Plain(tmp_path), 8, sampler)
         return [found for found, _ in trials]
 
     random = params("a", RandomSampler)
@@ -83,7 +83,7 @@ def test_tpe_draws_its_first_trials_as_random_does_and_then_learns(tmp_path: Pat
 
 
 def test_a_grid_tries_every_point_once_and_then_ends(tmp_path: Path) -> None:
-    rows = run(study_of(tmp_path / "journal"), Plain(tmp_path), 100, "grid")  # type: ignore[arg-type]
+    rows = run(study_of(tmp_path / "journal"), Plain(tmp_path), 100, "grid")
     assert sorted(params["number"] for params, _ in rows) == list(range(10))
 
 

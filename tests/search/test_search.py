@@ -191,7 +191,7 @@ def test_listeners_are_told_in_order_what_happens(tmp_path: Path) -> None:
             heard.append(f"ended with {search.best.value}")
 
     study = study_of(tmp_path / "journal")
-    trials: Trials = run(study, Plain(tmp_path), 2, "grid", [Ear()])  # type: ignore[arg-type]
+    trials: Trials = run(study, Plain(tmp_path), 2, "grid", [Ear()])
     first, second = (value for _, value in trials)
     assert first is not None
     assert second is not None
@@ -203,7 +203,7 @@ def test_listeners_are_told_in_order_what_happens(tmp_path: Path) -> None:
         f"ended with {best}",
     ]
     heard.clear()
-    run(study, Plain(tmp_path), 2, "grid", [Ear()])  # type: ignore[arg-type]
+    run(study, Plain(tmp_path), 2, "grid", [Ear()])
     assert heard == ["begun with 2 of 2", f"ended with {best}"]
 
 
