@@ -42,6 +42,10 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch, path)
 
 
+def plain(folder: Path) -> Any:
+    return Plain(folder)
+
+
 def told(study: optuna.Study) -> list[tuple[dict[str, Any], float | None]]:
     return [(trial.params, trial.value) for trial in search.counted_trials(study)]
 
@@ -70,7 +74,7 @@ def test_no_result_that_was_told_is_lost_wherever_a_power_cut_ends_the_file(
     """A disk may have any part of what it was not asked to keep; here also with zeros in it."""
     path = disk.path
     monkeypatch.setattr("lightning_adls.search.lease._stale", lambda claim: True)  # it was this one
-    run(study_of(path), Plain(path.parent / "whole"), TRIALS, "random")
+    run(study_of(path), plain(path.parent / "whole"), TRIALS, "random")
     whole = path.read_bytes()
     ends = sorted(set(disk.sizes))
     results = {
@@ -94,7 +98,7 @@ def test_no_result_that_was_told_is_lost_wherever_a_power_cut_ends_the_file(
             found = told(study_of(path))
             assert len(found) >= results[synced]
             assert found == expected[: len(found)]
-        again = run(study_of(path), Plain(path.parent / "again"), TRIALS, "random")
+        again = run(study_of(path), plain(path.parent / "again"), TRIALS, "random")
         assert again == expected, "and the search goes on to the same end"
 
     cut()
@@ -102,7 +106,7 @@ def test_no_result_that_was_told_is_lost_wherever_a_power_cut_ends_the_file(
 
 def test_damage_within_what_was_on_the_disk_is_said_and_nothing_removed(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    run(study_of(path), Plain(tmp_path / "run"), TRIALS, "random")
+    run(study_of(path), plain(tmp_path / "run"), TRIALS, "random")
     lines = path.read_bytes().splitlines(keepends=True)
     lines[len(lines) // 2] = b"\0" * 20 + b"\n"
     damaged = b"".join(lines)
