@@ -138,7 +138,8 @@ def test_closing_ends_workers_in_the_middle_of_their_calls() -> None:
 
 
 DRIVER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from lightning_adls.engines import make_engine
 sys.path.insert(0, {here!r})
 from calls import Listed

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Trace, conv_net, cross_entropy
+from planned_networks import Trace, conv_net, cross_entropy
 from torch import nn
 
 from lightning_adls import check_plan, plan, sensitivity

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from networks import LAYERS, Net, Trace, conv_net, cross_entropy, net
+from planned_networks import LAYERS, Net, Trace, conv_net, cross_entropy, net
 from torch import Tensor, nn
 
 from lightning_adls import Quantize, Scores, sensitivity

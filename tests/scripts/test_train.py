@@ -180,7 +180,7 @@ def test_a_run_is_continued_evaluated_and_not_overwritten(
     assert checkpoint("version_0")["global_step"] == 6
     with exclusive(folder / "run.lock"):
         assert run(TRAIN, "fit", *TINY, "--run=a", "--ckpt_path=last") == 2
-    assert "another process" in capsys.readouterr().err
+    assert "belongs to a run that is going on in process" in capsys.readouterr().err
 
 
 def test_a_continued_run_is_the_uninterrupted_one(run: Run) -> None:
