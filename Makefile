@@ -17,7 +17,7 @@ help:
 	@echo "make figures draw the figures of runs again: ARGS='lightning_logs/lab1/default'"
 	@echo "make report  write a lab report of one run or several, side by side: ARGS='lab1/default'"
 	@echo "make test    the test suite"
-	@echo "make test-slow  a hundred kills of workers and drivers: half an hour or more"
+	@echo "make test-slow  a hundred kills of workers and drivers: some minutes"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   three tables of speed, each also by itself, with ARGS:"
 	@echo "make bench-formats   the number formats against copying a tensor"
@@ -52,7 +52,7 @@ report: .venv/.package
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
 
-# Kills of workers and drivers, a cluster that loses a node: half an hour or more.
+# A hundred kills of workers and drivers, on a journal and on PostgreSQL.
 test-slow: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow $(ARGS)
 
