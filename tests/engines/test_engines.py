@@ -12,6 +12,7 @@ from typing import Any
 import calls
 import pytest
 from calls import Listed
+from gone import wait_until_gone
 
 from lightning_adls.engines import Engine, EngineFailed, Lost, Serial, make_engine, resources
 
@@ -26,21 +27,6 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 def engine(request: pytest.FixtureRequest) -> Any:
     with ENGINES[request.param]() as made:
         yield made
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not asked for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until_gone(pids: set[int]) -> bool:
-    deadline = time.monotonic() + 20
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(map(alive, pids))
 
 
 def test_every_call_is_computed_once_and_workers_are_kept(engine: Engine) -> None:

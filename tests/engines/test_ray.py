@@ -15,6 +15,7 @@ import calls
 import optuna
 import pytest
 from calls import Listed
+from gone import wait_until_gone
 from optuna.pruners import BasePruner, NopPruner, ThresholdPruner
 
 from lightning_adls import search
@@ -82,20 +83,6 @@ def on(nodes: Nodes, workers: int = 2, **options: Any) -> Engine:
 def engine(nodes: Nodes) -> Iterator[Engine]:
     with on(nodes) as made:
         yield made
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def all_gone(pids: set[int]) -> bool:
-    deadline = time.monotonic() + 20
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(map(alive, pids))
 
 
 def test_every_call_is_computed_once_and_workers_are_kept(engine: Engine) -> None:
@@ -264,7 +251,7 @@ def test_what_a_call_raises_comes_up_and_the_engine_can_be_used_again(engine: En
     with pytest.raises(KeyError, match="the third") as raised:
         engine.run(Listed(calls.raises, range(4)))
     assert "in raises" in "".join(raised.value.__notes__)
-    assert all_gone({pid for _, pid in driver.results.values()})
+    assert wait_until_gone({pid for _, pid in driver.results.values()})
     driver = Listed(calls.square, [3])
     engine.run(driver)
     assert driver.results["3"][0] == 9
@@ -361,7 +348,7 @@ def test_no_worker_outlives_its_driver(nodes: Nodes, engine: Engine) -> None:
                 pids.add(int(line.split()[1]))
         driver.kill()
     assert len(pids) == 2
-    assert all_gone(pids)
+    assert wait_until_gone(pids)
 
 
 def test_workers_that_cannot_start_are_one_sentence(
