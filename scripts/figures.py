@@ -11,6 +11,8 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 # isort: split
 import argparse
 
+from lightning_adls.labs.ending import piping
+
 
 def main() -> None:
     """Draw the figures of each run that is named."""
@@ -34,4 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with piping():
+        main()

@@ -13,6 +13,8 @@ import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
 import argparse
 from pathlib import Path
 
+from lightning_adls.labs.ending import piping
+
 
 def main() -> None:
     """Write the report of the runs that are named."""
@@ -36,4 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with piping():
+        main()

@@ -309,5 +309,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with cli.ending("--ckpt_path last continues from the last checkpoint"):
+    with cli.piping(), cli.ending("--ckpt_path last continues from the last checkpoint"):
         main()

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_adls.engines import EngineFailed
 from lightning_adls.errors import InputValueError
-from lightning_adls.labs.ending import ending, failing, refuse, refusing, with_room
+from lightning_adls.labs.ending import ending, failing, piping, refuse, refusing, with_room
 from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
@@ -31,6 +31,7 @@ __all__ = [
     "ending",
     "explain",
     "parse",
+    "piping",
     "printing",
     "quiet",
     "readable",
@@ -67,7 +68,14 @@ def run(
             what ``main`` gives, unless the user gave one.
         interrupted: What Ctrl-C means for the results.
     """
-    arguments = parse(main, defaults, factories or {}, sys.argv[1:])
+    with piping():
+        _run(main, defaults, factories or {}, interrupted)
+
+
+def _run(
+    main: Callable[..., None], defaults: Path, factories: Mapping[str, Factory], interrupted: str
+) -> None:
+    arguments = parse(main, defaults, factories, sys.argv[1:])
     quiet()
     # Each training has a folder of its own, which its loggers share.
     warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")

@@ -3,20 +3,22 @@
 import errno
 import os
 import re
+import select
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from lightning_adls.errors import InputValueError
 
 TRACEBACK = "LIGHTNING_ADLS_TRACEBACK"
 
 _GRACE_SECONDS = 15
+_NOBODY_READS = 141  # what a shell makes of SIGPIPE: 128 + 13
 # Who found what is wrong, where that is a name which no user of a script has met.
 _INTERNAL = re.compile(
     r"^(Budget|Engine|Objective|Rounds|Run|Search|Task|describe|exclusive|load|open_storage|open_study|read"
@@ -75,8 +77,44 @@ def _end_hard(number: int, interrupted: str) -> NoReturn:
     if number == signal.SIGINT:
         print(f"Interrupted; {interrupted}.", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with suppress(BrokenPipeError):
+            stream.flush()
     os._exit(128 + number)
+
+
+@contextmanager
+def piping() -> Iterator[None]:
+    """End silently with status 141 where who reads the output has gone, as ``| head`` does.
+
+    141 is what a shell says of other programs that end so. The signal itself stays ignored, as
+    Python has it: it would also end a run whose connection to a database or to a worker is lost.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # while it can still be caught
+    except BrokenPipeError:
+        if not any([_left(sys.stdout), _left(sys.stderr)]):
+            raise  # another pipe
+        sys.exit(_NOBODY_READS)
+    except SystemExit as caught:
+        # Rich makes a status of it.
+        if not isinstance(caught.__context__, BrokenPipeError):
+            raise
+        sys.exit(_NOBODY_READS)
+
+
+def _left(stream: TextIO) -> bool:
+    """Whether who read a stream has gone; it takes what it still has, for nobody."""
+    asked = select.poll()
+    asked.register(stream.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)):
+        return False
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nobody, stream.fileno())
+    os.close(nobody)
+    return True
 
 
 @contextmanager

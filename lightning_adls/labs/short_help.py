@@ -17,7 +17,7 @@ import yaml
 from docstring_parser import parse
 
 from lightning_adls.errors import did_you_mean
-from lightning_adls.labs.ending import refuse, refusing
+from lightning_adls.labs.ending import piping, refuse, refusing
 from lightning_adls.labs.folders import LABS
 from lightning_adls.labs.status import status
 
@@ -52,15 +52,20 @@ def answer(script: str | Path) -> None:
         script: Path of the script that was started.
     """
     described, arguments = read(script), sys.argv[1:]
-    if {"-h", "--help"} & {*arguments}:
-        print(described.help(), end="")
-        sys.exit(0)
-    if message := described.refusal(arguments):
-        refuse(message)
-    if "--status" in arguments:
-        with refusing():
-            print(status(lab_of(script), arguments, described.defaults))
-        sys.exit(0)
+    with piping():
+        if {"-h", "--help"} & {*arguments}:
+            print(described.help(), end="")
+            sys.exit(0)
+        if message := described.refusal(arguments):
+            refuse(message)
+        # Of what no parser knows.
+        if asked := [name for name in _OF_LABS if f"--help.{name}" in arguments]:
+            print(described.help_of(asked[0]), end="")
+            sys.exit(0)
+        if "--status" in arguments:
+            with refusing():
+                print(status(lab_of(script), arguments, described.defaults))
+            sys.exit(0)
 
 
 def lab_of(script: str | Path) -> str:
@@ -104,6 +109,12 @@ class Described:
         group = parser.add_argument_group("more help")
         group.add_argument("--help.NAME", action="help", help="all about --NAME and --NAME.*")
         group.add_argument(f"--help.{ALL}", action="help", help="all about all options")
+        return parser.format_help()
+
+    def help_of(self, name: str) -> str:
+        """All about one option that is answered here."""
+        parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+        self._add(parser, [name])
         return parser.format_help()
 
     def _add(self, group: Any, names: Sequence[str], brief: bool = False) -> None:

@@ -59,6 +59,33 @@ def test_help_needs_no_torch_is_short_and_has_examples(script: Path) -> None:
     assert result.stderr == ""
 
 
+LABS = [script for script in SCRIPTS if script.stem.startswith("lab")]
+
+
+@pytest.mark.parametrize("script", LABS, ids=lambda path: path.stem)
+def test_help_of_the_status_is_there_and_needs_no_torch(script: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", RUN, str(script), "--help.status"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+    )
+    option, text, *_, end = result.stdout.split("\n", 1)[1].strip().partition("  ")
+    assert option == "--status"
+    assert "Tell how far the run is that --run names" in text + end
+    assert result.stdout.splitlines()[-1] == "status 0 False"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_each_option_of_the_short_help_has_a_help_of_its_own(script: Path) -> None:
+    described = short_help.read(script)
+    for name in described.options:
+        assert described.refusal([f"--help.{name}"]) is None
+        assert described.help_of(name).split()[1].startswith(f"--{name}")
+
+
 def test_an_option_that_is_not_there_needs_no_torch_either() -> None:
     result = subprocess.run(
         [sys.executable, "-c", RUN, str(LAB3), "--trails", "3"],
