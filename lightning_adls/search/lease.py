@@ -45,16 +45,23 @@ class Lease:
         self._key = PREFIX + uuid4().hex[:12]
         self._number: int | None = None
         self._held = False
+        self._written = 0.0  # when, in seconds since 1970
         self._lost_to: str | None = None
 
     def check(self) -> None:
         """Refuse to go on if another process has taken the study over; the storage is asked.
 
+        The lease is renewed if a quarter of its time has passed: what is checked now can be told
+        before it is stale.
+
         Raises:
             InputValueError: If so.
         """
-        if not self.renew():
+        if not self._is_ours():
             raise self._lost()
+        # By the clock that others judge it by, which also goes on while a machine sleeps.
+        if not 0 <= time.time() - self._written < RENEWAL_SECONDS:
+            self._write()
 
     def tell(
         self, trial: optuna.Trial, value: float | None, state: TrialState | None = None
@@ -124,13 +131,17 @@ class Lease:
 
     def renew(self) -> bool:
         """Say that this process goes on; False if another has taken over."""
+        if ours := self._is_ours():
+            self._write()
+        return ours
+
+    def _is_ours(self) -> bool:
         attributes = self._study.user_attrs
         # Who takes over strikes out what is stale, and may have ended since.
         if attributes.get(_LATEST) != self._number or not attributes.get(self._key):
             holders = [claim for claim in self.others().values() if claim["held"]]
             self._lost_to = _who(holders[0]) if holders else "another process"
             return False
-        self._write()
         return True
 
     def release(self) -> None:
@@ -138,16 +149,18 @@ class Lease:
         self._study.set_user_attr(self._key, None)
 
     def _write(self) -> None:
+        now = time.time()
         claim = Claim(
             host=socket.gethostname(),
             pid=os.getpid(),
             started=started(os.getpid()),
             machine=machine(),
-            time=time.time(),
+            time=now,
             number=self._number,
             held=self._held,
         )
         self._study.set_user_attr(self._key, claim)
+        self._written = now
 
     def others(self, stale: bool = False) -> dict[str, Any]:
         """The claims of other processes that go on, or of those that do not."""

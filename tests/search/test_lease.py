@@ -126,6 +126,45 @@ def test_a_lease_is_renewed_while_it_is_held(where: str, monkeypatch: pytest.Mon
             time.sleep(0.01)
 
 
+def test_a_lease_is_written_again_only_after_a_quarter_of_its_time(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, written = study_of(where), list[str]()
+    write = Lease._write
+
+    def noted(self: Lease) -> None:
+        written.append(self._key)
+        write(self)
+
+    monkeypatch.setattr(Lease, "_write", noted)
+    with hold(study) as held, monkeypatch.context() as moved:
+        for seconds, writes in ((14.9, False), (15.0, True), (60.0, True), (-1.0, True)):
+            before, now = len(written), claims(study)[0]["time"] + seconds
+            moved.setattr(time, "time", lambda now=now: now)
+            held.check()
+            assert (len(written) > before) == writes
+            assert (claims(study)[0]["time"] == now) == writes
+
+
+def test_no_trial_of_a_short_search_writes_the_lease(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 3600.0)  # on a slow machine, too
+    written = list[str]()
+    write = Lease._write
+
+    def noted(self: Lease) -> None:
+        written.append(self._key)
+        write(self)
+
+    monkeypatch.setattr(Lease, "_write", noted)
+    with hold(study_of(where)):
+        taken = len(written)
+    objective: Any = Plain(tmp_path)
+    run(study_of(where), objective, 9, "random")
+    assert len(written) == 2 * taken
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_process_that_slept_while_another_took_over_stops(
     where: str, tmp_path: Path, ended: bool, monkeypatch: pytest.MonkeyPatch
