@@ -16,7 +16,7 @@ from lightning_adls.search.history import History, Point, point_of
 from lightning_adls.search.judged import Outcome, Progress, Proposal, Report, ShouldPrune, judge
 from lightning_adls.search.lease import Lease
 from lightning_adls.search.outcomes import repeated
-from lightning_adls.search.samplers import make_sampler
+from lightning_adls.search.samplers import make_sampler, remember
 
 if TYPE_CHECKING:
     from lightning_adls.search.search import Search
@@ -103,7 +103,9 @@ class TrialDriver:
         search = self._search
         taken = {running.index for running in self._begun()}
         index, space = self._history.free_place(taken), search.objective.space
-        search.study.sampler = make_sampler(search.sampler, space, search.seed, index)
+        sampler = make_sampler(search.sampler, space, search.seed, index)
+        remember(sampler, search.study.sampler)
+        search.study.sampler = sampler
         self._lease.check()
         trial = search.study.ask()
         try:

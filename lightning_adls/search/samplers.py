@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputValueError, MissingPackageError
@@ -131,6 +132,22 @@ def make_sampler(
     if isinstance(sampler, GridSampler):
         sampler.enumerate(space, seed)
     return sampler
+
+
+def remember(sampler: BaseSampler, earlier: BaseSampler) -> None:
+    """Give a sampler what an earlier one of the same study has read of it.
+
+    Several samplers of Optuna, such as NSGAIISampler, keep which parameters all trials have in
+    common, and look only at trials that are new to them. What is proposed does not depend on it;
+    one that is made anew compares all parameters of all trials.
+
+    Args:
+        sampler: Of the next trial.
+        earlier: Of the last one.
+    """
+    known = getattr(earlier, "_search_space", None)
+    if type(sampler) is type(earlier) and isinstance(known, IntersectionSearchSpace):
+        sampler._search_space = known  # type: ignore[attr-defined]
 
 
 def _name_of(factory: SamplerFactory) -> str:

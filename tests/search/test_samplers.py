@@ -13,7 +13,7 @@ from studies import Plain, Recipes, run, study_of
 
 from lightning_adls import search
 from lightning_adls.errors import MissingPackageError
-from lightning_adls.search import GridSampler, Search
+from lightning_adls.search import GridSampler, SamplerFactory, Search, driver
 from lightning_adls.search.samplers import make_sampler
 
 
@@ -31,6 +31,66 @@ def test_a_sampler_of_optuna_needs_no_line_of_ours(tmp_path: Path, sampler: Any)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         trials = run(study_of(tmp_path / "journal"), Plain(tmp_path), 5, sampler)
     assert len(trials) == 5
+
+
+class Letters:
+    """A space of six letters, each of which is its own choice."""
+
+    points = 3**6
+
+    def suggest(self, trial: optuna.Trial) -> str:
+        return "".join(trial.suggest_categorical(f"letter {n}", ("a", "b", "c")) for n in range(6))
+
+
+class Judged(Plain):
+    """An objective that prunes some of its trials."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.space: Any = Letters()
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        value = self.space.suggest(trial).count("a") / 6
+        trial.report(value, 50)
+        if trial.number % 7 == 3:
+            raise optuna.TrialPruned
+        return float(value)
+
+
+# Those that keep what trials have in common, and one that does not.
+KEEPING: dict[str, SamplerFactory] = {
+    "nsga2": partial(NSGAIISampler, population_size=5),
+    "nsga3": partial(optuna.samplers.NSGAIIISampler, population_size=5),
+    "tpe of all": partial(TPESampler, n_startup_trials=5, multivariate=True),
+    "tpe of each": partial(TPESampler, n_startup_trials=5, multivariate=False),
+}
+
+
+@pytest.mark.parametrize("sampler", KEEPING.values(), ids=KEEPING.keys())
+def test_what_samplers_remember_changes_no_proposal(
+    tmp_path: Path, sampler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run(study_of(tmp_path / "a"), Judged(tmp_path), 60, sampler)
+    monkeypatch.setattr(driver, "remember", lambda sampler, earlier: None)
+    assert run(study_of(tmp_path / "b"), Judged(tmp_path), 60, sampler) == found
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "tpe of all"])
+def test_parameters_of_a_trial_are_compared_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+    kind = optuna.distributions.CategoricalDistribution
+    equal = kind.__eq__
+
+    def counting(self: Any, other: Any) -> bool:
+        nonlocal compared
+        compared += 1
+        return equal(self, other)
+
+    monkeypatch.setattr(kind, "__eq__", counting)
+    run(study_of(tmp_path / "journal"), Judged(tmp_path), 60, KEEPING[name])
+    assert 60 * 6 / 2 < compared < 60 * 6 * 4, "where all are compared, it is 60 * 60 * 6 / 2"
 
 
 @pytest.mark.parametrize(
