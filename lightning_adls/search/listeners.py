@@ -1,8 +1,10 @@
 """Who hears how a search goes on: files, bars on the screen, anything of your own."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
@@ -13,6 +15,9 @@ from lightning_adls.search.results import trial_rows
 if TYPE_CHECKING:
     from lightning_adls.search.driver import Running
     from lightning_adls.search.search import Search
+
+
+_REST = 19  # times as long as it was written, a file is left as it is
 
 
 class Listener:
@@ -33,10 +38,21 @@ class Listener:
     def ended(self, search: "Search[Any]") -> None:
         """The search has all its trials."""
 
+    def stopped(self, search: "Search[Any]") -> None:
+        """The search ends without all its trials: it is interrupted, or cannot go on.
 
-@dataclass(frozen=True)
-class ResultsFile(Listener):
-    """Keeps a CSV file with the rows of all trials so far; see :func:`trial_rows`.
+        What goes wrong here is not told: why the search stops is.
+        """
+
+
+@dataclass(eq=False)
+class RowsFile(Listener, ABC):
+    """Keeps a CSV file with the rows of all trials so far; a subclass makes the rows.
+
+    Rows change when another trial ends: a better one takes the place of the best, and one that
+    began earlier comes before those that ended before it. So the file is written anew, but in no
+    more than a twentieth of the time: a long one only after some of the trials. It is whole
+    whenever a search ends or stops, and after a kill when the same command goes on.
 
     Args:
         path: Of the file.
@@ -45,12 +61,53 @@ class ResultsFile(Listener):
 
     path: Path
     searches: Mapping[str, "Search[Any]"]
+    _changed: bool = field(default=False, init=False, repr=False)
+    _due: float = field(default=0.0, init=False, repr=False)  # seconds of the monotonic clock
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all searches."""
+
+    def begun(self, search: "Search[Any]") -> None:
+        """Write what a process has not that was killed."""
+        self._changed = self._changed or bool(search.counted)
+        self._write_if_due()
+
+    def trial_moved(self, search: "Search[Any]", running: "Running") -> None:
+        """Write what was put off."""
+        self._write_if_due()
 
     def trial_ended(self, search: "Search[Any]", trial: FrozenTrial) -> None:
-        """Write the file anew."""
-        self.write()
+        """Write the file anew, now or a little later."""
+        self._changed = True
+        self._write_if_due()
+
+    def ended(self, search: "Search[Any]") -> None:
+        """Write what was put off."""
+        self._write_if_changed()
+
+    stopped = ended
+
+    def _write_if_due(self) -> None:
+        if monotonic() >= self._due:
+            self._write_if_changed()
+
+    def _write_if_changed(self) -> None:
+        if self._changed:
+            self.write()
 
     def write(self) -> None:
-        """Write the rows of all searches."""
-        studies = {name: search.study for name, search in self.searches.items()}
-        write_csv(self.path, trial_rows(studies))
+        """Write the rows of all searches now."""
+        started = monotonic()
+        write_csv(self.path, self.rows())
+        ended = monotonic()
+        self._changed, self._due = False, ended + _REST * (ended - started)
+
+
+@dataclass(eq=False)
+class ResultsFile(RowsFile):
+    """Keeps a CSV file with the rows of all trials so far; see :func:`trial_rows`."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all searches."""
+        return trial_rows({name: search.study for name, search in self.searches.items()})

@@ -1,6 +1,7 @@
 """A search: one study, run until it has its trials; it can be stopped at any moment."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -132,6 +133,11 @@ class Search(Generic[ChoiceT]):
             sweep(self.objective.folder, self.best)
             for listener in self.listeners:
                 listener.ended(self)
+        except BaseException:
+            for listener in self.listeners:
+                with suppress(Exception):
+                    listener.stopped(self)
+            raise
         finally:
             self._history = None
 

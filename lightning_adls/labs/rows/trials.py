@@ -2,43 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
 from lightning_adls.labs.rows.columns import COSTS, accuracy
-from lightning_adls.report import Row, write_csv
+from lightning_adls.report import Row
 from lightning_adls.search import Search
-from lightning_adls.search.listeners import Listener
+from lightning_adls.search.listeners import RowsFile
 from lightning_adls.search.results import rows_of
 
 
-@dataclass(frozen=True)
-class TrialTable(Listener):
-    """Keeps a CSV file with a row for each trial of all searches so far.
+@dataclass(eq=False)
+class TrialTable(RowsFile):
+    """Keeps a CSV file with a row for each trial of all searches so far, by the name of its study.
 
     Args:
-        path: Of the file.
-        searches: By the name of their study, in the file's order. It may grow.
         val_rows: Rows that a trial is validated on.
         choice: Name of the column of what a trial chose.
         about: What the columns after ``study`` say of it, by its name.
     """
 
-    path: Path
-    searches: Mapping[str, Search[Any]]
     val_rows: int
     choice: str
     about: Callable[[str], Row] = lambda study: {}
 
-    def trial_ended(self, search: Search[Any], trial: FrozenTrial) -> None:
-        """Write the file anew."""
-        self.write()
-
-    def write(self) -> None:
-        """Write the rows of all searches."""
-        write_csv(self.path, [row for study in self.searches for row in self._rows(study)])
+    def rows(self) -> list[Row]:
+        """The rows of all searches."""
+        return [row for study in self.searches for row in self._rows(study)]
 
     def _rows(self, study: str) -> list[Row]:
         search = self.searches[study]
