@@ -149,6 +149,7 @@ def main(
                 "lora": partial(adapters, lora=lora, make=lora_classifier, budget=lora_budget),
             },
             computing,
+            console=console,
         )
         lab.step("merged", partial(merge, lab, lora_budget))
         lab.keep(STEPS)

@@ -205,7 +205,7 @@ def main(
             elif width <= WIDEST_LEARNED:
                 # A step size that nothing has learned is no result: there is no PTQ.
                 works |= quantise(name, learned(width), qat, ["qat"], **how)
-        lab.steps(works, computing)
+        lab.steps(works, computing, console=console)
 
         # Part 2: the best of them, pruned and trained again.
         best = best_quantised(lab.rows)
@@ -214,7 +214,7 @@ def main(
         for method, schedule, sparsity in product(methods, schedules, sparsities):
             pruned = replace(pruning, sparsity=sparsity, method=METHODS[method])
             works |= prune(best, pruned, schedule, retrain, method)
-        lab.steps(works, computing, sources=[best])
+        lab.steps(works, computing, sources=[best], console=console)
         for share in structured or []:
             remove(lab, best, share, retrain)
 

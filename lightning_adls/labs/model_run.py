@@ -12,7 +12,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.labs import concerns
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task, digest_of
-from lightning_adls.labs.training_bar import TrainingBar
+from lightning_adls.labs.training_bar import TellsProgress, TrainingBar
 from lightning_adls.report import Row
 from lightning_adls.transforms import Transform, costs
 from lightning_adls.transforms.configs import describe, read
@@ -125,8 +125,9 @@ class ModelRun(Run):
         """
         answers = self.answers("val", step)
         # Workers would draw over each other.
-        bars = [] if self.copied else [TrainingBar(step)]
-        found = self.task.train(module, budget, self.curves, step, [*callbacks, *bars], answers)
+        told = self.channel if self.copied else None
+        shown = TrainingBar(step) if told is None else TellsProgress(told)
+        found = self.task.train(module, budget, self.curves, step, [*callbacks, shown], answers)
         save_weights(module, self.checkpoint(step))
         return {**found, **self._about(step, module, transforms)}
 

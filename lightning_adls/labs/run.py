@@ -2,19 +2,21 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
+from rich.console import Console
 
 from lightning_adls.compiling import remember_machine
-from lightning_adls.engines import Call, Channel, Engine, EngineFailed, Lost, Shared
+from lightning_adls.engines import Call, Channel, Engine, EngineFailed, Lost, Serial, Shared
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.activity import Activity
 from lightning_adls.labs.folders import folder_of
+from lightning_adls.labs.step_lines import StepLines
 from lightning_adls.locks import exclusive
 from lightning_adls.report import Row, write_json, write_text
 from lightning_adls.settings import refuse_changes
@@ -48,6 +50,7 @@ class Run:
         folder: Where everything of the run lies.
         rows: What each finished step found, by its name, in the order in which they finished.
         seconds: What each of them took, whatever it did.
+        channel: From the worker that does a step to who gave it; None where there is none.
         copied: Whether this is the copy of a run in a worker, which does not own the folder.
 
     Raises:
@@ -67,6 +70,7 @@ class Run:
         self.lab = lab
         self.name = name
         self.copied = False
+        self.channel: Channel | None = None
         self.folder = folder_of(lab, name)
         self.settings = settings_of(config_yaml, passing=passing, weights=weights)
         self._path = self.folder / "run.json"
@@ -135,6 +139,7 @@ class Run:
         works: Mapping[str, Callable[[Self], Mapping[str, Any]]],
         engine: Engine,
         sources: Collection[str] = (),
+        console: Console | None = None,
     ) -> None:
         """Do several steps that do not depend on each other, on all workers of an engine.
 
@@ -143,13 +148,18 @@ class Run:
                 another process, and returns what JSON can hold.
             engine: Who does them. Whoever ends first, the rows have the order of ``works``.
             sources: Earlier steps whose checkpoints they read.
+            console: Where the workers are shown, unless it is this process that does the steps,
+                which shows its trainings itself; None for nowhere.
         """
         self.plan(works)
         if all(name in self.rows for name in works):
             return
         self.begin()
+        elsewhere = not isinstance(engine, Serial)
+        lines = StepLines(console, engine.workers) if console and elsewhere else None
         try:
-            engine.run(_Steps(self, works, sources))
+            with lines or nullcontext():
+                engine.run(_Steps(self, works, sources, lines))
         finally:
             self._begun.clear()
 
@@ -228,6 +238,7 @@ class _Steps:
         run: The run.
         works: As :meth:`Run.steps` takes them.
         sources: As :meth:`Run.steps` takes them.
+        lines: Where the workers are shown; None for nowhere.
     """
 
     def __init__(
@@ -235,8 +246,9 @@ class _Steps:
         run: Run,
         works: Mapping[str, Callable[[Any], Mapping[str, Any]]],
         sources: Collection[str],
+        lines: StepLines | None,
     ) -> None:
-        self._run, self._names = run, list(works)
+        self._run, self._names, self._lines = run, list(works), lines
         shared, reads = Shared(run, run.folder), [run.checkpoint(source) for source in sources]
         self._calls = [
             Call(name, _do, shared, work, reads, [run.checkpoint(name), run.answers("val", name)])
@@ -252,9 +264,13 @@ class _Steps:
         """From now on its checkpoint may be there before its row is."""
         self._run._begun.add(call.name)
         self._run._activity.began(call.name, worker)
+        if self._lines is not None:
+            self._lines.began(call.name, worker)
 
-    def heard(self, call: Call, message: Any) -> None:
-        """Steps say nothing."""
+    def heard(self, call: Call, message: float) -> None:
+        """Show which share of its training is done; steps say nothing else."""
+        if self._lines is not None:
+            self._lines.moved(call.name, message)
 
     def ended(self, call: Call, result: Any) -> None:
         """Keep what a step found.
@@ -267,14 +283,20 @@ class _Steps:
                 f"Run: the process of the step {call.name!r} died each time that it was tried: "
                 f"{result.reason}; what is done is kept, and the same command goes on."
             )
+        if self._lines is not None:
+            self._lines.ended(call.name)
         self._run._begun.discard(call.name)
         place = self._names.index(call.name)
         row, seconds = result
         self._run.done(call.name, row, seconds, before=self._names[place + 1 :])
 
 
-def _do(run: Run, work: Callable[[Run], Mapping[str, Any]], _: Channel) -> tuple[Row, float]:
-    return timed(lambda: work(run))
+def _do(run: Run, work: Callable[[Run], Mapping[str, Any]], channel: Channel) -> tuple[Row, float]:
+    run.channel = channel
+    try:
+        return timed(lambda: work(run))
+    finally:
+        run.channel = None
 
 
 def settings_of(

@@ -1,4 +1,7 @@
-"""A training on the screen: bars, or where there is no terminal a line now and then."""
+"""A training on the screen: bars, or where there is no terminal a line now and then.
+
+Workers draw nothing, and say how far they are to who draws for them.
+"""
 
 from time import monotonic
 from typing import Any
@@ -10,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lightning_adls.callbacks.progress import progress_of
 from lightning_adls.devices import StaysHere
+from lightning_adls.engines import Channel
 
 _LINE_SECONDS = 10.0  # from one line to the next
+_TELL_SECONDS = 0.5
 
 
 class TrainingBar(StaysHere, L.Callback):
@@ -68,6 +73,24 @@ class TrainingBar(StaysHere, L.Callback):
     def on_exception(self, *_: Any) -> None:
         """Take the bar away."""
         self._bar.stop()
+
+
+class TellsProgress(StaysHere, L.Callback):
+    """Says which share of a training is done, 0 to 1, not more often than anyone can see.
+
+    Args:
+        channel: From the worker that trains to who shows it.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel, self._said = channel, monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Say it."""
+        if (now := monotonic()) - self._said >= _TELL_SECONDS:
+            self._said = now
+            done, total = progress_of(trainer)
+            self._channel.tell(done / total)
 
 
 class EpochBar(RichProgressBar):

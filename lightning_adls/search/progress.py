@@ -16,14 +16,14 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.progress_bar import ProgressBar
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
 from lightning_adls.remaining import Remaining
 from lightning_adls.search.driver import Running
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.search import Search
+from lightning_adls.search.worker_lines import Doing, fitting, worker_lines
 
 _NAME_WIDTH = 26
 
@@ -80,7 +80,7 @@ class Bars(Listener):
         done = len(search.counted)
         best = "complete already" if search.complete else ""
         self._tasks[search.name] = self._bars.add_task(
-            _fitting(search.name),
+            fitting(search.name, _NAME_WIDTH),
             total=search.total,
             completed=done,
             ended=f"{done}/{search.total}",
@@ -152,27 +152,16 @@ class Bars(Listener):
     def _drawn(self) -> RenderableType:
         parts: list[RenderableType] = [self._bars.get_renderable()]
         if self._workers > 1:
-            parts.append(self._drawn_workers())
+            doing = {
+                running.worker: Doing(
+                    f"trial {running.index + 1}", running.share, _reported(running)
+                )
+                for running in self._running.values()
+            }
+            parts.append(worker_lines(self._workers, doing, self._begun))
         if self._far:
             parts.append(Text(f"Trials of all studies: {self._far}", no_wrap=True))
         return Group(*parts)
-
-    def _drawn_workers(self) -> Table:
-        """A line for each worker, also while it waits, so that the lines below do not jump."""
-        table = Table.grid(Column(no_wrap=True), Column(min_width=4, max_width=20), padding=(0, 1))
-        by_worker = {running.worker: running for running in self._running.values()}
-        for worker in range(1, self._workers + 1):
-            if (running := by_worker.get(worker)) is None:
-                what = "waits" if worker in self._begun else "starts"
-                table.add_row(f"  worker {worker}: {what}")
-                continue
-            table.add_row(
-                f"  worker {worker}: trial {running.index + 1}",
-                ProgressBar(total=1.0, completed=running.share),
-                Text(f"{running.share:4.0%}", no_wrap=True),
-                Text(_reported(running), no_wrap=True),
-            )
-        return table
 
 
 def _reported(running: Running) -> str:
@@ -180,11 +169,3 @@ def _reported(running: Running) -> str:
         return ""
     step = max(running.reported)
     return f"{running.reported[step]:.4f} at {step}%"
-
-
-def _fitting(name: str) -> str:
-    """A name without its middle, if it is long: what tells names apart is at either end."""
-    if len(name) <= _NAME_WIDTH:
-        return name
-    head = _NAME_WIDTH // 3
-    return f"{name[:head]}…{name[head + 1 - _NAME_WIDTH :]}"
