@@ -7,6 +7,7 @@ judges each model after it was quantised and pruned: as it is, and trained again
     python scripts/lab2_nas.py --seeds '[0, 1, 2]' --run seeds
     python scripts/lab2_nas.py --space.identities search --only '[random, tpe]' --run identities
     python scripts/lab2_nas.py --samplers.genetic optuna.samplers.NSGAIISampler --run genetic
+    python scripts/lab2_nas.py --minimise '[size_mb]' --run front
     python scripts/lab2_nas.py --config configs/lab2_imdb.yaml
 
 The same command continues an interrupted run and repeats nothing that is done.
@@ -42,7 +43,9 @@ from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.concerns import about_data, about_searches, say
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.drawing.lab2 import SEARCHES, draw_samplers
+from lightning_adls.labs.examples import with_example
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
+from lightning_adls.labs.fronts import write_fronts
 from lightning_adls.labs.judging import judge, judge_compressed
 from lightning_adls.labs.rows.trials import TrialTable, total_seconds
 from lightning_adls.labs.run import Run
@@ -54,6 +57,7 @@ from lightning_adls.labs.tensorboard import TensorBoard, search_layout, shown
 from lightning_adls.models import FROM_DATA, NetworkFactory
 from lightning_adls.report import Row
 from lightning_adls.search import (
+    BUDGETS,
     Architecture,
     ArchitectureSpace,
     Limits,
@@ -109,6 +113,7 @@ def main(
     ray: Ray,
     tensorboard: TensorBoard | None = None,
     limits: Limits | None = None,
+    minimise: list[str] | None = None,
     reuse: list[str] | None = None,
     trials: int = 8,
     only: list[str] | None = None,
@@ -138,6 +143,9 @@ def main(
         logger: Lightning's loggers, for each training.
         tensorboard: What is written for TensorBoard besides; null for nothing.
         limits: What a model may cost; one that costs more is not trained.
+        minimise: Task 2: costs that are further objectives beside the accuracy, some of
+            ``parameters``, ``bits_per_weight``, ``size_mb`` and ``bit_operations``. What counts
+            then is the Pareto front, over the first of them.
         reuse: Pre-trained BERTs, on the hub or in folders. Every model starts from those of their
             weights that have the name and shape of its own.
         trials: Trials of each search and seed.
@@ -150,10 +158,11 @@ def main(
         storage: URL of an Optuna storage; by default a journal file in the run's folder.
     """
     only = list(samplers) if only is None else only
-    check_arguments(only, samplers, seeds, trials)
+    minimise = minimise or []
+    check_arguments(only, samplers, seeds, trials, minimise)
     computing = computing_by(engine, workers, ray, budget)
     for name in only:
-        search.make_sampler(samplers[name], space, min(seeds))
+        search.make_sampler(samplers[name], space, min(seeds), objectives=1 + len(minimise))
     compression: list[Transform] = [Quantize(quantize), prune]
     tasks, models = dict[int, Task](), dict[int, Models]()
     for seed in seeds:
@@ -180,7 +189,13 @@ def main(
         searches = dict[str, Search[Architecture]]()
         kinds, rows_of = dict[str, Row](), tasks[seeds[0]].texts.row_counts
         results = TrialTable(
-            lab.folder / "results.csv", searches, rows_of["val"], "architecture", kinds.__getitem__
+            lab.folder / "results.csv",
+            searches,
+            rows_of["val"],
+            "architecture",
+            kinds.__getitem__,
+            minimise[0] if minimise else None,
+            1 / tasks[seeds[0]].num_classes,
         )
         listeners = [results, bars]
         if tensorboard is not None:
@@ -193,9 +208,13 @@ def main(
             name = f"{kind}/{sampler}/{seed}"
             kinds[name] = {"search": kind, "sampler": sampler, "seed": seed}
             of_search = {"search": kind, "sampler": described[sampler], "seed": seed}
+            costs = [] if kind == PLAIN else minimise
+            build: Callable[[Architecture], TextClassifier] = models[seed].build
+            if "bit_operations" in minimise or (limits and limits.bit_operations):
+                build = with_example(build, tasks[seed].texts.max_length)
             objective = Objective(
                 space,
-                models[seed].build,
+                build,
                 tasks[seed].texts,
                 budget,
                 lab.folder / name,
@@ -203,11 +222,14 @@ def main(
                 compress=None if kind == PLAIN else models[seed].compress,
                 retrain=retrain if kind == RETRAINED else None,
                 limits=limits,
+                minimise=costs,
                 callbacks=callbacks,
                 loggers=logger,
             )
             settings = {**lab.settings, **of_search}
-            study = search.open_study(store, name_in_storage(name), settings, pruner)
+            study = search.open_study(
+                store, name_in_storage(name), settings, pruner, minimise=costs
+            )
             searches[name] = Search(
                 study, objective, samplers[sampler], trials, seed, listeners, computing
             )
@@ -267,6 +289,11 @@ def main(
         results.write()
         known = about(lab, tasks[seeds[0]], total_seconds(searches))
         summary = {**known, "samplers": ranking, "models": rows}
+        if minimise:
+            summary |= {
+                "fronts": write_fronts(lab.folder, searches, minimise[0], rows_of["val"]),
+                "hypervolume_reference": results.reference,
+            }
         report.write_json(lab.folder / "summary.json", summary)
         draw(StoredRun.read(lab.folder))
         if tensorboard is not None:
@@ -279,7 +306,11 @@ def main(
 
 
 def check_arguments(
-    only: Sequence[str], samplers: Collection[str], seeds: Sequence[int], trials: int
+    only: Sequence[str],
+    samplers: Collection[str],
+    seeds: Sequence[int],
+    trials: int,
+    minimise: Sequence[str],
 ) -> None:
     """Refuse lists that name nothing, something twice, or what is not there."""
     if trials < 1:
@@ -292,6 +323,12 @@ def check_arguments(
         raise InputValueError(
             f"lab2: only={list(only)} names {unknown[0]!r}, which is no sampler{meant} there are "
             f"{', '.join(samplers)}."
+        )
+    if unknown := [name for name in minimise if name not in BUDGETS]:
+        meant = did_you_mean(unknown[0], BUDGETS) or ";"
+        raise InputValueError(
+            f"lab2: minimise={list(minimise)} names {unknown[0]!r}, which is no cost{meant} there "
+            f"are {', '.join(BUDGETS)}."
         )
     if min(seeds) < 0:
         raise InputValueError(f"lab2: seeds={list(seeds)} has one below 0.")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_adls.figures.canvas import cut, figure, levels, plain_log, robust_bottom
-from lightning_adls.figures.styles import BLACK, styles
+from lightning_adls.figures.styles import BLACK, GREY, styles
 
 
 class Candidate(NamedTuple):
@@ -44,6 +44,7 @@ def draw_front(
     subtitle: str = "",
     compare: Mapping[str, float] | None = None,
     log: bool = False,
+    references: Sequence[Candidate] = (),
 ) -> None:
     """Draw all models, and the front as a staircase through those on it, with error bars.
 
@@ -56,12 +57,13 @@ def draw_front(
         subtitle: Below the title.
         compare: Accuracies to compare with, by name; dashed.
         log: Logarithmic cost.
+        references: Models to compare with, by their groups' names; crosses, of no front.
     """
     from matplotlib.ticker import MaxNLocator
 
     looks = styles(candidate.group for candidate in candidates)
     front = pareto_front(candidates)
-    bottom = robust_bottom([c.accuracy for c in candidates])
+    bottom = robust_bottom([c.accuracy for c in (*candidates, *references)])
     with figure(path, title, subtitle) as (axes,):
         for group, look in looks.items():
             own = [c for c in candidates if c.group == group]
@@ -99,6 +101,26 @@ def draw_front(
                 elinewidth=0.8,
                 capsize=2,
                 zorder=4,
+            )
+        if references:
+            axes.errorbar(
+                [r.cost for r in references],
+                [r.accuracy for r in references],
+                yerr=[r.error or 0 for r in references],
+                fmt="x",
+                color=GREY,
+                elinewidth=0.8,
+                label="the same for all layers",
+                zorder=3,
+            )
+        for reference in references:
+            axes.annotate(
+                reference.group,
+                (reference.cost, reference.accuracy),
+                xytext=(4, -8),
+                textcoords="offset points",
+                fontsize="x-small",
+                color=GREY,
             )
         points = {g: [(c.cost, c.accuracy) for c in candidates if c.group == g] for g in looks}
         if log:

@@ -107,11 +107,7 @@ def about_test(name: str, val: float, test: float, texts: TextData) -> list[str]
 def about_searches(searches: Iterable[Search[Any]], texts: TextData) -> list[str]:
     """As :func:`about_spread`, of searches."""
     values = {
-        search.name: [
-            trial.value
-            for trial in search.counted
-            if trial.state.name == "COMPLETE" and trial.value is not None
-        ]
+        search.name: [trial.values[0] for trial in search.counted if trial.state.name == "COMPLETE"]
         for search in searches
     }
     return about_spread(values, sum(texts.class_counts("val").values()))

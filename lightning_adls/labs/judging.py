@@ -61,7 +61,7 @@ def test(run: Run, task: Task, search: Search[Any]) -> None:
         lambda: task.test(_best(search), search.objective.budget, run.answers("test", step)),
     )
     search.study.set_user_attr(_TEST, {"trial": best.number, **row})
-    concerns.say(concerns.about_test(search.name, best.value, row["accuracy"], task.texts))
+    concerns.say(concerns.about_test(search.name, best.values[0], row["accuracy"], task.texts))
 
 
 def judge(run: Run, task: Task, search: Search[Any]) -> Row:
@@ -81,7 +81,7 @@ def judge(run: Run, task: Task, search: Search[Any]) -> Row:
     weights = weights_of(search)
     if weights is None:
         known = {name: best.user_attrs[name] for name in COSTS}
-        judged = accuracy("val", best.value, val_rows)
+        judged = accuracy("val", best.values[0], val_rows)
         return {**row, "checkpoint": None, **judged, **tested(search), **known}
     found = dict(_validate(run, task, search))
     test(run, task, search)
@@ -118,7 +118,7 @@ def judge_compressed(
         "study": search.name,
         "trial": best.user_attrs["index"] + 1,
         "architecture": best.user_attrs["choice"],
-        "val_accuracy_before_compression": best.value,
+        "val_accuracy_before_compression": best.values[0],
         "checkpoint": str(path.relative_to(run.folder)),
         **accuracy("val", found.pop("accuracy"), task.texts.row_counts["val"]),
         **accuracy("test", read["accuracy"], read.get("rows")),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_adls.remaining import spoken
+from lightning_adls.search.values import rank_of, reports_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -50,12 +51,12 @@ class StudyStatus:
 
     @property
     def best(self) -> str:
-        """Value and place of the best complete trial, the earliest of equals."""
+        """Value and place of the best complete trial."""
         complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
         if not complete:
             return "none complete"
-        best = max(complete, key=lambda trial: trial.value or 0.0)
-        return f"{best.value:.4f} trial {_place(best)}"
+        best = max(complete, key=lambda trial: rank_of(trial.values, _place(trial)))
+        return f"{best.values[0]:.4f} trial {_place(best)}"
 
     @property
     def state(self) -> str:
@@ -99,7 +100,7 @@ def _place(trial: "FrozenTrial") -> int:
 
 
 def _begun(trial: "FrozenTrial") -> str:
-    reported = trial.intermediate_values
+    reported = reports_of(trial)
     last = f" ({reported[max(reported)]:.4f} at {max(reported)}%)" if reported else ""
     return f"trial {_place(trial)}{last}"
 

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from lightning_adls.search.failures import SearchFailed as SearchFailed
     from lightning_adls.search.failures import TrialFailed as TrialFailed
     from lightning_adls.search.format_space import FormatSpace as FormatSpace
+    from lightning_adls.search.limits import BUDGETS as BUDGETS
     from lightning_adls.search.limits import Limits as Limits
     from lightning_adls.search.listeners import Listener as Listener
     from lightning_adls.search.listeners import ResultsFile as ResultsFile
     from lightning_adls.search.objective import Objective as Objective
     from lightning_adls.search.progress import Bars as Bars
+    from lightning_adls.search.recipe_costs import RecipeCosts as RecipeCosts
     from lightning_adls.search.results import best_curve as best_curve
     from lightning_adls.search.results import summary as summary
     from lightning_adls.search.results import trial_rows as trial_rows
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from lightning_adls.search.tensorboard import TensorBoardRuns as TensorBoardRuns
 
 _MODULE_OF = {
+    "BUDGETS": "search.limits",
     "FRONTS": "search.tensorboard",
     "RUNNING_BEST": "search.tensorboard",
     "TRIALS_PER_HOUR": "search.tensorboard",
@@ -54,6 +57,7 @@ _MODULE_OF = {
     "Limits": "search.limits",
     "Listener": "search.listeners",
     "Objective": "search.objective",
+    "RecipeCosts": "search.recipe_costs",
     "ResultsFile": "search.listeners",
     "SamplerFactory": "search.samplers",
     "Search": "search.search",

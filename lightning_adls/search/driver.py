@@ -15,8 +15,11 @@ from lightning_adls.search.failures import SearchFailed
 from lightning_adls.search.history import History, Point, point_of
 from lightning_adls.search.judged import Outcome, Progress, Proposal, Report, ShouldPrune, judge
 from lightning_adls.search.lease import Lease
-from lightning_adls.search.outcomes import repeated
+from lightning_adls.search.outcomes import EXCESS, repeated
+from lightning_adls.search.pruning import report, should_prune
 from lightning_adls.search.samplers import make_sampler, remember
+from lightning_adls.search.study import rank
+from lightning_adls.search.values import rank_of
 
 if TYPE_CHECKING:
     from lightning_adls.search.search import Search
@@ -35,6 +38,7 @@ class Running:
         worker: Who judges it, counted from 1; None until it begins.
         share: Of its budget that is spent, 0 to 1.
         reported: What it reported, by percent of its budget.
+        choice: What the space makes of its parameters.
     """
 
     index: int
@@ -43,6 +47,7 @@ class Running:
     worker: int | None = None
     share: float = 0.0
     reported: dict[int, float] = field(default_factory=dict)
+    choice: Any = None
 
     @cached_property
     def point(self) -> Point:
@@ -73,7 +78,10 @@ class TrialDriver:
         return sorted(self._calls.values(), key=lambda running: running.index)
 
     def next(self) -> Call | None:
-        """The next trial that has to be judged; one that repeats another is not."""
+        """The next trial that has to be judged.
+
+        One that repeats another is not, nor one that is known to cost too much.
+        """
         if self._asked:
             return self._call(self._asked.pop(0))
         while not self._enough():
@@ -82,6 +90,8 @@ class TrialDriver:
                 self._finish(running, repeated(running.index, twin))
             elif any(running.point == other.point for other in self._calls.values()):
                 self._waiting.append(running)
+            elif (refused := self._search.objective.refused(running.choice)) is not None:
+                self._finish(running, refused)
             else:
                 return self._call(running)
         return None
@@ -112,18 +122,18 @@ class TrialDriver:
             trial.set_user_attr("index", index)  # its place among those that count
             # The same as people count, for dashboards: Optuna's number counts interrupted ones.
             trial.set_user_attr("trial", index + 1)
-            space.suggest(trial)
+            choice = space.suggest(trial)
         except BaseException:
             self._close(Running(index, trial, {}))
             raise
-        return Running(index, trial, trial.params)
+        return Running(index, trial, trial.params, choice=choice)
 
     def _call(self, running: Running) -> Call:
         best = self._history.best
         proposal = Proposal(
             running.index,
             running.params,
-            None if best is None else (float(best.value or 0.0), best.user_attrs["index"]),
+            None if best is None else rank(best),
         )
         name = f"trial {running.index + 1} of {self._search.name}"
         leaves = [offered_at(self._search.objective.folder, running.index)]
@@ -148,10 +158,10 @@ class TrialDriver:
             if message.step not in running.reported:
                 running.reported[message.step] = message.value
                 self._lease.check()
-                running.trial.report(message.value, message.step)
+                report(running.trial, message.value, message.step)
             return None
         assert isinstance(message, ShouldPrune)
-        return running.trial.should_prune()
+        return should_prune(running.trial)
 
     def _show(self, running: Running) -> None:
         for listener in self._search.listeners:
@@ -185,10 +195,12 @@ class TrialDriver:
             for name, value in outcome.attributes.items():
                 if name not in trial.user_attrs:
                     trial.set_user_attr(name, value)
+            for name, excess in outcome.attributes.get(EXCESS, {}).items():
+                trial.set_constraint(name, excess)
             best = self._would_be_best(running.index, outcome)
             if best and (kept := accept(folder, running.index)) is not None:
                 trial.set_user_attr("checkpoint", kept)
-            ended = self._lease.tell(trial, outcome.value, outcome.state)
+            ended = self._lease.tell(trial, outcome.values, outcome.state)
         except BaseException:
             self._close(running)
             raise
@@ -201,12 +213,10 @@ class TrialDriver:
         return ended
 
     def _would_be_best(self, index: int, outcome: Outcome) -> bool:
-        if outcome.state != TrialState.COMPLETE or outcome.value is None:
+        if outcome.state != TrialState.COMPLETE or outcome.values is None:
             return False
         best = self._history.best
-        if best is None or best.value is None:
-            return True
-        return (outcome.value, -index) > (best.value, -best.user_attrs["index"])
+        return best is None or rank_of(outcome.values, index) > rank(best)
 
     def _close(self, running: Running) -> None:
         # Where this cannot be stored either, the next run closes the trial.

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_adls.search.study import counted_trials
+from lightning_adls.search.study import counted_trials, rank
 
 Point = Hashable
 
@@ -25,7 +25,7 @@ class History:
 
     Attributes:
         trials: Those that count, by their place.
-        best: The complete one of the highest value, the earliest of equals.
+        best: The complete one of the highest value; of equals the cheapest, and then the earliest.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -46,7 +46,9 @@ class History:
             twin = self._by_point.setdefault(point_of(trial.params), trial)
             if _place(trial) < _place(twin):
                 self._by_point[point_of(trial.params)] = trial
-        if trial.state == TrialState.COMPLETE and (self.best is None or _beats(trial, self.best)):
+        if trial.state == TrialState.COMPLETE and (
+            self.best is None or rank(trial) > rank(self.best)
+        ):
             self.best = trial
 
     def twin(self, point: Point) -> FrozenTrial | None:
@@ -66,9 +68,3 @@ class History:
 def _place(trial: FrozenTrial) -> int:
     place: int = trial.user_attrs["index"]
     return place
-
-
-def _beats(trial: FrozenTrial, best: FrozenTrial) -> bool:
-    assert trial.value is not None  # both are complete
-    assert best.value is not None
-    return (trial.value, -_place(trial)) > (best.value, -_place(best))

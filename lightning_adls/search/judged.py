@@ -10,6 +10,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from lightning_adls.engines import Channel
 from lightning_adls.search.failures import TrialFailed
+from lightning_adls.search.values import rank_of
 
 _PROGRESS_SECONDS = 0.5
 
@@ -41,12 +42,12 @@ class Proposal:
     Args:
         index: Its place among those that count, from 0.
         params: What was drawn.
-        best: Value and place of the best trial so far: only a better one keeps its weights.
+        best: Rank of the best trial so far (:func:`rank_of`): only a better one keeps its weights.
     """
 
     index: int
     params: Mapping[str, Any]
-    best: tuple[float, int] | None = None
+    best: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class Outcome:
 
     Args:
         state: Complete, pruned or failed.
-        value: Of a complete one.
+        values: Of a complete one: the metric, and costs that are minimised beside it.
         attributes: What it noted; the driver stores them.
     """
 
     state: TrialState
-    value: float | None
+    values: tuple[float, ...] | None
     attributes: Mapping[str, Any]
 
 
@@ -94,17 +95,17 @@ class JudgedTrial(FixedTrial):
             self._said = now
             self._channel.tell(Progress(share))
 
-    def may_be_best(self, value: float) -> bool:
-        """Whether a trial of this value would be the best, of equals the first."""
-        best, index = self._proposal.best, self._proposal.index
-        return best is None or (value, -index) > (best[0], -best[1])
+    def may_be_best(self, *values: float) -> bool:
+        """Whether a trial of these values would be the best, of equals the first."""
+        best = self._proposal.best
+        return best is None or rank_of(values, self._proposal.index) > best
 
 
 def judge(objective: Any, proposal: Proposal, channel: Channel) -> Outcome:
     """Judge a trial: the call of a search to its engine.
 
     Args:
-        objective: Called with the trial; returns its value.
+        objective: Called with the trial; returns its value, or a tuple of several.
         proposal: The trial.
         channel: To the driver.
 
@@ -113,13 +114,15 @@ def judge(objective: Any, proposal: Proposal, channel: Channel) -> Outcome:
     """
     trial = JudgedTrial(proposal, channel)
     started = perf_counter()
-    value, state = None, TrialState.COMPLETE
+    values: tuple[float, ...] | None = None
+    state = TrialState.COMPLETE
     try:
-        value = float(objective(trial))
+        reached = objective(trial)
+        values = tuple(map(float, reached if isinstance(reached, tuple) else (reached,)))
     except optuna.TrialPruned:
         state = TrialState.PRUNED
     except TrialFailed as failure:
         state = TrialState.FAIL
         trial.set_user_attr("error", str(failure))
     trial.set_user_attr("seconds", round(perf_counter() - started, 2))
-    return Outcome(state, value, trial.user_attrs)
+    return Outcome(state, values, trial.user_attrs)

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, TypedDict
@@ -64,7 +64,10 @@ class Lease:
             self._write()
 
     def tell(
-        self, trial: optuna.Trial, value: float | None, state: TrialState | None = None
+        self,
+        trial: optuna.Trial,
+        values: float | Sequence[float] | None,
+        state: TrialState | None = None,
     ) -> FrozenTrial:
         """Store what a trial came to, unless another process has taken the study over.
 
@@ -77,9 +80,9 @@ class Lease:
         """
         self.check()
         try:
-            return self._study.tell(trial, value, state=state)
+            return self._study.tell(trial, values, state=state)
         except (UpdateFinishedTrialError, ValueError):
-            self.check()  # else the value is what is wrong
+            self.check()  # else the values are what is wrong
             raise
 
     def _lost(self) -> InputValueError:

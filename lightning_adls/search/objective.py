@@ -3,7 +3,7 @@
 import copy
 import shutil
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any, Generic
 import lightning as L
 import optuna
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from optuna.trial import FrozenTrial
+from lightning.pytorch.utilities.seed import isolate_rng
+from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.budget import Budget, batches_of, release
 from lightning_adls.callbacks import TrialPruning, check_metrics
@@ -23,9 +25,11 @@ from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.loggers import log_outcome, make_loggers
 from lightning_adls.search.checkpoints import offer
 from lightning_adls.search.failures import trial_failing
-from lightning_adls.search.judged import JudgedTrial
-from lightning_adls.search.limits import Limits
+from lightning_adls.search.judged import JudgedTrial, Outcome
+from lightning_adls.search.limits import BUDGETS, Foresight, Limits
+from lightning_adls.search.outcomes import EXCESS, OVER_LIMIT
 from lightning_adls.search.space import ChoiceT, Space
+from lightning_adls.transforms.bit_operations import bit_operations, macs_of
 from lightning_adls.transforms.cost import COSTS, costs
 
 
@@ -50,14 +54,21 @@ class Objective(Generic[ChoiceT]):
             the one after compression.
         retrain: What a trial may spend on training after compression; None for nothing. Only the
             first training is pruned.
-        limits: What a model may cost; one that costs more is pruned before it is trained.
+        limits: What a model may cost; one that costs more is pruned before it is trained. Storage
+            and arithmetic are those after compression, of a copy that is compressed untrained.
+        foresee: Knows the costs of a choice, so that none that costs too much gets to a worker, and
+            limits that no choice is within are refused before any work.
+        minimise: Costs that are further objectives beside the metric, in their order: some of
+            ``parameters``, ``bits_per_weight``, ``size_mb`` and ``bit_operations``. For the last,
+            here or in ``limits``, a module needs Lightning's ``example_input_array``: one sample.
         callbacks: Each is called before each training, for a callback of its own.
         loggers: Each is called before each training, for a logger of its own, with ``save_dir``,
             ``name`` and ``version``.
 
     Raises:
-        ValueError: If there is a budget for training after compression, but no compression, or a
-            budget cannot train one model after another (:meth:`Budget.check_repeatable`).
+        ValueError: If ``minimise`` names no cost, or one twice, there is a budget for training
+            after compression, but no compression, or a budget cannot train one model after another
+            (:meth:`Budget.check_repeatable`).
     """
 
     space: Space[ChoiceT]
@@ -71,6 +82,8 @@ class Objective(Generic[ChoiceT]):
     compress: Callable[[L.LightningModule], object] | None = None
     retrain: Budget | None = None
     limits: Limits | None = None
+    foresee: Foresight[ChoiceT] | None = None
+    minimise: Sequence[str] = ()
     callbacks: Sequence[Callable[[], L.Callback]] = ()
     # Lightning's own placeholder of a metric would be a row of HPARAMS beside that of the trial.
     loggers: Sequence[Callable[..., Logger]] = (
@@ -80,18 +93,57 @@ class Objective(Generic[ChoiceT]):
     def __post_init__(self) -> None:
         if self.retrain is not None and self.compress is None:
             raise InputValueError("Objective: retrain follows compression; give compress, too.")
+        if set(self.minimise) - set(BUDGETS) or len(set(self.minimise)) < len(self.minimise):
+            raise InputValueError(
+                f"Objective: minimise={list(self.minimise)} is no list of different costs; there "
+                f"are {', '.join(BUDGETS)}."
+            )
         for budget in (self.budget, self.retrain):
             if budget is not None:
                 budget.check_repeatable()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers: without the Trainer that the data were used by before."""
+        """For workers: without the Trainer that the data were used by before.
+
+        What foresees costs is the driver's, and as large as a network.
+        """
         data = copy.copy(self.data)
         data.trainer = None
-        return {**vars(self), "data": data}
+        return {**vars(self), "data": data, "foresee": None}
 
-    def __call__(self, trial: JudgedTrial) -> float:
+    def check_limits(self) -> None:
+        """Refuse limits that no choice of the space is within, as far as costs can be foreseen.
+
+        Raises:
+            InputValueError: If so.
+        """
+        if self.limits is not None and self.foresee is not None:
+            self.limits.check_reachable(self.foresee.least(self.space))
+
+    def refused(self, choice: ChoiceT) -> Outcome | None:
+        """What becomes of a trial whose choice is known to cost too much; None if it may be tried.
+
+        Nothing is built.
+        """
+        if self.limits is None or self.foresee is None:
+            return None
+        known = self.foresee(choice)
+        if (reason := self.limits.reason(known)) is None:
+            return None
+        noted = {
+            "choice": choice.to_dict(),
+            **_rounded(known),
+            OVER_LIMIT: reason,
+            EXCESS: self.limits.excess(known),
+            "seconds": 0.0,
+        }
+        return Outcome(TrialState.PRUNED, None, noted)
+
+    def __call__(self, trial: JudgedTrial) -> float | tuple[float, ...]:
         """Judge one trial.
+
+        Returns:
+            The metric; with the costs that are minimised, if there are any.
 
         Raises:
             optuna.TrialPruned: If the pruner stopped it, or its model costs too much.
@@ -103,12 +155,15 @@ class Objective(Generic[ChoiceT]):
         with trial_failing():
             L.seed_everything(self.seed, verbose=False)
             module = self.build(choice)
-            _note_costs(trial, module)
-            self._refuse_excess(trial, module)
+            known = self._costs(module)
+            _note(trial, known)
+            self._refuse_excess(trial, module, known)
             reached = self._reach(trial, module, steps)
-        if trial.may_be_best(reached):
+            ended = self._costs(module) if self.minimise else {}
+        values = (reached, *(float(ended[name]) for name in self.minimise))
+        if trial.may_be_best(*values):
             offer(self.folder, trial.number, module)
-        return reached
+        return values if self.minimise else reached
 
     @cached_property
     def _steps_per_epoch(self) -> int:
@@ -117,11 +172,30 @@ class Objective(Generic[ChoiceT]):
         self.data.setup("fit")
         return batches_of(self.data)
 
-    def _refuse_excess(self, trial: JudgedTrial, module: L.LightningModule) -> None:
+    def _costs(self, module: L.LightningModule) -> dict[str, float]:
+        """By name; arithmetic only where it is limited or minimised, because it runs the module."""
+        found = costs(module)
+        limited = self.limits is not None and self.limits.bit_operations is not None
+        if limited or "bit_operations" in self.minimise:
+            found["bit_operations"] = _bit_operations(module)
+        return found
+
+    def _refuse_excess(
+        self, trial: JudgedTrial, module: L.LightningModule, known: dict[str, float]
+    ) -> None:
         if self.limits is None:
             return
-        if reason := self.limits.exceeded(module, self.data, self.budget):
-            trial.set_user_attr("over_limit", reason)
+        if self.compress is not None and self.limits.of_storage_or_arithmetic:
+            with isolate_rng():
+                compressed = copy.deepcopy(module)
+                self.compress(compressed)
+            # It is trained with all its parameters.
+            known = {**self._costs(compressed), "parameters": known["parameters"]}
+            _note(trial, known)
+        if excess := self.limits.excess(known):
+            trial.set_user_attr(EXCESS, excess)
+        if reason := self.limits.exceeded(module, self.data, self.budget, known):
+            trial.set_user_attr(OVER_LIMIT, reason)
             raise optuna.TrialPruned(reason)
 
     def _reach(self, trial: JudgedTrial, module: L.LightningModule, steps: int) -> float:
@@ -140,7 +214,7 @@ class Objective(Generic[ChoiceT]):
                 before = trainer.callback_metrics[self.monitor].item()
                 trial.set_user_attr("before_compression", before)
                 self.compress(module)
-                _note_costs(trial, module)
+                _note(trial, self._costs(module))
                 release(trainer)
                 trainer = self._second_trainer(trial, steps)
                 self._run(trainer, module, self.retrain is not None)
@@ -151,7 +225,8 @@ class Objective(Generic[ChoiceT]):
         finally:
             # Pruned and failed trials are shown with the last value they reached.
             reached = float(trainer.callback_metrics.get(self.monitor, torch.nan))
-            cost = {name: trial.user_attrs[name] for name in COSTS}
+            names = (*COSTS, "bit_operations")
+            cost = {name: trial.user_attrs[name] for name in names if name in trial.user_attrs}
             for logger in loggers:
                 log_outcome(logger, trial.params, {"value": reached, **cost}, failed=failed)
             release(trainer)
@@ -223,6 +298,23 @@ def _version(trial: JudgedTrial) -> str:
     return f"{trial.number + 1:03d}"
 
 
-def _note_costs(trial: JudgedTrial, module: L.LightningModule) -> None:
-    for name, value in costs(module).items():
-        trial.set_user_attr(name, round(value, 4))
+def _note(trial: JudgedTrial, known: Mapping[str, float]) -> None:
+    for name, value in _rounded(known).items():
+        trial.set_user_attr(name, value)
+
+
+def _rounded(known: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in known.items()}
+
+
+def _bit_operations(module: L.LightningModule) -> int:
+    example: Any = move_data_to_device(module.example_input_array, module.device)
+    if example is None:
+        raise InputValueError(
+            f"Objective: {type(module).__name__}.example_input_array is not set, so that "
+            "bit_operations cannot be counted; let build set it to one sample."
+        )
+    if isinstance(example, Mapping):
+        return bit_operations(module, macs_of(module, **example))
+    inputs = example if isinstance(example, tuple) else (example,)
+    return bit_operations(module, macs_of(module, *inputs))

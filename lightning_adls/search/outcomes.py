@@ -5,7 +5,8 @@ from optuna.trial import FrozenTrial, TrialState
 from lightning_adls.search.judged import Outcome
 from lightning_adls.transforms.cost import COSTS
 
-_TAKEN_OVER = ("choice", *COSTS, "before_compression", "over_limit")
+OVER_LIMIT, EXCESS = "over_limit", "excess"
+_TAKEN_OVER = ("choice", *COSTS, "bit_operations", "before_compression", OVER_LIMIT, EXCESS)
 
 
 def repeated(index: int, twin: FrozenTrial) -> Outcome:
@@ -17,5 +18,5 @@ def repeated(index: int, twin: FrozenTrial) -> Outcome:
     taken = {name: twin.user_attrs[name] for name in names if name in twin.user_attrs}
     attributes = {**taken, "same_as": twin.user_attrs["index"], "seconds": 0.0}
     # Optuna gives a pruned trial its last report as its value.
-    value = twin.value if twin.state == TrialState.COMPLETE else None
-    return Outcome(twin.state, value, attributes)
+    values = tuple(twin.values) if twin.state == TrialState.COMPLETE else None
+    return Outcome(twin.state, values, attributes)

@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.report import running_best
 from lightning_adls.search.study import best_trial, counted_trials
+from lightning_adls.search.values import value_of
 from lightning_adls.transforms.cost import COSTS
 
 
@@ -15,7 +16,8 @@ def trial_rows(studies: Mapping[str, optuna.Study]) -> list[dict[str, Any]]:
     """One row per trial, study by study; trials count from 1.
 
     The value of a pruned trial is the last that it reported; it does not enter the running best.
-    Costs are those after compression, where there was one.
+    Costs are those after compression, where there was one; bit operations are there where the
+    search limits or minimises them.
     """
     return [row for name, study in studies.items() for row in rows_of(name, counted_trials(study))]
 
@@ -27,10 +29,10 @@ def rows_of(name: str, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
             "study": name,
             "trial": trial.user_attrs["index"] + 1,
             "state": trial.state.name.lower(),
-            "value": _rounded(trial.value),
+            "value": _rounded(value_of(trial)),
             "running_best": _rounded(best),
             "before_compression": _rounded(trial.user_attrs.get("before_compression")),
-            **{name: trial.user_attrs.get(name) for name in COSTS},
+            **{name: trial.user_attrs.get(name) for name in (*COSTS, "bit_operations")},
             "seconds": trial.user_attrs.get("seconds"),
             "choice": trial.user_attrs.get("choice"),
         }
@@ -39,7 +41,7 @@ def rows_of(name: str, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
 
 
 def _best_so_far(trials: Sequence[FrozenTrial]) -> list[float | None]:
-    return running_best([t.value if t.state == TrialState.COMPLETE else None for t in trials])
+    return running_best([value_of(t) if t.state == TrialState.COMPLETE else None for t in trials])
 
 
 def best_curve(study: optuna.Study) -> list[tuple[float, float]]:
@@ -58,7 +60,7 @@ def summary(study: optuna.Study) -> dict[str, Any]:
     states = [trial.state for trial in trials]
     best = best_trial(study)
     return {
-        "best_value": None if best is None else _rounded(best.value),
+        "best_value": None if best is None else _rounded(value_of(best)),
         "best_trial": None if best is None else best.user_attrs["index"] + 1,
         **{name: None if best is None else best.user_attrs.get(name) for name in COSTS},
         "trials": len(trials),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
@@ -101,7 +101,7 @@ SAMPLERS: dict[str, SamplerFactory] = {
 
 
 def make_sampler(
-    factory: SamplerFactory, space: Space[Any], seed: int, index: int = 0
+    factory: SamplerFactory, space: Space[Any], seed: int, index: int = 0, objectives: int = 1
 ) -> BaseSampler:
     """The sampler of one trial, seeded by the search's seed and the trial's place.
 
@@ -113,9 +113,11 @@ def make_sampler(
         space: What it samples.
         seed: Of the search.
         index: Of the trial among those that count, from 0.
+        objectives: How many the study has.
 
     Raises:
-        ValueError: If the factory cannot be called with a seed, or the space not be enumerated.
+        ValueError: If the factory cannot be called with a seed, the space not be enumerated, or the
+            sampler has no use for a second objective.
         MissingPackageError: If the sampler needs a package that is not installed.
     """
     own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
@@ -131,6 +133,11 @@ def make_sampler(
         ) from error
     if isinstance(sampler, GridSampler):
         sampler.enumerate(space, seed)
+    if objectives > 1 and isinstance(sampler, CmaEsSampler):
+        raise InputValueError(
+            f"Search: sampler={name} takes one objective, and there are {objectives}; use "
+            "NSGAIISampler, NSGAIIISampler, TPESampler, RandomSampler or GridSampler."
+        )
     return sampler
 
 

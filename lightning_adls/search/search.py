@@ -47,7 +47,8 @@ class Search(Generic[ChoiceT]):
         engine: Who judges the trials: this process, or workers of its own; who makes it closes it.
 
     Raises:
-        InputValueError: If ``trials`` is below 1, or the sampler takes no seed or not this space.
+        InputValueError: If ``trials`` is below 1, the sampler takes no seed, not this space or no
+            second objective, or the study has not the objectives of ``objective``.
     """
 
     study: optuna.Study
@@ -63,7 +64,14 @@ class Search(Generic[ChoiceT]):
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise InputValueError(f"Search: trials={self.trials} is below 1.")
-        make_sampler(self.sampler, self.objective.space, self.seed)
+        objectives = 1 + len(self.objective.minimise)
+        if len(self.study.directions) != objectives:
+            raise InputValueError(
+                f"Search: minimise={list(self.objective.minimise)} makes {objectives} objectives, "
+                f"and the study {self.name!r} has {len(self.study.directions)}; give open_study "
+                "the same minimise."
+            )
+        make_sampler(self.sampler, self.objective.space, self.seed, objectives=objectives)
 
     @property
     def name(self) -> str:
@@ -77,7 +85,10 @@ class Search(Generic[ChoiceT]):
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The complete trial of the highest value, the earliest of equals; None before it."""
+        """The complete trial of the highest value; None before it.
+
+        Of equals it is the cheapest, where costs are minimised, and then the earliest.
+        """
         return best_trial(self.study) if self._history is None else self._history.best
 
     @property
@@ -112,7 +123,7 @@ class Search(Generic[ChoiceT]):
         """Run what is missing, alone: the study's lease is held until the end.
 
         Raises:
-            InputValueError: If another process runs the study.
+            InputValueError: If another process runs the study, or no choice is within the limits.
             SearchFailed: If three trials in a row failed; the message has their reasons.
             EngineFailed: If the workers cannot be had.
             Exception: Whatever went wrong that is no trial's own fault (a full disk, a fault in
@@ -123,6 +134,7 @@ class Search(Generic[ChoiceT]):
             for listener in self.listeners:
                 listener.begun(self)
             if not self.complete:
+                self.objective.check_limits()
                 with hold(self.study) as lease:
                     # Nobody adds to it from now on.
                     close_interrupted(self.study)

@@ -2,15 +2,17 @@
 
 import json
 import warnings
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.search.values import rank_of
 from lightning_adls.settings import refuse_changes
 
 # Up to version 0.1 it was "fingerprint", and a trial's choice was its "recipe".
@@ -25,6 +27,7 @@ def open_study(
     fingerprint: Mapping[str, Any],
     pruner: optuna.pruners.BasePruner,
     metric: str = "val/accuracy",
+    minimise: Sequence[str] = (),
 ) -> optuna.Study:
     """Create a study, or continue it if it is the same search.
 
@@ -35,14 +38,21 @@ def open_study(
             budget, the seed. Values that JSON can hold.
         pruner: Decides which trials stop early.
         metric: What the values are, for a dashboard.
+        minimise: Costs that are minimised beside it, as in :class:`Objective`: further objectives.
 
     Raises:
-        ValueError: If the study exists with another fingerprint (the message says what differs),
-            or has trials and none.
+        ValueError: If the study exists with another fingerprint or other objectives (the message
+            says what differs), or has trials and no fingerprint.
     """
+    directions = [StudyDirection.MAXIMIZE, *(StudyDirection.MINIMIZE for _ in minimise)]
     study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
+        storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
     )
+    if len(study.directions) != len(directions):
+        raise InputValueError(
+            f"open_study: minimise={list(minimise)} makes {len(directions)} objectives, and the "
+            f"study {name!r} has {len(study.directions)}; restore them, or give another name."
+        )
     now = json.loads(json.dumps(fingerprint))
     begun = bool(study.get_trials(deepcopy=False))
     # Read after the trials: who begins a study writes this first.
@@ -56,10 +66,10 @@ def open_study(
         )
     else:
         study.set_user_attr(_SETTINGS, now)
-    if study.metric_names != [metric]:
+    if study.metric_names != [metric, *minimise]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([metric])
+            study.set_metric_names([metric, *minimise])
     return study
 
 
@@ -80,10 +90,18 @@ def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial of the highest value, the earliest of equals; None if none completed."""
+    """The complete trial of the highest value; None if none completed.
+
+    Of equals it is the cheapest, where costs are objectives, and then the earliest.
+    """
     # By state: Optuna gives a pruned trial its last report as its value.
     complete = [t for t in counted_trials(study) if t.state == TrialState.COMPLETE]
-    return max(complete, key=lambda trial: cast(float, trial.value)) if complete else None
+    return max(complete, key=rank, default=None)
+
+
+def rank(trial: FrozenTrial) -> tuple[float, ...]:
+    """What is highest for the best of complete trials that count."""
+    return rank_of(trial.values, trial.user_attrs["index"])
 
 
 def note_points(study: optuna.Study, points: int) -> None:

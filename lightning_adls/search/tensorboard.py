@@ -11,7 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from lightning_adls.events import Session, write_run
 from lightning_adls.report import Curve
 from lightning_adls.search.columns import columns_of
+from lightning_adls.search.front import pareto
 from lightning_adls.search.listeners import Listener
+from lightning_adls.search.values import value_of
 
 if TYPE_CHECKING:
     from lightning_adls.search.search import Search
@@ -69,7 +71,7 @@ class TensorBoardRuns(Listener):
             folder = self.overview / self._name(search)
         seconds = accumulate(trial.user_attrs.get("seconds", 0.0) for trial in trials)
         rates = [(n, 3600 * n / spent) for n, spent in enumerate(seconds, 1) if spent]
-        values = [(n, t.value) for n, t in enumerate(trials, 1) if t.value is not None]
+        values = [(n, v) for n, t in enumerate(trials, 1) if (v := value_of(t)) is not None]
         curves: dict[str, Curve] = {
             VALUE: values,
             RUNNING_BEST: search.curve,
@@ -78,7 +80,7 @@ class TensorBoardRuns(Listener):
         write_run(folder, curves=curves)
         tag, factor = _FRONTS[self.cost]
         complete = [t for t in trials if t.state == TrialState.COMPLETE]
-        points = [(t.user_attrs[self.cost], t.value) for t in complete if t.value is not None]
+        points = [(t.user_attrs[self.cost], t.values[0]) for t in complete]
         if points:
             front = [(factor * cost, value) for cost, value in pareto(points)]
             write_run(folder / "pareto", curves={tag: front})
@@ -86,8 +88,8 @@ class TensorBoardRuns(Listener):
     def _write_session(self, search: "Search[Any]", trial: FrozenTrial) -> None:
         number = trial.user_attrs["index"] + 1
         metrics = {
-            "value": trial.value,
-            **{cost: trial.user_attrs.get(cost) for cost in _FRONTS},
+            "value": value_of(trial),
+            **{cost: trial.user_attrs.get(cost) for cost in (*_FRONTS, "bit_operations")},
             "seconds": trial.user_attrs.get("seconds"),
         }
         found: dict[str, Curve] = {
@@ -109,17 +111,3 @@ class TensorBoardRuns(Listener):
     def _name(self, search: "Search[Any]") -> str:
         """Of the study, in a storage that runs share without the run before it."""
         return search.name.removeprefix(f"{self.place}/")
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of points ``(cost, value)`` those that no other one outdoes in both, in rising order.
-
-    Example:
-        >>> pareto([(8, 0.9), (4, 0.7), (6, 0.7), (16, 0.9), (4, 0.6)])
-        [(4, 0.7), (8, 0.9)]
-    """
-    front: list[tuple[float, float]] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or value > front[-1][1]:
-            front.append((cost, value))
-    return front

@@ -157,6 +157,25 @@ def test_identities_and_limits_are_searched(run: Run, folder: Path) -> None:
         assert (row["state"] == "pruned") == (int(row["parameters"]) > 15000)
 
 
+def test_costs_are_minimised_beside_the_accuracy(run: Run, folder: Path) -> None:
+    assert run(RANDOM, "--trials=2", "--minimise=[size_mb, bit_operations]") == 0
+    fronts = summary(folder)["fronts"]
+    assert list(fronts) == ["plain/random/0", "aware/random/0", "aware_retrained/random/0"]
+    for row in rows(folder):
+        on_front = [member["trial"] for member in fronts[row["study"]]]
+        assert (row["on_front"] == "1") == (int(row["trial"]) in on_front)
+        assert float(row["hypervolume"]) >= 0
+        assert (row["bit_operations"] == "") == (row["search"] == "plain")
+    for members in fronts.values():
+        for member in members:
+            choice = yaml.safe_load((folder / member["choice"]).read_text())["choice"]
+            assert choice["hidden_size"] in (8, 16)
+    assert (folder / "hypervolume.png").is_file()
+    tables = summary(folder), rows(folder)
+    assert run(RANDOM, "--trials=2", "--minimise=[size_mb, bit_operations]") == 0
+    assert (summary(folder), rows(folder)) == tables
+
+
 def test_a_limit_that_no_model_keeps_ends_in_one_line(
     run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +227,7 @@ def test_a_killed_search_loses_no_finished_trial(run: Run, folder: Path, cache_d
         (["--seeds=[1, 1]"], "seeds=[1, 1] is empty or has a value twice"),
         (["--seeds=[-1]"], "seeds=[-1] has one below 0"),
         (["--trials=0"], "trials=0 is below 1"),
+        (["--minimise=[size]"], "minimise=['size'] names 'size', which is no cost; did you mean"),
         (["--space.identities=search"], "identities: keep, or use 'random' or 'tpe'"),
         (["--space.hidden_size=[9]"], "hidden_size=9 is no multiple of num_attention_heads=2"),
         (["--space.hidden_sizes=[8]"], "hidden_sizes"),

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Digits:
         faulty: Whether all trials meet a fault that is not theirs.
     """
 
+    minimise: tuple[str, ...] = ()
+
     def __init__(
         self,
         folder: Path,
@@ -72,6 +75,24 @@ class Digits:
                 raise optuna.TrialPruned
         (self.folder / f"judged-{trial.number}").touch()
         return value
+
+    def check_limits(self) -> None: ...
+
+    def refused(self, choice: list[int]) -> None: ...
+
+
+class Weighed(Digits):
+    """Beside the sum of the digits, their product is minimised."""
+
+    minimise = ("size_mb",)
+
+    def __call__(self, trial: Any) -> Any:
+        value = super().__call__(trial)
+        cost = float(prod(self.space.suggest(trial)))
+        trial.set_user_attr("size_mb", cost)
+        trial.set_user_attr("bits_per_weight", cost)
+        trial.set_user_attr("choice", trial.params)
+        return value, cost
 
 
 def weights(folder: Path) -> dict[str, bytes]:

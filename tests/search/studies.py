@@ -52,6 +52,8 @@ class Numbers:
 class Plain:
     """An objective without a model: what a search needs of one."""
 
+    minimise: tuple[str, ...] = ()
+
     def __init__(self, folder: Path, value: Any = float) -> None:
         self.space = Numbers()
         self.folder = folder
@@ -59,3 +61,7 @@ class Plain:
 
     def __call__(self, trial: optuna.Trial) -> float:
         return float(self.value(self.space.suggest(trial)))
+
+    def check_limits(self) -> None: ...
+
+    def refused(self, choice: int) -> None: ...

@@ -59,7 +59,7 @@ class Small(L.LightningModule):
 class Noted(Objective[Quantize]):
     """Notes which trials are judged, and by which process."""
 
-    def __call__(self, trial: Any) -> float:
+    def __call__(self, trial: Any) -> float | tuple[float, ...]:
         note(self.folder / "judged", f"{trial.number} {os.getpid()}")
         return super().__call__(trial)
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from lightning_adls.figures import Candidate, Stairs, draw_front, draw_steps
-from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance, confusions
+from lightning_adls.figures import Stairs, draw_steps
+from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.fronts import front_cost, front_figure, hypervolume_figures
 from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row, mean_and_range
@@ -29,7 +30,9 @@ def draw(run: StoredRun) -> list[Figure]:
     found = [draw_samplers(run)]
     if any(row["search"] != "plain" for row in run.rows):
         found.append(_aware(run))
-    found += [_front(run), *_importances(run)]
+    cost = front_cost(run.config, "size_mb")
+    found.append(front_figure(run, cost, lambda row: SEARCHES[row["search"]], {}))
+    found += [*hypervolume_figures(run, cost), *_importances(run)]
     return [*found, *confusions(run, tested_steps(run))]
 
 
@@ -92,27 +95,6 @@ def _draw(run: StoredRun, file: str, title: str, found: Mapping[str, BySeed]) ->
         else "bars are the binomial standard error of the last value"
     )
     return Figure(path, f"{title}: best validation accuracy so far over the trials; {spread}.")
-
-
-def _front(run: StoredRun) -> Figure:
-    complete = [row for row in run.rows if row["state"] == "complete"]
-    path = run.folder / "front.png"
-    draw_front(
-        path,
-        [
-            Candidate(
-                SEARCHES[r["search"]], r["size_mb"], r["val_accuracy"], r["val_standard_error"]
-            )
-            for r in complete
-        ],
-        title="Validation accuracy over size",
-        x_label="size in MB",
-        y_label="validation accuracy",
-        subtitle=run.subtitle,
-        compare=chance(run),
-        log=True,
-    )
-    return Figure(path, f"Every complete trial, {OF_THE_FRONT}")
 
 
 def _importances(run: StoredRun) -> list[Figure]:

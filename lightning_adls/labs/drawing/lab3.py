@@ -1,8 +1,9 @@
 """Lab 3: the running best of the studies, accuracy over bits, formats, what mattered."""
 
-from lightning_adls.figures import Candidate, Stairs, draw_format_map, draw_front, draw_steps
+from lightning_adls.figures import Stairs, draw_format_map, draw_steps
 from lightning_adls.figures.maps import short_layer
-from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance, confusions
+from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.fronts import front_cost, front_figure, hypervolume_figures
 from lightning_adls.labs.drawing.lab1 import by_tensor
 from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
 from lightning_adls.labs.stored import StoredRun
@@ -18,7 +19,9 @@ def draw(run: StoredRun) -> list[Figure]:
     figures = draw_running_best(run)
     winners = winners_of(found)
     if winners:
-        figures += [_front(run), *_formats(run, winners[0])]
+        cost = front_cost(run.config, "bits_per_weight")
+        figures.append(front_figure(run, cost, lambda row: str(row["study"]), _start(run)))
+        figures += [*hypervolume_figures(run, cost), *_formats(run, winners[0])]
     figures += _importances(run, found)
     steps = {row["study"]: f"{row['study']}/{row['trial']}" for row in winners[:MOST_MATRICES]}
     return [*figures, *confusions(run, steps)]
@@ -64,24 +67,6 @@ def _start(run: StoredRun) -> dict[str, float]:
     """The level of the model that all trials start from, once it is in the summary."""
     start = run.summary.get("start")
     return {"float32, the start": start["val_accuracy"]} if start else {}
-
-
-def _front(run: StoredRun) -> Figure:
-    complete = [row for row in run.rows if row["state"] == "complete"]
-    path = run.folder / "front.png"
-    draw_front(
-        path,
-        [
-            Candidate(r["study"], r["bits_per_weight"], r["val_accuracy"], r["val_standard_error"])
-            for r in complete
-        ],
-        title="Validation accuracy over bits per weight",
-        x_label="bits per weight",
-        y_label="validation accuracy",
-        subtitle=run.subtitle,
-        compare={**_start(run), **chance(run)},
-    )
-    return Figure(path, f"Every complete trial, {OF_THE_FRONT}")
 
 
 def _formats(run: StoredRun, winner: Row) -> list[Figure]:

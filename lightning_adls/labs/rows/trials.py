@@ -1,12 +1,13 @@
 """Rows of searches: one for each trial."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_adls.labs.rows.columns import COSTS, accuracy
 from lightning_adls.report import Row
 from lightning_adls.search import Search
+from lightning_adls.search.front import front_of, hypervolumes, reference_of
 from lightning_adls.search.listeners import RowsFile
 from lightning_adls.search.results import rows_of
 
@@ -19,23 +20,33 @@ class TrialTable(RowsFile):
         val_rows: Rows that a trial is validated on.
         choice: Name of the column of what a trial chose.
         about: What the columns after ``study`` say of it, by its name.
+        front: A cost: two more columns say which trials are on the Pareto front of their study,
+            and how much it dominates after each, as :func:`hypervolumes` counts it from
+            :attr:`reference` on.
+        chance: The accuracy of guessing, from which hypervolumes count.
     """
 
     val_rows: int
     choice: str
     about: Callable[[str], Row] = lambda study: {}
+    front: str | None = None
+    chance: float = 0.0
 
     def rows(self) -> list[Row]:
         """The rows of all searches."""
-        return [row for study in self.searches for row in self._rows(study)]
+        trials = [trial for search in self.searches.values() for trial in search.counted]
+        counted = any("bit_operations" in trial.user_attrs for trial in trials)
+        costs = (*COSTS, "bit_operations") if counted else COSTS
+        return [row for study in self.searches for row in self._rows(study, costs)]
 
-    def _rows(self, study: str) -> list[Row]:
+    def _rows(self, study: str, costs: Sequence[str]) -> list[Row]:
         search = self.searches[study]
         best = search.best
         test = search.study.user_attrs.get("test", {})
         rows = []
         trials = search.counted
-        for row, trial in zip(rows_of(study, trials), trials, strict=True):
+        of_front = self._of_front(trials)
+        for row, trial, more in zip(rows_of(study, trials), trials, of_front, strict=True):
             tested = test if test.get("trial") == trial.number else {}
             kept = best is not None and best.number == trial.number
             before = row["before_compression"]
@@ -48,8 +59,9 @@ class TrialTable(RowsFile):
                     "val_accuracy_before_compression": before,
                     **accuracy("val", row["value"], self.val_rows),
                     "running_best": row["running_best"],
+                    **more,
                     **accuracy("test", tested.get("accuracy"), tested.get("rows")),
-                    **{name: row[name] for name in COSTS},
+                    **{name: row[name] for name in costs},
                     "seconds": row["seconds"],
                     # Weights of outdone trials are removed.
                     "checkpoint": f"{study}/{trial.user_attrs['checkpoint']}" if kept else None,
@@ -57,6 +69,27 @@ class TrialTable(RowsFile):
                 }
             )
         return rows
+
+    @property
+    def reference(self) -> tuple[float, float]:
+        """The highest cost of all searches so far, and the accuracy of guessing."""
+        assert self.front is not None
+        trials = [trial for search in self.searches.values() for trial in search.counted]
+        return reference_of(trials, self.front, self.chance)
+
+    def _of_front(self, trials: Sequence[FrozenTrial]) -> list[Row]:
+        """For each trial of a study, the columns about its front."""
+        if self.front is None:
+            return [{} for _ in trials]
+        members = {trial.number for trial in front_of(trials, self.front)}
+        dominated = hypervolumes(trials, self.front, self.reference)
+        return [
+            {
+                "on_front": int(trial.number in members),
+                "hypervolume": None if volume is None else round(volume, 6),
+            }
+            for trial, volume in zip(trials, dominated, strict=True)
+        ]
 
 
 def total_seconds(searches: Mapping[str, Search[Any]]) -> float:
