@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from lightning_adls.labs.rows.columns import COSTS, accuracy
 from lightning_adls.report import Row
 from lightning_adls.search import Search
