@@ -63,8 +63,8 @@ class LayerRecord:
     @classmethod
     def of(cls, kind: str, backend: str, formats: LayerFormats) -> "LayerRecord":
         """The record of a layer with these formats."""
-        each = (getattr(formats, role) for role in ROLES)
-        return cls(kind, backend, *(None if fmt is None else str(fmt) for fmt in each))
+        texts = {role: None if (f := getattr(formats, role)) is None else str(f) for role in ROLES}
+        return cls(kind, backend, texts["input"], texts["weight"], texts["bias"])
 
     @property
     def formats(self) -> LayerFormats:

@@ -1,9 +1,10 @@
 """The recipes of a space that a training for all of them is made of."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.layers import ROLES, LayerFormats
@@ -32,21 +33,16 @@ def largest(space: FormatSpace) -> Quantize:
     return _extreme(space, max)
 
 
-def _extreme(
-    space: FormatSpace, choose: Callable[[Iterable[tuple[float, ...]]], tuple[float, ...]]
-) -> Quantize:
+def _extreme(space: FormatSpace, choose: Callable[..., Any]) -> Quantize:
     candidates = []
     for roles in space.classes.values():
         formats = {role: [_format(text) for text in roles[role]] for role in ROLES}
-        bits = {role: choose((_bits(fmt),) for fmt in formats[role]) for role in ROLES}
-        found = {
-            role: next(fmt for fmt in formats[role] if (_bits(fmt),) == bits[role])
-            for role in ROLES
-        }
-        candidates.append(LayerFormats(**found))
-    wanted = choose(map(_rank, candidates))
-    formats = next(each for each in candidates if _rank(each) == wanted)
-    return Quantize(dict.fromkeys(space.layers, formats), space.kinds)
+        # Of equals `min` and `max` give the first.
+        candidates.append(
+            LayerFormats(**{role: choose(formats[role], key=_bits) for role in ROLES})
+        )
+    found = choose(candidates, key=_rank)
+    return Quantize(dict.fromkeys(space.layers, found), space.kinds)
 
 
 def _rank(formats: LayerFormats) -> tuple[float, ...]:

@@ -210,7 +210,7 @@ class SupernetTraining(LayerSwapping):
         def undo() -> None:
             del module.training_step
             if before is not None:
-                module.training_step = before
+                module.training_step = before  # type: ignore[method-assign]
 
         self._undo = undo
 

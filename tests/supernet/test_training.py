@@ -165,7 +165,9 @@ def test_only_scales_of_formats_that_were_drawn_are_trained() -> None:
                 assert fitted is not None
                 used = any(getattr(each[place], role) == fmt for each in drawn)
                 assert bool(fitted > 0) == used
-                assert torch.equal(scales.detach(), fmt.initial_scales()) == (not used)
+                start = fmt.initial_scales()
+                assert start is not None
+                assert torch.equal(scales.detach(), start) == (not used)
                 seen += used
     assert 0 < seen < len(learned_scales(module))
 
@@ -273,7 +275,7 @@ class Manual(Plain):
 
 def recomputing() -> Plain:
     module = Plain()
-    module.net[0].gradient_checkpointing = True
+    module.net[0].gradient_checkpointing = True  # type: ignore[assignment]
     return module
 
 
@@ -325,7 +327,7 @@ def test_ddp_trains_for_all_recipes() -> None:
     for strategy in ("auto", "ddp_find_unused_parameters_true"):
         module = Plain()
         module.net[1] = nn.Identity()
-        arguments = {"strategy": strategy, "devices": 1, "use_distributed_sampler": False}
+        arguments: Any = {"strategy": strategy, "devices": 1, "use_distributed_sampler": False}
         fit(module, SupernetTraining(SPACE), shuffle=False, **arguments)
         modules.append(module.state_dict())
     one, other = modules
