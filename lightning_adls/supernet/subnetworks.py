@@ -32,6 +32,7 @@ class Subnetworks(Generic[LightningT]):
             they are on average over recipes.
         forward: Runs the module on a batch; see
             :func:`lightning_adls.callbacks.calibration.call_module` for the default.
+        part: As that of :class:`SupernetTraining`.
 
     Example:
         >>> from lightning_adls.search import Budget, Objective
@@ -43,6 +44,7 @@ class Subnetworks(Generic[LightningT]):
     module: LightningT
     batches: Sequence[Any] = ()
     forward: Callable[[L.LightningModule, Any], Any] = call_module
+    part: str = ""
 
     def __call__(self, recipe: Quantize) -> LightningT:
         """The module of a recipe; see :func:`lightning_adls.supernet.extract`.
@@ -50,7 +52,7 @@ class Subnetworks(Generic[LightningT]):
         Raises:
             ValueError: As ``extract``.
         """
-        module = extract(self.module, recipe)
+        module = extract(self.module, recipe, self.part)
         if self.batches:
             recalibrate_batch_norm(module, self.batches, partial(self.forward, module))
         return module

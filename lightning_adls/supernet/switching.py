@@ -115,7 +115,7 @@ class Supernet:
         return self._matched[key]
 
 
-def extract(module: ModuleT, recipe: Quantize) -> ModuleT:
+def extract(module: ModuleT, recipe: Quantize, part: str = "") -> ModuleT:
     """The module of one recipe, as :class:`Quantize` makes it, with what was learned for all.
 
     It computes, bit for bit, what the module computes that is switched to the recipe, and its state
@@ -124,23 +124,40 @@ def extract(module: ModuleT, recipe: Quantize) -> ModuleT:
     Args:
         module: Prepared by :func:`make_supernet`, or trained by :class:`SupernetTraining`; not
             changed.
-        recipe: What to round, by names within ``module``; see :meth:`Supernet.switch`.
+        recipe: What to round; see :meth:`Supernet.switch`.
+        part: Name of the submodule that the names of the recipe are within; by default the module.
 
     Returns:
         A copy, with parameters of its own.
 
     Raises:
-        ValueError: If a pattern matches no layer, the backend is not ``standard``, or a layer is
-            not trained in a format that learns scales.
+        ValueError: If there is no such part, a pattern matches no layer, the backend is not
+            ``standard``, or a layer is not trained in a format that learns scales.
     """
     check_backend(recipe)
-    # Refuses what was not learned.
-    supernet = Supernet(new := copy.deepcopy(module))
-    supernet.switch(recipe)
-    recipe(new)
-    left = [name for name, layer in new.named_modules() if is_switched(layer)]
-    replace_layers(new, left, lambda _, layer: quantized(layer, LayerFormats()))
+    new = copy.deepcopy(module)
+    network = part_of(new, part)
+    Supernet(network).switch(recipe)  # refuses what was not learned
+    recipe(network)
+    left = [name for name, layer in network.named_modules() if is_switched(layer)]
+    replace_layers(network, left, lambda _, layer: quantized(layer, LayerFormats()))
     return new
+
+
+def part_of(module: nn.Module, name: str) -> nn.Module:
+    """The submodule of a name, the module itself for ``""``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return module.get_submodule(name)
+    except AttributeError as error:
+        children = ", ".join(child for child, _ in module.named_children())
+        raise InputValueError(
+            f"supernet: part={name!r} is no submodule of {type(module).__name__}, which has "
+            f"{children or 'none'}."
+        ) from error
 
 
 def check_backend(recipe: Quantize) -> None:

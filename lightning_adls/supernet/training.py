@@ -4,6 +4,7 @@ import functools
 import json
 import random as random_numbers
 from collections.abc import Callable, Mapping, Sequence
+from glob import escape
 from typing import Any, Literal
 
 import lightning as L
@@ -20,7 +21,7 @@ from lightning_adls.callbacks.swapping import LayerSwapping
 from lightning_adls.errors import InputValueError
 from lightning_adls.search.format_space import FormatSpace
 from lightning_adls.supernet.recipes import choices_of, draw, largest, smallest
-from lightning_adls.supernet.switching import Supernet, make_supernet
+from lightning_adls.supernet.switching import Supernet, make_supernet, part_of
 from lightning_adls.transforms.parameter_groups import learned_scales
 from lightning_adls.transforms.quantize import Quantize
 
@@ -54,6 +55,8 @@ class SupernetTraining(LayerSwapping):
         space: What each layer may choose.
         bounds: Whether the largest and the smallest recipe take part in each step.
         random: How many recipes are drawn at random for each batch, 0 or above.
+        part: Name of the submodule that the names of the space are within, such as ``model``; by
+            default the module.
         evaluate: By which recipe the module rounds when it is not trained.
         seed: Of what is drawn.
 
@@ -80,6 +83,7 @@ class SupernetTraining(LayerSwapping):
         *,
         bounds: bool = True,
         random: int = 2,
+        part: str = "",
         evaluate: Literal["smallest", "largest"] = "smallest",
         seed: int = 0,
     ) -> None:
@@ -91,6 +95,7 @@ class SupernetTraining(LayerSwapping):
             raise InputValueError(f"{_WHO}: evaluate={evaluate!r} is not 'smallest' or 'largest'.")
         self.space = space
         self.random = random
+        self.part = part
         self.seed = seed
         self._bounds = [largest(space), smallest(space)] if bounds else []
         self._evaluated = smallest(space) if evaluate == "smallest" else largest(space)
@@ -114,10 +119,12 @@ class SupernetTraining(LayerSwapping):
 
     def prepare(self, module: nn.Module) -> None:
         """Prepare ``module`` in place, as ``setup`` does."""
-        make_supernet(module, self.space)
+        make_supernet(part_of(module, self.part), self.space)
 
     def _choices(self) -> tuple[Mapping[str, bool], Sequence[str]]:
-        return choices_of(self.space), self.space.kinds
+        prefix = self.part and f"{escape(self.part)}."
+        choices = choices_of(self.space).items()
+        return {f"{prefix}{pattern}": each for pattern, each in choices}, self.space.kinds
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Prepare the module.
@@ -130,7 +137,7 @@ class SupernetTraining(LayerSwapping):
         self._refuse_others(trainer)
         super().setup(trainer, pl_module, stage)
         self._batches = 0
-        self._supernet = Supernet(pl_module)
+        self._supernet = Supernet(part_of(pl_module, self.part))
         self._supernet.switch(self._evaluated)
 
     def _refuse_others(self, trainer: L.Trainer) -> None:

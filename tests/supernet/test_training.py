@@ -247,6 +247,18 @@ def test_what_is_taken_out_is_trained_on_alone_by_any_callback() -> None:
     assert (formats_of(alone.net[0]), formats_of(alone.net[3])) == wanted
 
 
+def test_a_space_may_name_the_layers_of_a_part(tmp_path: Path) -> None:
+    space = FormatSpace(("0", "3"), SPACE.classes)
+    whole, module = Plain(), Plain()
+    fit(whole, SupernetTraining(SPACE))
+    fit(module, SupernetTraining(space, part="net"))
+    assert same(module.state_dict(), whole.state_dict())
+    alone = extract(module, smallest(space), "net")
+    assert same(alone.state_dict(), extract(whole, smallest(SPACE)).state_dict())
+    with pytest.raises(InputValueError, match="part='model' is no submodule of Plain"):
+        fit(Plain(), SupernetTraining(space, part="model"))
+
+
 def test_masks_are_pruned_while_all_recipes_are_trained() -> None:
     module = Plain()
     fit(module, SupernetTraining(SPACE), Pruning(OneShot(0.5)))
