@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError, MissingFileError
-from lightning_adls.layers import LayerFormats, formats_of
+from lightning_adls.layers import has_recipe
 from lightning_adls.transforms.fitting import renamed, with_tied
 from lightning_adls.transforms.quantize import records_of, state_for
 from lightning_adls.transforms.rebuild import rebuild
@@ -219,7 +219,7 @@ class CompressedCheckpoints(L.LightningModule):
             return
         modules = dict(self.named_modules())
         for name, record in records_of(state).items():
-            if name in modules and formats_of(modules[name]) == LayerFormats():
+            if name in modules and not has_recipe(modules[name]):
                 _logger.warning(
                     "%s: the checkpoint rounds %s (%s) and this module does not; only its weights "
                     "are taken.",

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "lightning_adls"
 # From the top down; a part may import from its own level's folder and from all levels below.
 LEVELS = (
     {"labs"},
+    {"supernet"},
     {"search", "bench"},
     {"callbacks", "budget", "events", "loggers"},
     {"figures", "report"},
@@ -33,7 +34,7 @@ LEVELS = (
 ONLY_IN = {
     "lightning": {
         *("checkpoints", "classifier", "data", "devices", "budget", "callbacks", "loggers"),
-        *("search", "labs"),
+        *("search", "supernet", "labs"),
     },
     # In layers, the quantised form of its own layer, for who has such a layer.
     "transformers": {"models", "data", "layers"},

@@ -193,7 +193,7 @@ def test_the_examples_of_the_page_on_budgets_plan_what_they_say(
     from lightning_adls.transforms import Quantize, costs
 
     monkeypatch.chdir(tmp_path)
-    module, convolutional = _examples(DOCS / "budget.md")
+    module, convolutional, _ = _examples(DOCS / "budget.md")
     page: dict[str, Any] = {"__name__": "page"}
     exec(compile(module, "budget.md", "exec"), page)
     printed = capsys.readouterr().out
@@ -210,6 +210,19 @@ def test_the_examples_of_the_page_on_budgets_plan_what_they_say(
     assert type(page["net"][0]) is torch.nn.Conv2d
     assert page["net"][7].formats == page["net"][9].formats
     assert Path("weights.png").stat().st_size > 0
+
+
+def test_the_example_of_one_training_for_all_recipes_searches_and_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = _examples(DOCS / "budget.md")[2].replace("trials=20", "trials=6")
+    page: dict[str, Any] = {"__name__": "page"}
+    exec(compile(example, "budget.md", "exec"), page)
+    assert len(page["search"].counted) == 6
+    assert "after training on alone" in capsys.readouterr().out
+    assert page["finished"].value > 0.5
+    assert page["low"].net[0].formats.weight.width == 2
 
 
 def _written(path: Path, text: str) -> str:

@@ -15,7 +15,8 @@ from lightning_adls.callbacks.launched import refuse_lost_layers, repeat_refusal
 from lightning_adls.callbacks.order import refuse_earlier_copies
 from lightning_adls.callbacks.torch_pruning import refuse_torch_pruning
 from lightning_adls.errors import InputValueError, NoMatchError
-from lightning_adls.layers import KINDS, ROLES, QuantizedLayer
+from lightning_adls.layers import KINDS, QuantizedLayer
+from lightning_adls.transforms.parameter_groups import learned_scales
 from lightning_adls.transforms.walk import layers_of
 
 
@@ -154,8 +155,7 @@ class LayerSwapping(L.Callback):
         self, trainer: L.Trainer, module: nn.Module, checkpoint: Mapping[str, Any]
     ) -> None:
         weights = checkpoint.get("state_dict", {})
-        scales = tuple(f"{role}_scales" for role in ROLES)
-        added = [n for n, _ in module.named_parameters() if n.endswith(scales) and n not in weights]
+        added = [name for name in learned_scales(module) if name not in weights]
         theirs = [_count(state) for state in checkpoint.get("optimizer_states", [])]
         ours = [_count(optimizer.state_dict()) for optimizer in trainer.optimizers]
         if added and theirs != ours:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.quantized_layer import QuantizedLayer
+from lightning_adls.layers.scales_by_format import Learned
 
 
 class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
@@ -55,6 +56,14 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
             dtype=dtype,
         )
         self._add_formats(LayerFormats(weight=formats.weight))
+
+    def learn_by_format(self, formats: Learned) -> None:
+        """Have scales of each format of the rows."""
+        super().learn_by_format({"weight": formats.get("weight", ())})
+
+    def switch(self, formats: LayerFormats) -> None:
+        """Round the rows to another format from now on."""
+        super().switch(LayerFormats(weight=formats.weight))
 
     @staticmethod
     def arguments_of(layer: nn.Embedding) -> dict[str, Any]:

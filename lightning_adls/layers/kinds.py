@@ -55,6 +55,16 @@ def formats_of(layer: nn.Module) -> LayerFormats:
     return layer.formats if isinstance(layer, QuantizedLayer) else LayerFormats()
 
 
+def has_recipe(layer: nn.Module) -> bool:
+    """Whether a layer may round anything."""
+    return isinstance(layer, QuantizedLayer) and layer.has_recipe
+
+
+def is_switched(layer: nn.Module) -> bool:
+    """Whether a layer is switched between formats, of each of which it has scales."""
+    return isinstance(layer, QuantizedLayer) and layer.scales_by_format is not None
+
+
 def is_kind(layer: nn.Module, kind: str) -> bool:
     """Whether a layer is of one of the ``KINDS``, plain or quantised.
 

@@ -1,7 +1,7 @@
 """What all quantised layers share: formats, mask, learned scales, the kept rounded weight."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -13,6 +13,7 @@ from lightning_adls.layers.carrying import check_parameters, check_replaceable
 from lightning_adls.layers.kept import KeptWeight
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 from lightning_adls.layers.record import RECORD_KEY, LayerRecord
+from lightning_adls.layers.scales_by_format import Learned, ScalesByFormat
 
 
 class QuantizedLayer(nn.Module):
@@ -41,8 +42,13 @@ class QuantizedLayer(nn.Module):
     returns to an earlier state take it along. Until then they follow whatever is rounded, and
     evaluating warns of it.
 
+    A layer may be trained in several formats in turn (:meth:`learn_by_format`, :meth:`switch`).
+    Then it has scales of each format, in :class:`ScalesByFormat`, and no others; its record names
+    the formats that learn scales, and not the one that it was switched to last.
+
     Attributes:
         formats: What each tensor is rounded to.
+        scales_by_format: Scales of a layer that is switched between formats; else None.
         enabled: If false, nothing is rounded; the mask is still applied. So it is while the layer
             is ``waiting``; what is set is kept.
         waiting: Whether a fit has yet to begin to round. In no state dict: its steps decide.
@@ -70,6 +76,7 @@ class QuantizedLayer(nn.Module):
     input_fitted: Tensor | None
     weight_fitted: Tensor | None
     bias_fitted: Tensor | None
+    scales_by_format: ScalesByFormat | None
 
     @classmethod
     def stands_for(cls, layer: nn.Module) -> bool:
@@ -89,6 +96,7 @@ class QuantizedLayer(nn.Module):
         self._input_sparsity: float | None = None
         # A buffer, so that checkpoints carry it.
         self.register_buffer("weight_mask", None)
+        self.scales_by_format = None
         self._kept: KeptWeight | None = None
         for role in ROLES:
             fmt: NumberFormat | None = getattr(formats, role)
@@ -163,13 +171,65 @@ class QuantizedLayer(nn.Module):
         self.waiting = layer.waiting
         self._input_sparsity = layer._input_sparsity
         for role in ROLES:
-            scales = layer.scales_of(role)
+            fmt: NumberFormat | None = getattr(self.formats, role)
             # Another backend's scales are multiplied with something else.
-            if scales is None or self.scales_of(role) is None or layer.backend != self.backend:
+            if fmt is None or self.scales_of(role) is None or layer.backend != self.backend:
                 continue
-            if getattr(self.formats, role) == getattr(layer.formats, role):
+            if (scales := layer.scales_of(role, fmt)) is not None:
                 setattr(self, f"{role}_scales", scales)
-                setattr(self, f"{role}_fitted", layer.fitted_of(role))
+                setattr(self, f"{role}_fitted", layer.fitted_of(role, fmt))
+
+    def learn_by_format(self, formats: Learned) -> None:
+        """Have scales of each of some formats; call before an optimizer is made.
+
+        What was learned in one of them is kept. Calling it again with the same formats changes
+        nothing.
+
+        Args:
+            formats: By ``input``, ``weight`` and ``bias``, the formats that learn scales.
+        """
+        without = {"bias"} if self._parameters.get(self.bias_name) is None else set()
+        new = ScalesByFormat(
+            {role: each for role, each in formats.items() if role not in without},
+            self._weight().device,
+        )
+        old = self.scales_by_format
+        if old is not None and old.formats == new.formats:
+            return
+        for role, each in new.formats.items():
+            for fmt in each:
+                if (scales := self.scales_of(role, fmt)) is not None:
+                    new.take_over(role, fmt, scales.detach(), self.fitted_of(role, fmt))
+        self.scales_by_format = new
+        for role in ROLES:
+            setattr(self, f"{role}_scales", None)
+            setattr(self, f"{role}_fitted", None)
+        self._look_what_is_fitted()
+
+    def switch(self, formats: LayerFormats) -> None:
+        """Round to other formats from now on, each with the scales that were learned in it.
+
+        Raises:
+            ValueError: If the layer was not prepared by :meth:`learn_by_format`, or a format learns
+                scales and was not among those.
+        """
+        if self.scales_by_format is None:
+            raise InputValueError(
+                f"{type(self).__name__}: formats cannot be switched in a layer that has scales of "
+                "its own formats alone; prepare it for one training of all recipes."
+            )
+        for role in ROLES:
+            fmt: NumberFormat | None = getattr(formats, role)
+            absent = role == "bias" and self._parameters.get(self.bias_name) is None
+            if fmt is None or absent or not fmt.learns_scales:
+                continue
+            if self.scales_by_format.key_of(role, fmt) is None:
+                raise InputValueError(
+                    f"{type(self).__name__}: {role}={fmt} learns scales, and the layer is not "
+                    "trained in it; it has scales of "
+                    f"{self.scales_by_format.extra_repr() or 'no format'}."
+                )
+        self.formats = formats
 
     @property
     def enabled(self) -> bool:
@@ -204,13 +264,42 @@ class QuantizedLayer(nn.Module):
         """Whether the layer rounds its input or sets a part of it to zero."""
         return bool(self.input_sparsity) or (self.enabled and self.formats.input is not None)
 
-    def scales_of(self, role: str) -> nn.Parameter | None:
-        """Learned scales of the input, the weight or the bias."""
-        return cast(nn.Parameter | None, getattr(self, f"{role}_scales"))
+    def scales_of(self, role: str, fmt: NumberFormat | None = None) -> nn.Parameter | None:
+        """Learned scales of the input, the weight or the bias.
 
-    def fitted_of(self, role: str) -> Tensor | None:
+        Args:
+            role: ``input``, ``weight`` or ``bias``.
+            fmt: In which format, None for that which it is rounded to.
+        """
+        key = self._scales_key(role, fmt)
+        if self.scales_by_format is not None:
+            return None if key is None else self.scales_by_format.scales(key)
+        return None if key is None else cast(nn.Parameter | None, getattr(self, f"{key}_scales"))
+
+    def fitted_of(self, role: str, fmt: NumberFormat | None = None) -> Tensor | None:
         """Whether those scales were fitted, above 0 if so; None if there is nothing to fit."""
-        return cast(Tensor | None, getattr(self, f"{role}_fitted"))
+        key = self._scales_key(role, fmt)
+        if self.scales_by_format is not None:
+            return None if key is None else self.scales_by_format.fitted(key)
+        return None if key is None else cast(Tensor | None, getattr(self, f"{key}_fitted"))
+
+    def _scales_key(self, role: str, fmt: NumberFormat | None = None) -> str | None:
+        """What the names of the scales of a format begin with."""
+        current: NumberFormat | None = getattr(self.formats, role)
+        if self.scales_by_format is None:
+            return role if fmt is None or fmt == current else None
+        fmt = current if fmt is None else fmt
+        return None if fmt is None else self.scales_by_format.key_of(role, fmt)
+
+    def named_scales(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All learned scales, by the names that they have in the layer."""
+        if self.scales_by_format is not None:
+            for name, scales in self.scales_by_format.named_parameters():
+                yield f"scales_by_format.{name}", scales
+            return
+        for role in ROLES:
+            if (own := self.scales_of(role)) is not None:
+                yield f"{role}_scales", own
 
     def to_rows(self, weight: Tensor) -> Tensor:
         """The weight as a matrix, each row of which is what one output sums over."""
@@ -304,18 +393,19 @@ class QuantizedLayer(nn.Module):
         return fmt(x, scales, training=self.training, batched=role == "input")
 
     def _fitted_scales(self, role: str, fmt: NumberFormat, x: Tensor) -> Tensor | None:
-        scales, fitted = self.scales_of(role), self.fitted_of(role)
-        if scales is None or fitted is None or role not in self._to_fit:
+        scales, fitted, key = self.scales_of(role), self.fitted_of(role), self._scales_key(role)
+        if scales is None or fitted is None or key not in self._to_fit:
             return scales
         if not self.training and not torch.compiler.is_compiling():
             self._look_what_is_fitted()
-            if role in self._to_fit:
+            if key in self._to_fit:
                 warnings.warn(
                     f"{type(self).__name__}: learned scales are not fitted yet and follow each "
                     "batch; train, or load a checkpoint, before you evaluate.",
                     stacklevel=2,
                 )
-        if self.training and f"{role}_scales" not in self._parameters:  # in FSDP's forward
+        sharded = self.scales_by_format is None and f"{role}_scales" not in self._parameters
+        if self.training and sharded:  # in FSDP's forward
             self._refuse_sharded(role)
         data = fmt.fit_scales(x.detach())
         assert data is not None  # only formats that fit are here
@@ -333,7 +423,7 @@ class QuantizedLayer(nn.Module):
         with torch.no_grad():
             scales.copy_(data)
             fitted.fill_(1.0)
-        self._to_fit -= {role}
+        self._to_fit -= {key}
         return scales
 
     def _look_what_is_fitted(self) -> None:
@@ -341,17 +431,20 @@ class QuantizedLayer(nn.Module):
 
         What is not in ``_to_fit`` was fitted when they were last read.
         """
+        by_format = self.scales_by_format
+        owner, keys = (self, ROLES) if by_format is None else (by_format, by_format.keys())
         self._to_fit = frozenset(
-            role
-            for role in ROLES
-            if (fitted := self.fitted_of(role)) is not None and (fitted.is_meta or not fitted > 0)
+            key
+            for key in keys
+            if (fitted := owner._buffers[f"{key}_fitted"]) is not None
+            and (fitted.is_meta or not fitted > 0)
         )
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode, forget the rounded weight and look which scales are fitted."""
         self._kept = None
         self._look_what_is_fitted()
-        for role in self._to_fit if mode else ():
+        for role in self._to_fit if mode and self.scales_by_format is None else ():
             # A DTensor of `fully_shard`, whose class takes over a second to import.
             if hasattr(self.scales_of(role), "device_mesh"):
                 self._refuse_sharded(role)
@@ -379,7 +472,7 @@ class QuantizedLayer(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.formats == LayerFormats():
+        if not self.has_recipe:
             del destination[prefix + RECORD_KEY]
         if not self._enabled:
             destination[f"{prefix}enabled"] = torch.tensor(False)
@@ -406,9 +499,8 @@ class QuantizedLayer(nn.Module):
         elif mask is None and self.weight_mask is not None:
             state_dict[prefix + "weight_mask"] = self.weight_mask
         for role in ROLES:
-            self._complete(
-                state_dict, f"{prefix}{role}", self.scales_of(role), self.fitted_of(role)
-            )
+            scales, fitted = getattr(self, f"{role}_scales"), getattr(self, f"{role}_fitted")
+            self._complete(state_dict, f"{prefix}{role}", scales, fitted)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._look_what_is_fitted()
 
@@ -423,9 +515,21 @@ class QuantizedLayer(nn.Module):
         if fitted is not None and f"{name}_fitted" not in state_dict:
             state_dict[f"{name}_fitted"] = torch.tensor(1.0) if has_scales else fitted
 
+    @property
+    def has_recipe(self) -> bool:
+        """Whether the layer may round anything, so that its state dict has a record."""
+        return self.scales_by_format is not None or self.formats != LayerFormats()
+
+    @property
+    def record(self) -> LayerRecord:
+        """What the state dict says of the recipe of this layer."""
+        if self.scales_by_format is not None:
+            return LayerRecord.of_switched(self.kind, self.backend, self.scales_by_format.formats)
+        return LayerRecord.of(self.kind, self.backend, self.formats)
+
     def get_extra_state(self) -> Tensor:
         """Kind, backend and formats in text; see :class:`LayerRecord`."""
-        return LayerRecord.of(self.kind, self.backend, self.formats).to_tensor()
+        return self.record.to_tensor()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Refuse what :meth:`get_extra_state` of a layer of another recipe gave.
@@ -439,7 +543,7 @@ class QuantizedLayer(nn.Module):
         if state.is_meta:  # without any values, of weights either
             return
         theirs = LayerRecord.from_tensor(state)
-        ours = LayerRecord.of(self.kind, self.backend, self.formats)
+        ours = self.record
         if theirs != ours:
             raise InputValueError(
                 f"{type(self).__name__}: the recipe of {name} is {theirs} in the state dict and "

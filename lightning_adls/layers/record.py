@@ -1,7 +1,7 @@
 """What a state dict says of the recipe of a layer: its text, as a tensor of bytes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats import parse
+from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 
 # Where torch puts the extra state of a module.
@@ -34,6 +34,8 @@ class LayerRecord:
         kind: Of the ``KINDS``.
         backend: Of the ``BACKENDS``.
         input: What the input is rounded to, in text, or None; ``weight`` and ``bias`` likewise.
+        scales_by_format: Of a layer that is switched between formats, those that learn scales, by
+            tensor; None of other layers.
 
     Example:
         >>> record = LayerRecord("Linear", "standard", weight="MXInt(width=4)")
@@ -48,14 +50,21 @@ class LayerRecord:
     input: str | None = None
     weight: str | None = None
     bias: str | None = None
+    scales_by_format: Mapping[str, Sequence[str]] | None = None
+
+    @classmethod
+    def of_switched(
+        cls, kind: str, backend: str, learned: Mapping[str, Sequence[NumberFormat]]
+    ) -> "LayerRecord":
+        """The record of a layer that is switched between formats, with those that learn scales."""
+        texts = {role: [str(fmt) for fmt in formats] for role, formats in learned.items()}
+        return cls(kind, backend, scales_by_format=texts)
 
     @classmethod
     def of(cls, kind: str, backend: str, formats: LayerFormats) -> "LayerRecord":
         """The record of a layer with these formats."""
-        texts = {role: getattr(formats, role) for role in ROLES}
-        return cls(
-            kind, backend, **{role: None if f is None else str(f) for role, f in texts.items()}
-        )
+        texts = {role: None if (f := getattr(formats, role)) is None else str(f) for role in ROLES}
+        return cls(kind, backend, texts["input"], texts["weight"], texts["bias"])
 
     @property
     def formats(self) -> LayerFormats:
@@ -68,7 +77,10 @@ class LayerRecord:
 
         A tensor, because what averages, compares or stores state dicts often knows nothing else.
         """
-        return to_bytes(asdict(self))
+        content = asdict(self)
+        if self.scales_by_format is None:
+            del content["scales_by_format"]
+        return to_bytes(content)
 
     @classmethod
     def from_tensor(cls, tensor: Tensor) -> "LayerRecord":
@@ -85,7 +97,16 @@ class LayerRecord:
                 "load the state dict as it was saved."
             ) from error
 
+    @property
+    def learned(self) -> dict[str, tuple[NumberFormat, ...]] | None:
+        """What ``scales_by_format`` says."""
+        if self.scales_by_format is None:
+            return None
+        return {role: tuple(map(parse, texts)) for role, texts in self.scales_by_format.items()}
+
     def __str__(self) -> str:
+        if self.scales_by_format is not None:
+            return f"backend={self.backend}, scales_by_format={dict(self.scales_by_format)}"
         formats = ", ".join(f"{role}={getattr(self, role)}" for role in ROLES)
         return f"backend={self.backend}, {formats}"
 

@@ -16,7 +16,7 @@ from torch.nn.utils import skip_init
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
-from lightning_adls.layers import ROLES, builder
+from lightning_adls.layers import COMPUTING, ROLES, builder
 from lightning_adls.search.columns import MOST_CHOICES
 from lightning_adls.search.space import check_grid
 from lightning_adls.search.templates import Value, check_ranges, expand
@@ -34,10 +34,12 @@ class FormatSpace:
             for all of them.
         classes: By the name of a class, the choices for ``input``, ``weight`` and ``bias``: texts
             of formats, or ``"none"``. One choice is fixed and not searched.
+        kinds: Which kinds of layers the names are about; see :class:`Quantize`.
     """
 
     layers: tuple[str, ...]
     classes: Mapping[str, Mapping[str, tuple[str, ...]]]
+    kinds: tuple[str, ...] = COMPUTING
 
     @classmethod
     def from_templates(
@@ -45,6 +47,7 @@ class FormatSpace:
         layers: Sequence[str],
         classes: Mapping[str, str | Mapping[str, str | None] | None],
         ranges: Mapping[str, Sequence[Value]],
+        kinds: Sequence[str] = COMPUTING,
     ) -> "FormatSpace":
         """Expand the templates of each class.
 
@@ -53,6 +56,7 @@ class FormatSpace:
             classes: By class, one template for all three tensors, a mapping from ``input``,
                 ``weight`` and ``bias`` to a template or None, or None for full precision.
             ranges: See :func:`expand`.
+            kinds: As in :class:`FormatSpace`.
 
         Raises:
             ValueError: If a class has an unknown tensor, format or parameter, no combination of
@@ -71,7 +75,7 @@ class FormatSpace:
                 role: (NONE,) if roles.get(role) is None else expand(str(roles[role]), ranges)
                 for role in ROLES
             }
-        return cls(tuple(layers), expanded)
+        return cls(tuple(layers), expanded, tuple(kinds))
 
     def check_backend(self, backend: str) -> None:
         """Refuse choices that ``backend`` has no layer for, before a trial meets them.
@@ -99,7 +103,7 @@ class FormatSpace:
             if len(names) > 1:
                 name = trial.suggest_categorical(f"{layer}.class", names)
             recipe[layer] = {role: self._suggest_format(trial, layer, name, role) for role in ROLES}
-        return Quantize(recipe)
+        return Quantize(recipe, self.kinds)
 
     def _suggest_format(self, trial: BaseTrial, layer: str, name: str, role: str) -> str | None:
         choices = self.classes[name][role]
@@ -137,7 +141,7 @@ class FormatSpace:
 
     def read(self, stored: Mapping[str, Any]) -> Quantize:
         """The recipe that :meth:`Quantize.to_dict` gave."""
-        return Quantize(stored)
+        return Quantize(stored, self.kinds)
 
     @property
     def points(self) -> int:
@@ -169,13 +173,14 @@ class FormatSpace:
 
     def to_dict(self) -> dict[str, object]:
         """Everything that can be chosen, for the fingerprint of a study."""
-        return {
+        content: dict[str, object] = {
             "layers": list(self.layers),
             "classes": {
                 name: {role: list(choices) for role, choices in roles.items()}
                 for name, roles in self.classes.items()
             },
         }
+        return content if self.kinds == COMPUTING else content | {"kinds": list(self.kinds)}
 
 
 def _bits(text: str | None) -> float:

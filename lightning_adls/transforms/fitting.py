@@ -11,6 +11,8 @@ from lightning_adls.layers.adapter import NAME
 from lightning_adls.layers.record import ADDED
 
 _ADAPTERS = (f".lora_A.{NAME}.", f".lora_B.{NAME}.")
+# Parts of layers that plain ones have not.
+_PARTS = (*_ADAPTERS, ".scales_by_format.")
 # What torch.compile puts into the names.
 _COMPILED = "_orig_mod."
 
@@ -30,7 +32,7 @@ def network_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
         layer, dot, entry = key.rpartition(".")
         if entry == "codes" and f"{layer}{dot}exponents" in state:
             key = f"{layer}{dot}weight"
-        elif entry in ADDED or any(part in key for part in _ADAPTERS):
+        elif entry in ADDED or any(part in f".{key}" for part in _PARTS):
             continue
         shape = tuple(value.shape) if isinstance(value, Tensor) else None
         network[key.replace(".base_layer.", ".")] = shape

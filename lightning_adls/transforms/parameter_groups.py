@@ -6,17 +6,15 @@ from torch import nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
-from lightning_adls.layers.layer_formats import ROLES
 
 
 def learned_scales(module: nn.Module) -> dict[str, nn.Parameter]:
     """The scales that quantised layers learn, by the names that parameters have in ``module``."""
     return {
-        f"{name}.{role}_scales".removeprefix("."): scales
+        f"{name}.{own}".removeprefix("."): scales
         for name, layer in module.named_modules()
         if isinstance(layer, QuantizedLayer)
-        for role in ROLES
-        if (scales := layer.scales_of(role)) is not None
+        for own, scales in layer.named_scales()
     }
 
 

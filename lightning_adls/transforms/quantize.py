@@ -22,6 +22,7 @@ from lightning_adls.layers import (
     QuantizedLayer,
     builder,
     formats_of,
+    is_switched,
     quantized_type_of,
 )
 from lightning_adls.layers.adapter import adapter_records_of
@@ -156,7 +157,7 @@ class Quantize:
 
     def _is_done(self, layer: nn.Module, choice: LayerFormats) -> bool:
         """Whether a layer is as it shall be: then it keeps what it learned."""
-        if choice != formats_of(layer):
+        if choice != formats_of(layer) or is_switched(layer):
             return False
         return choice == LayerFormats() or getattr(layer, "backend", None) == self.backend
 
@@ -261,6 +262,11 @@ def recipe_of(state: Mapping[str, Any]) -> Quantize | None:
     records = records_of(state)
     if not records:
         return None
+    if switched := [name for name, record in records.items() if record.learned is not None]:
+        raise InputValueError(
+            f"recipe_of: state has scales of several formats in {switched[0]!r}, of one training "
+            "for all recipes; take one out by lightning_adls.supernet.extract."
+        )
     backends = sorted({record.backend for record in records.values()})
     if len(backends) > 1:
         raise InputValueError(
@@ -303,9 +309,7 @@ def state_for(
         if not isinstance(m, QuantizedLayer) and (kind := quantized_type_of(m)) is not None
     }
     unrounded = plain.keys() | {
-        name
-        for name, m in modules.items()
-        if isinstance(m, QuantizedLayer) and m.formats == LayerFormats()
+        name for name, m in modules.items() if isinstance(m, QuantizedLayer) and not m.has_recipe
     }
     left_out = _of_another_recipe(modules, state) if other_recipe else set()
     own = model.state_dict()
@@ -313,9 +317,8 @@ def state_for(
     fitted = dict(state)
     for key in state:
         layer, _, entry = key.rpartition(".")
-        unused = (entry in scales and key not in own) or (
-            entry == RECORD_KEY and layer in unrounded
-        )
+        learned = entry in scales or layer.rpartition(".")[2] == "scales_by_format"
+        unused = (learned and key not in own) or (entry == RECORD_KEY and layer in unrounded)
         if unused or key in left_out:
             del fitted[key]
         elif entry == "weight_mask" and layer in plain:
@@ -342,7 +345,7 @@ def _of_another_recipe(modules: Mapping[str, nn.Module], state: Mapping[str, Any
         if not isinstance(layer, QuantizedLayer):
             continue
         ours = LayerRecord.of(layer.kind, layer.backend, layer.formats)
-        if ours != theirs:
+        if layer.record != theirs:
             keys.add(f"{name}.{RECORD_KEY}")
         for role in ROLES:
             if ours.backend != theirs.backend or getattr(ours, role) != getattr(theirs, role):

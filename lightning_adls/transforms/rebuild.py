@@ -18,6 +18,7 @@ from lightning_adls.layers import (
     LayerRecord,
     QuantizedLayer,
     builder,
+    has_recipe,
     is_kind,
 )
 from lightning_adls.layers.adapter import NAME, AdapterRecord, adapter_records_of
@@ -153,7 +154,7 @@ def _replacements(
             if its.ours and (layer is None or not its.entries.keys() & layer._buffers.keys()):
                 raise _not_made(name, its, layer)
             continue
-        rounds = isinstance(layer, QuantizedLayer) and layer.formats != LayerFormats()
+        rounds = has_recipe(layer)
         if rounds and (keep or (its.record is None and not recorded and not its.packed)):
             continue
         if (rounds or its.changed) and id(layer) not in made:
@@ -172,6 +173,7 @@ def _kind_of(layer: nn.Module) -> str | None:
 def _made(name: str, layer: nn.Module, saved: _Saved, baked: Baked) -> nn.Module:
     """The layer that was saved, on the parameters of ``layer``; itself if it is that."""
     kind, formats = cast(str, _kind_of(layer)), saved.formats
+    learned = None if saved.record is None else saved.record.learned
     if saved.record is not None and saved.record.kind != kind:
         raise _not_made(name, saved, layer)
     if saved.record is None and not saved.packed and saved.entries.keys() & _SCALES:
@@ -180,15 +182,19 @@ def _made(name: str, layer: nn.Module, saved: _Saved, baked: Baked) -> nn.Module
             "recipe; quantise the model by the recipe that it was saved with before."
         )
     if isinstance(layer, QuantizedLayer):
-        has = LayerRecord.of(kind, layer.backend, layer.formats)
-        if has == LayerRecord.of(kind, saved.backend, formats) and (
-            isinstance(layer, PackedLinear) == saved.packed
-        ):
+        wanted = (
+            LayerRecord.of(kind, saved.backend, formats)
+            if learned is None
+            else LayerRecord.of_switched(kind, saved.backend, learned)
+        )
+        if layer.record == wanted and isinstance(layer, PackedLinear) == saved.packed:
             return layer
     plain = baked.plain(layer) if isinstance(layer, PackedLinear) else layer
     build = PackedLinear.from_layer if saved.packed else builder(saved.backend)
     try:
         new = build(plain, formats)
+        if learned is not None:
+            new.learn_by_format(learned)
     except MissingPackageError:
         raise
     except InputValueError as error:
