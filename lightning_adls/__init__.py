@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_adls.callbacks import Calibration as Calibration
+    from lightning_adls.callbacks import Distillation as Distillation
     from lightning_adls.callbacks import Pruning as Pruning
     from lightning_adls.callbacks import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_adls.callbacks import RngState as RngState
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Calibration": "callbacks",
     "CompressedCheckpoints": "checkpoints",
+    "Distillation": "callbacks",
     "Drop": "transforms",
     "InputValueError": "errors",
     "LayerFormats": "layers",

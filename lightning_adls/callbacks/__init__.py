@@ -1,6 +1,7 @@
 """Callbacks that other Lightning projects can use as they are."""
 
 from lightning_adls.callbacks.calibration import Calibration
+from lightning_adls.callbacks.distillation import Distillation
 from lightning_adls.callbacks.pruning import Cubic, OneShot, Pruning
 from lightning_adls.callbacks.quantization import QuantizationAwareTraining
 from lightning_adls.callbacks.rng import RngState
@@ -9,6 +10,7 @@ from lightning_adls.callbacks.trial_pruning import TrialPruning, check_metrics
 __all__ = [
     "Calibration",
     "Cubic",
+    "Distillation",
     "OneShot",
     "Pruning",
     "QuantizationAwareTraining",
