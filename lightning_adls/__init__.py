@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_adls.callbacks import Pruning as Pruning
     from lightning_adls.callbacks import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_adls.callbacks import RngState as RngState
+    from lightning_adls.callbacks import StagedQuantization as StagedQuantization
     from lightning_adls.callbacks import TrialPruning as TrialPruning
     from lightning_adls.checkpoints import CompressedCheckpoints as CompressedCheckpoints
     from lightning_adls.checkpoints import load as load
@@ -69,6 +70,7 @@ _MODULE_OF = {
     "QuantizedLinear": "layers",
     "RngState": "callbacks",
     "Scores": "planning",
+    "StagedQuantization": "callbacks",
     "TextClassifier": "classifier",
     "TextData": "data",
     "TrialPruning": "callbacks",

@@ -1,6 +1,5 @@
 """Training any LightningModule to agree with a teacher."""
 
-import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from lightning_adls.callbacks.methods import wrap_method
 from lightning_adls.callbacks.recording import Call, Note, is_hidden_in_graph, recorded
 from lightning_adls.callbacks.teachers import Teacher, fingerprint, network_of, teacher_for
 from lightning_adls.compiling.regions import repeated_blocks
@@ -233,28 +233,14 @@ class Distillation(L.Callback):
             for tensor in (*self._copy.parameters(), *self._copy.buffers()):
                 if tensor.is_floating_point():
                     torch.distributed.broadcast(tensor, 0)
-        self._wrap(pl_module)
 
-    def _wrap(self, module: L.LightningModule) -> None:
-        before = vars(module).get("training_step")
-        step = module.training_step
-
-        # What Lightning reads of a training step, such as its arguments, stays readable.
-        @functools.wraps(step)
-        def training_step(*arguments: Any, **named: Any) -> Any:
+        def training_step(step: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
             added: list[Tensor] = []
-            with recorded(self._notes(module, added)):
+            with recorded(self._notes(pl_module, added)):
                 output = step(*arguments, **named)
-            return output if output is None else self._with_teacher(module, output, added)
+            return output if output is None else self._with_teacher(pl_module, output, added)
 
-        module.training_step = training_step  # type: ignore[method-assign]
-
-        def undo() -> None:
-            del module.training_step
-            if before is not None:
-                module.training_step = before  # type: ignore[method-assign]
-
-        self._undo = undo
+        self._undo = wrap_method(pl_module, "training_step", training_step)
 
     def _notes(self, module: L.LightningModule, added: list[Tensor]) -> dict[nn.Module, Note]:
         """What is noted of the student; each call of its network adds a loss."""
