@@ -24,6 +24,7 @@ from lightning_adls.callbacks import (
     Distillation,
     Pruning,
     QuantizationAwareTraining,
+    StagedQuantization,
 )
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
@@ -50,6 +51,14 @@ CASES: dict[str, tuple[Sequence[Transform], Callable[[], list[Any]]]] = {
         lambda: [QuantizationAwareTraining({"*": "Integer(width=12, frac_width=8)"}, start=0.5)],
     ),
     "pruning": ((), lambda: [Pruning(Cubic(0.5))]),
+    "stages": (
+        (),
+        lambda: [
+            StagedQuantization(
+                {share: {"*": f"LearnedInteger(width={w})"} for share, w in ((0.0, 10), (0.5, 8))}
+            )
+        ],
+    ),
     "distillation": (
         (),
         lambda: [

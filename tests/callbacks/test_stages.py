@@ -201,8 +201,8 @@ def test_outside_of_a_fit_formats_are_those_of_the_checkpoint_or_the_last(tmp_pa
                 assert quantised(module)[name].formats == formats
 
 
-def test_models_of_earlier_stages_are_not_compared() -> None:
-    keep = ModelCheckpoint(monitor="val/loss", save_top_k=-1, filename="{epoch}")
+def test_models_of_earlier_stages_are_not_compared(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, monitor="val/loss", save_top_k=-1, filename="{epoch}")
     module = Plain()
     trainer(StagedQuantization(STAGES["same scales"]), keep).fit(module, loader(), loader())
     scores = {Path(path).stem: score for path, score in keep.best_k_models.items()}
