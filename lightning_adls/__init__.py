@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_adls.callbacks import Calibration as Calibration
+    from lightning_adls.callbacks import Distillation as Distillation
     from lightning_adls.callbacks import Pruning as Pruning
     from lightning_adls.callbacks import QuantizationAwareTraining as QuantizationAwareTraining
     from lightning_adls.callbacks import RngState as RngState
+    from lightning_adls.callbacks import StagedQuantization as StagedQuantization
     from lightning_adls.callbacks import TrialPruning as TrialPruning
     from lightning_adls.checkpoints import CompressedCheckpoints as CompressedCheckpoints
     from lightning_adls.checkpoints import load as load
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Calibration": "callbacks",
     "CompressedCheckpoints": "checkpoints",
+    "Distillation": "callbacks",
     "Drop": "transforms",
     "InputValueError": "errors",
     "LayerFormats": "layers",
@@ -67,6 +70,7 @@ _MODULE_OF = {
     "QuantizedLinear": "layers",
     "RngState": "callbacks",
     "Scores": "planning",
+    "StagedQuantization": "callbacks",
     "TextClassifier": "classifier",
     "TextData": "data",
     "TrialPruning": "callbacks",

@@ -18,7 +18,14 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_adls.budget import Budget, batches_of
-from lightning_adls.callbacks import Calibration, Cubic, Pruning, QuantizationAwareTraining
+from lightning_adls.callbacks import (
+    Calibration,
+    Cubic,
+    Distillation,
+    Pruning,
+    QuantizationAwareTraining,
+    StagedQuantization,
+)
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
@@ -44,6 +51,21 @@ CASES: dict[str, tuple[Sequence[Transform], Callable[[], list[Any]]]] = {
         lambda: [QuantizationAwareTraining({"*": "Integer(width=12, frac_width=8)"}, start=0.5)],
     ),
     "pruning": ((), lambda: [Pruning(Cubic(0.5))]),
+    "stages": (
+        (),
+        lambda: [
+            StagedQuantization(
+                {share: {"*": f"LearnedInteger(width={w})"} for share, w in ((0.0, 10), (0.5, 8))}
+            )
+        ],
+    ),
+    "distillation": (
+        (),
+        lambda: [
+            Distillation(hidden=0.1, layers=["bert.embeddings", "dropout"]),
+            QuantizationAwareTraining({"*": "Integer(width=12, frac_width=8)"}),
+        ],
+    ),
     "calibration": ((), lambda: [Calibration({"*": "Integer(width=8)"}, "percentile", 99)]),
     "adapters": ((ADAPTERS,), list),
 }

@@ -26,8 +26,8 @@ LEVELS = (
     {"formats"},
     {"engines"},
     {
-        *("hub", "locks", "optimizers", "process", "remaining", "settings", "significance"),
-        *("threads", "weights"),
+        *("distillation", "hub", "locks", "optimizers", "process", "remaining", "settings"),
+        *("significance", "threads", "weights"),
     },
     {"errors"},
 )

@@ -225,6 +225,21 @@ def test_the_example_of_one_training_for_all_recipes_searches_and_finishes(
     assert page["low"].net[0].formats.weight.width == 2
 
 
+def test_the_example_of_distillation_goes_down_to_one_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = _examples(DOCS / "distillation.md")
+    page: dict[str, Any] = {"__name__": "page"}
+    exec(compile(example, "distillation.md", "exec"), page)
+    printed = capsys.readouterr().out
+    (accuracy,) = re.findall(r"accuracy\D+([\d.]+)", printed)
+    assert float(accuracy) > 0.9, "a guess has a half"
+    for layer in (page["module"].net[0], page["module"].net[2]):
+        assert (layer.rounded_weight().abs().std(1) == 0).all()
+        assert "ElasticBinary" in str(layer.formats.input)
+
+
 def _written(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from waits import Waits
 
-from lightning_adls.callbacks import OneShot, Pruning, QuantizationAwareTraining
+from lightning_adls.callbacks import Distillation, OneShot, Pruning, QuantizationAwareTraining
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
@@ -77,6 +77,10 @@ FITS: Mapping[str, tuple[list[Transform], Callable[[], list[L.Callback]]]] = {
     "callbacks": (
         [],
         lambda: [Pruning(OneShot(0.5)), QuantizationAwareTraining(LEARNED, start=0.2)],
+    ),
+    "distillation": (
+        [],
+        lambda: [Distillation(hidden=1.0), QuantizationAwareTraining(LEARNED)],
     ),
 }
 

@@ -48,6 +48,20 @@ def refuse_copies_of_other_ranges(trainer: L.Trainer) -> None:
             )
 
 
+def refuse_averages(callback: L.Callback, trainer: L.Trainer) -> None:
+    """Refuse averages of a module whose formats change while it trains.
+
+    Raises:
+        ValueError: If a callback of the Trainer averages the weights.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if averaging := [other for other in callbacks if _averages(other)]:
+        raise InputValueError(
+            f"{type(callback).__name__}: callbacks has {type(averaging[0]).__name__}, whose copy "
+            "of the module would keep the formats of one stage; leave it out."
+        )
+
+
 def _before(callback: L.Callback, trainer: L.Trainer) -> list[L.Callback]:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks[: callbacks.index(callback)] if callback in callbacks else []

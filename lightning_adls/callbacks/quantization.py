@@ -132,7 +132,7 @@ class QuantizationAwareTraining(LayerSwapping, DeliversLater):
                 f"QuantizationAwareTraining: start={self.start} is a share of a fit that has no "
                 "end; set the Trainer's max_steps, or start=0."
             )
-        if self.start * total > total - 1 and not _is_dry(trainer):
+        if self.start * total > total - 1 and not is_dry(trainer):
             raise InputValueError(
                 f"QuantizationAwareTraining: start={self.start} leaves none of the {total} steps "
                 "of the fit to be trained rounded; give a smaller start, or train longer."
@@ -150,7 +150,7 @@ class QuantizationAwareTraining(LayerSwapping, DeliversLater):
         Raises:
             ValueError: If the fit was ended before rounding began.
         """
-        if self._unfinished and not _is_dry(trainer):
+        if self._unfinished and not is_dry(trainer):
             done, total = progress_of(trainer)
             raise InputValueError(
                 f"QuantizationAwareTraining: training ended after {done:.0f} steps, before "
@@ -175,7 +175,7 @@ class QuantizationAwareTraining(LayerSwapping, DeliversLater):
         return self.start > 0 and done < self.start * total
 
 
-def _is_dry(trainer: L.Trainer) -> bool:
+def is_dry(trainer: L.Trainer) -> bool:
     """Whether it takes a few steps to show that they work: what comes of them is of no use."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 

@@ -15,7 +15,8 @@ from lightning_adls.layers import formats_of
 # kept on disk.
 START_SECONDS = {"cold": 15.0, "warm": 5.0}
 SECONDS_PER_KIND = {"cold": 30.0, "warm": 5.0}
-# Share of an eager step that compiling saves, by the format that rounds; others are block formats.
+# Share of an eager step that compiling saves, by the format that rounds; of
+# the others, it is that of block formats.
 SAVED_WITHOUT_FORMAT = 0.03
 SAVED = {
     "Integer": 0.04,

@@ -40,6 +40,7 @@ FORMATS = {
     "BinaryScaling": Style(PURPLE, "h", "--"),
     "BinaryResidualSign": Style(PURPLE, "8", ":"),
     "ResidualSign": Style(PURPLE, "8", ":"),
+    "ElasticBinary": Style(PURPLE, "p", "-."),
     "Ternary": Style(PURPLE, ">", "-."),
     "Mixed": Style(GREY, "o", "--"),
 }

@@ -7,6 +7,7 @@ A format is a value, a frozen dataclass: ``Integer(width=4)(x)`` rounds a tensor
 from lightning_adls.formats.base import Encoded, NumberFormat
 from lightning_adls.formats.binary import Binary
 from lightning_adls.formats.block import BlockFP, BlockLog, BlockMinifloat
+from lightning_adls.formats.elastic import ElasticBinary
 from lightning_adls.formats.integer import Integer
 from lightning_adls.formats.learned import LearnedInteger
 from lightning_adls.formats.log import Log
@@ -23,6 +24,7 @@ __all__ = [
     "BlockFP",
     "BlockLog",
     "BlockMinifloat",
+    "ElasticBinary",
     "Encoded",
     "Integer",
     "LearnedInteger",

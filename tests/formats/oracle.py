@@ -39,6 +39,8 @@ FORMATS = [
     "LearnedInteger(width=2)",
     "LearnedInteger(width=5, signed=False)",
     "LearnedInteger(width=16, ste=identity)",
+    "ElasticBinary(signed=False)",
+    "ElasticBinary(ste=identity)",
     "BlockFP(width=2, block_size=5)",
     "BlockFP(width=32, exponent_bias=3)",
     "BlockFP(width=5, exponent_width=3, block_size=(3, 4))",

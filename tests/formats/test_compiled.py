@@ -19,6 +19,7 @@ SAMPLE = [
     "Ternary",
     "ResidualSign",
     "LearnedInteger(width=5, signed=False)",
+    "ElasticBinary(signed=False)",
     "Integer(width=6, frac_width=-3, rounding=floor)",
     "BlockFP(width=5, exponent_width=3, block_size=(3, 4))",
     "BlockLog",

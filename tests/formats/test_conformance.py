@@ -27,7 +27,12 @@ from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.formats.block_base import BlockFormat
 
 SCALED_RESIDUALS = [text for text in MEANS if text.startswith("ResidualSign")]
-WITHOUT_ZERO = ("Binary", "ResidualSign")
+SIGNS = [
+    text
+    for text in FORMATS
+    if text.startswith(("Binary", "ElasticBinary")) and getattr(parse(text), "signed", True)
+]
+WITHOUT_ZERO = [*SIGNS, *(text for text in FORMATS if text.startswith("ResidualSign"))]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 every_format = pytest.mark.parametrize("text", FORMATS)
@@ -67,7 +72,7 @@ def test_rounding_twice_changes_a_mean_by_one_unit_in_the_last_place_at_most(
     torch.testing.assert_close(parse(text)(once), once, rtol=2.0**-23, atol=1e-45)
 
 
-@pytest.mark.parametrize("text", [t for t in FORMATS if not t.startswith(WITHOUT_ZERO)])
+@pytest.mark.parametrize("text", [t for t in FORMATS if t not in WITHOUT_ZERO])
 def test_zero_stays_zero(text: str) -> None:
     x = mixed(4, 33)
     x[:, ::3] = 0.0
@@ -75,7 +80,7 @@ def test_zero_stays_zero(text: str) -> None:
     assert (parse(text)(-x)[:, ::3] == 0).all()
 
 
-@pytest.mark.parametrize("text", [t for t in FORMATS if t.startswith("Binary")])
+@pytest.mark.parametrize("text", SIGNS)
 def test_zero_of_either_sign_is_positive_where_there_is_no_zero(text: str) -> None:
     x = mixed(4, 33)
     x[:, ::3] = 0.0
@@ -404,7 +409,15 @@ def test_cuda_gives_the_bits_of_the_cpu(text: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("text", ["LearnedInteger(width=4)", "ResidualSign(levels=3)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "LearnedInteger(width=4)",
+        "ResidualSign(levels=3)",
+        "ElasticBinary",
+        "ElasticBinary(signed=False)",
+    ],
+)
 def test_cuda_gives_the_gradient_of_scales_but_for_the_order_of_a_sum(text: str) -> None:
     fmt, x = parse(text), torch.randn(60, 33)
     torch._dynamo.reset()

@@ -36,6 +36,10 @@ FORMATS = {
         "Rastegari et al. 2016, *XNOR-Net*, ECCV, arXiv:1603.05279; Courbariaux et al. 2015, "
         "*BinaryConnect*, NeurIPS, arXiv:1511.00363."
     ),
+    "ElasticBinary": (
+        "Liu et al. 2022, *BiT: Robustly Binarized Multi-distilled Transformer*, NeurIPS, "
+        "arXiv:2205.13016."
+    ),
     "Ternary": "Li, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711.",
     "ResidualSign": (
         "Ghasemzadeh, Samragh, Koushanfar 2018, *ReBNet: Residual Binarized Neural Network*, "
