@@ -538,6 +538,14 @@ class Elsewhere(Plain):
         return self.net[0](batch[0]).square().mean()  # type: ignore[index,no-any-return]
 
 
+class Late(Plain):
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+
+    def configure_model(self) -> None:
+        self.net = net()
+
+
 class Frozen(Plain):
     def __init__(self) -> None:
         super().__init__()
@@ -572,7 +580,9 @@ REFUSED: Mapping[str, tuple[Callable[[], L.LightningModule], dict[str, Any], str
     ),
     "no logits": (Plain, {"teacher": nn.LSTM(6, 3)}, "a tuple without logits; give logits_of"),
     "no file": (Plain, {"teacher": "nowhere.ckpt"}, "there is no file 'nowhere.ckpt'"),
-    "meta": (Plain, {"teacher": net().to("meta")}, "no weights yet"),
+    "meta": (Plain, {"teacher": net().to("meta")}, "has parameters without weights yet"),
+    "lazy": (lambda: Plain(nn.LazyLinear(3)), {}, "has parameters without weights yet"),
+    "late": (Late, {}, "Late has no parameters; .* call module.configure_model"),
 }
 
 
