@@ -439,8 +439,9 @@ def test_a_checkpoint_may_be_validated_by_a_trainer_with_the_callback(tmp_path: 
             self.log("loss", cross_entropy(self(batch[0]), batch[1]))
 
     # Of a new callback, and of one that has another teacher from a fit before.
-    trainer = fit(Testing(), Distillation(net(seed=2)), max_epochs=1)
-    for callback in (Distillation(), trainer.callbacks[0]):  # type: ignore[attr-defined]
+    used = Distillation(net(seed=2))
+    fit(Testing(), used, max_epochs=1)
+    for callback in (Distillation(), used):
         module = Testing(net(seed=9))
         trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[callback]
