@@ -136,13 +136,14 @@ class Distillation(L.Callback):
         self._fingerprint: str | None = None
         # From the names of hidden layers to those in the teacher.
         self._pairs: dict[str, str] = {}
-        self._restored = False
+        self._fitting = self._restored = False
         # Takes the wrapped training step away again.
         self._undo: Callable[[], None] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Copy the teacher, before anything is trained."""
-        if stage != TrainerFn.FITTING:
+        self._fitting = stage == TrainerFn.FITTING
+        if not self._fitting:
             return
         if not pl_module.automatic_optimization:
             raise InputValueError(
@@ -197,7 +198,7 @@ class Distillation(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the teacher of the fit that is resumed, or see that it is the same."""
-        if self._copy is None:  # this is no fit
+        if self._copy is None or not self._fitting:
             return
         weights = state_dict.get("weights")
         if (weights is None) != (self.teacher is not None):
@@ -246,10 +247,13 @@ class Distillation(L.Callback):
         """What is noted of the student; each call of its network adds a loss."""
         network = network_of(module, self.network, _WHO)
         plain: nn.Module = getattr(network, "_orig_mod", network)
-        if hidden := [name for name in self._pairs if is_hidden_in_graph(network, name)]:
+        hidden = [name for name in self._pairs if is_hidden_in_graph(network, name)]
+        if self.network and is_hidden_in_graph(module, self.network):
+            hidden = [self.network]
+        if hidden:
             raise InputValueError(
-                f"{_WHO}: layer {hidden[0]!r} lies within a compiled module, where nothing is "
-                "seen of it; compile the layers (compile='layers'), or use hidden=0."
+                f"{_WHO}: {hidden[0]!r} lies within a compiled module, where nothing is seen of "
+                "it; compile the layers (compile='layers'), or name none of them."
             )
         states: dict[str, list[Tensor]] = defaultdict(list)
         notes = {plain.get_submodule(name): _noting(states[name]) for name in self._pairs}

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_adls.checkpoints import load
 from lightning_adls.errors import InputValueError
@@ -57,8 +58,15 @@ def teacher_for(
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If it does not fit the network, or that has no weights yet.
+        ValueError: If it does not fit the network, or the student or the teacher has no weights
+            yet.
     """
+    if not _has_parameters(network):
+        raise InputValueError(
+            f"{who}: {type(network).__name__} has no parameters; what a module makes in its setup "
+            "or configure_model comes too late: make it in __init__, or call "
+            "module.configure_model() before."
+        )
     if isinstance(teacher, L.LightningModule):
         teacher = network_of(teacher, name, who)
     copied = _copy(teacher if isinstance(teacher, nn.Module) else network, who)
@@ -73,10 +81,10 @@ def teacher_for(
 
 def _copy(network: nn.Module, who: str) -> nn.Module:
     network = getattr(network, "_orig_mod", network)
-    if any(tensor.is_meta for tensor in network.state_dict().values() if torch.is_tensor(tensor)):
+    if any(is_lazy(parameter) or parameter.is_meta for parameter in network.parameters()):
         raise InputValueError(
-            f"{who}: the network of the teacher has no weights yet (device 'meta'); give a teacher "
-            "that has."
+            f"{who}: the network of the teacher has parameters without weights yet (lazy, or on "
+            "the device 'meta'); give a teacher that has them."
         )
     return copy.deepcopy(network)
 

@@ -438,10 +438,16 @@ def test_a_checkpoint_may_be_validated_by_a_trainer_with_the_callback(tmp_path: 
         def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
             self.log("loss", cross_entropy(self(batch[0]), batch[1]))
 
-    module = Testing(net(seed=9))
-    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[Distillation()])
-    trainer.test(module, batches(), ckpt_path=tmp_path / "end.ckpt", verbose=False)
-    assert "loss" in trainer.callback_metrics
+    # Of a new callback, and of one that has another teacher from a fit before.
+    used = Distillation(net(seed=2))
+    fit(Testing(), used, max_epochs=1)
+    for callback in (Distillation(), used):
+        module = Testing(net(seed=9))
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[callback]
+        )
+        trainer.test(module, batches(), ckpt_path=tmp_path / "end.ckpt", verbose=False)
+        assert "loss" in trainer.callback_metrics
 
 
 # Transformers, and what is compiled.
@@ -492,8 +498,10 @@ def test_a_compiled_network_learns_what_an_eager_one_does(
         fit(module, Distillation())
     fit(eager, Distillation())
     torch.testing.assert_close(weights(module), weights(eager), rtol=1e-5, atol=1e-6)
-    with pytest.raises(InputValueError, match="layer '1' lies within a compiled module"):
+    with pytest.raises(InputValueError, match="'1' lies within a compiled module"):
         fit(Plain(compile(net())), Distillation(hidden=1.0, layers=["1"]))
+    with pytest.raises(InputValueError, match=r"'net\.3' lies within a compiled module"):
+        fit(Plain(compile(net())), Distillation(network="net.3"))
 
 
 def test_layers_that_are_compiled_by_themselves_are_seen() -> None:
@@ -538,6 +546,14 @@ class Elsewhere(Plain):
         return self.net[0](batch[0]).square().mean()  # type: ignore[index,no-any-return]
 
 
+class Late(Plain):
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+
+    def configure_model(self) -> None:
+        self.net = net()
+
+
 class Frozen(Plain):
     def __init__(self) -> None:
         super().__init__()
@@ -572,7 +588,9 @@ REFUSED: Mapping[str, tuple[Callable[[], L.LightningModule], dict[str, Any], str
     ),
     "no logits": (Plain, {"teacher": nn.LSTM(6, 3)}, "a tuple without logits; give logits_of"),
     "no file": (Plain, {"teacher": "nowhere.ckpt"}, "there is no file 'nowhere.ckpt'"),
-    "meta": (Plain, {"teacher": net().to("meta")}, "no weights yet"),
+    "meta": (Plain, {"teacher": net().to("meta")}, "has parameters without weights yet"),
+    "lazy": (lambda: Plain(nn.LazyLinear(3)), {}, "has parameters without weights yet"),
+    "late": (Late, {}, "Late has no parameters; .* call module.configure_model"),
 }
 
 
