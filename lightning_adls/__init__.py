@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_adls.planning import check_plan as check_plan
     from lightning_adls.planning import plan as plan
     from lightning_adls.planning import sensitivity as sensitivity
+    from lightning_adls.supernet import SupernetTraining as SupernetTraining
     from lightning_adls.transforms import Drop as Drop
     from lightning_adls.transforms import LoRA as LoRA
     from lightning_adls.transforms import Pack as Pack
@@ -71,6 +72,7 @@ _MODULE_OF = {
     "RngState": "callbacks",
     "Scores": "planning",
     "StagedQuantization": "callbacks",
+    "SupernetTraining": "supernet",
     "TextClassifier": "classifier",
     "TextData": "data",
     "TrialPruning": "callbacks",

@@ -13,8 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
-from lightning_adls.callbacks.calibration import Calibration
-from lightning_adls.callbacks.quantization import QuantizationAwareTraining
+from lightning_adls.callbacks.pruning import Pruning
 from lightning_adls.callbacks.scales import warn_of_groups
 from lightning_adls.callbacks.sharding import refuse_sharded
 from lightning_adls.callbacks.swapping import LayerSwapping
@@ -143,7 +142,9 @@ class SupernetTraining(LayerSwapping):
     def _refuse_others(self, trainer: L.Trainer) -> None:
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for other in callbacks:
-            if isinstance(other, QuantizationAwareTraining | Calibration):
+            if isinstance(other, LayerSwapping) and not isinstance(
+                other, SupernetTraining | Pruning
+            ):
                 raise InputValueError(
                     f"{_WHO}: callbacks has {type(other).__name__} as well, whose recipe would "
                     "take the place of all others; extract a recipe and train it on with that."
@@ -153,6 +154,8 @@ class SupernetTraining(LayerSwapping):
         """Look whether the module can be trained so."""
         super().on_fit_start(trainer, pl_module)
         name = type(pl_module).__name__
+        if pl_module._compiler_ctx is not None:
+            raise _compiled(pl_module)
         if self._passes > 1 and not pl_module.automatic_optimization:
             raise InputValueError(
                 f"{_WHO}: {name} optimises by itself (automatic_optimization=False), once for each "
@@ -298,7 +301,11 @@ def _mean_loss(outputs: Sequence[Any]) -> Any:
 def _refuse_compiled(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, OptimizedModule) or part._compiled_call_impl is not None:
-            raise InputValueError(
-                f"{_WHO}: {type(part).__name__} is compiled, and each recipe would be compiled "
-                "anew; train eagerly (compile=False), and compile what you extract."
-            )
+            raise _compiled(part)
+
+
+def _compiled(part: nn.Module) -> InputValueError:
+    return InputValueError(
+        f"{_WHO}: {type(part).__name__} is compiled, and each recipe would be compiled anew; train "
+        "eagerly (compile=False), and compile what you extract."
+    )
