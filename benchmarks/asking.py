@@ -32,6 +32,7 @@ from rich.table import Table
 
 from lightning_adls import search
 from lightning_adls.engines import Call, Driver, Engine
+from lightning_adls.labs.monitoring import Monitoring
 from lightning_adls.labs.rows.trials import TrialTable
 from lightning_adls.search.judged import JudgedTrial
 
@@ -53,6 +54,8 @@ class Judging:
         space: To choose from.
         folder: Of the search.
     """
+
+    mode = "max"
 
     def __init__(self, space: search.FormatSpace, folder: Path) -> None:
         self.space, self.folder = space, folder
@@ -158,7 +161,7 @@ def measure(
         with search.open_storage(storage or journal) as store:
             one = found(store, engine)
             if listeners:
-                table = TrialTable(folder / "results.csv", {name: one}, 500, "recipe")
+                table = TrialTable(folder / "results.csv", {name: one}, Monitoring(500), "recipe")
                 heard.insert(0, table)
             one.run()
         started = perf_counter()

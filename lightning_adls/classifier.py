@@ -263,8 +263,13 @@ class TextClassifier(CompressedCheckpoints):
         return rows * torch.distributed.get_world_size() / total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """Log loss and accuracy of one validation batch; ``class`` of each sample, ``(batch,)``."""
-        return {"class": self._step(batch, "val")[1].argmax(-1)}
+        """Log loss and accuracy of one validation batch.
+
+        Returns:
+            ``class`` of each sample, ``(batch,)``, and its ``logits``, ``(batch, classes)``.
+        """
+        logits = self._step(batch, "val")[1]
+        return {"class": logits.argmax(-1), "logits": logits}
 
     def test_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Log loss and accuracy of one test batch; ``class`` of each sample, ``(batch,)``."""

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 Row = dict[str, Any]
 Curve = Sequence[tuple[float, float]]
@@ -38,18 +38,23 @@ def write_text(path: str | Path, text: str) -> None:
     part.replace(path)
 
 
-def running_best(values: Sequence[float | None]) -> list[float | None]:
-    """The highest value so far at each place; None until there is one.
+def running_best(
+    values: Sequence[float | None], mode: Literal["max", "min"] = "max"
+) -> list[float | None]:
+    """The highest value so far at each place, or the lowest; None until there is one.
 
     Example:
         >>> running_best([None, 0.7, None, 0.6, 0.8])
         [None, 0.7, 0.7, 0.7, 0.8]
+        >>> running_best([0.7, 0.6, 0.8], "min")
+        [0.7, 0.6, 0.6]
     """
+    better = max if mode == "max" else min
     best: float | None = None
     bests = []
     for value in values:
-        if value is not None and (best is None or value > best):
-            best = value
+        if value is not None:
+            best = value if best is None else better(best, value)
         bests.append(best)
     return bests
 

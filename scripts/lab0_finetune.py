@@ -41,7 +41,7 @@ from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.rows.steps import lab0
 from lightning_adls.labs.stored import StoredRun
-from lightning_adls.labs.tables import table
+from lightning_adls.labs.tables import in_words, table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.labs.tensorboard import OVERVIEW, TensorBoard, shown, write_row
 from lightning_adls.models import NetworkFactory
@@ -171,7 +171,8 @@ def show_step(
         left = {model: each for model, each in epochs.items() if model not in lab.rows}
         done = len(epochs) - len(left)
         far = remaining.after_one(done, len(epochs), epochs[name], sum(left.values()))
-        console.print(f"{name}: val acc. {row['accuracy']:.4f}; {far}", highlight=False)
+        reached = in_words(row["accuracy"], lab.task.texts.row_counts["val"])
+        console.print(f"{name}: val acc. {reached}; {far}", highlight=False)
 
 
 class ValidationCurve(L.Callback):
@@ -251,7 +252,8 @@ def write_page(tensorboard: TensorBoard, lab: ModelRun) -> None:
         metrics = {key: row.get(key) for key in COLUMNS if key != "model"}
         write_row(lab.folder, number, row["model"], {"model": row["model"]}, metrics)
         if row["curve"] is not None:
-            write_run(lab.folder / OVERVIEW / row["model"], curves={BY_STEP: row["curve"]})
+            curve = [(x, y) for x, y, _ in row["curve"]]
+            write_run(lab.folder / OVERVIEW / row["model"], curves={BY_STEP: curve})
     tables = {"fine-tuning": shown(rows, COLUMNS)}
     tensorboard.write_page(lab.folder, LAYOUT, tables)
 

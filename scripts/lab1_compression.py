@@ -36,7 +36,9 @@ from lightning_adls.events import write_run
 from lightning_adls.formats import Integer, LearnedInteger
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
+from lightning_adls.labs.best import about_best, in_a_line
 from lightning_adls.labs.choosing import best_quantised, choosable, sparsest_within
+from lightning_adls.labs.classified import right
 from lightning_adls.labs.compression import (
     Observer,
     Schedule,
@@ -53,7 +55,7 @@ from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.model_run import ModelRun
 from lightning_adls.labs.rows.steps import START, TRAINED, lab1
 from lightning_adls.labs.stored import StoredRun
-from lightning_adls.labs.tables import table
+from lightning_adls.labs.tables import in_words, table
 from lightning_adls.labs.task import TASK_ARGUMENTS, Task
 from lightning_adls.labs.tensorboard import OVERVIEW, TensorBoard, shown, write_model, write_row
 from lightning_adls.models import NetworkFactory
@@ -218,7 +220,11 @@ def main(
         for share in structured or []:
             remove(lab, best, share, retrain)
 
-        results = test_chosen(lab, best, tolerance, qat)
+        quantised = quantised_rows(lab)
+        answers = {step: right(lab.answers("val", step)) for step in quantised}
+        val_rows = task.texts.row_counts["val"]
+        alike = about_best(quantised, answers, val_rows, "bits_per_weight")
+        results = test_chosen(lab, best, tolerance, qat, alike)
         drop_checkpoints(lab)
         write_rows(lab)
         draw(StoredRun.read(lab.folder))
@@ -226,6 +232,7 @@ def main(
         if tensorboard is not None:
             write_page(tensorboard, lab, rows, task)
     console.print(table("Chosen on the validation split, tested once", rows, COLUMNS))
+    console.print(in_a_line(alike, quantised), highlight=False, soft_wrap=True)
     console.print(f"All models, figures and recipes: {lab.folder}", soft_wrap=True)
 
 
@@ -268,7 +275,15 @@ def drop_checkpoints(lab: ModelRun) -> None:
     lab.keep([] if best is None else [best, *choosable(lab.rows, best)])
 
 
-def test_chosen(lab: ModelRun, best: str, tolerance: float, budget: Budget) -> dict[str, Row]:
+def quantised_rows(lab: ModelRun) -> dict[str, Row]:
+    """The quantised models by their steps, those of the fewest bits first."""
+    rows = {row["step"]: row for row in lab1(lab) if row["method"] == "quantised"}
+    return dict(sorted(rows.items(), key=lambda one: float(one[1]["bits_per_weight"])))
+
+
+def test_chosen(
+    lab: ModelRun, best: str, tolerance: float, budget: Budget, alike: Row
+) -> dict[str, Row]:
     """Test the chosen models, once each, and write what they are."""
     sparse = sparsest_within(lab.rows, best, tolerance)
     results = {}
@@ -282,7 +297,9 @@ def test_chosen(lab: ModelRun, best: str, tolerance: float, budget: Budget) -> d
         for transform in lab.transforms_of(step):
             if isinstance(transform, Quantize):
                 transform.save(path)
-    report.write_json(lab.folder / "summary.json", {**about(lab, lab.task), "results": results})
+    report.write_json(
+        lab.folder / "summary.json", {**about(lab, lab.task), "results": results, "best": alike}
+    )
     return results
 
 
@@ -309,7 +326,8 @@ def show_step(lab: ModelRun, name: str, row: Row, remaining: Remaining, total: i
         # The fine-tune that all start from takes much longer than what follows.
         work = 0.0 if name == START else 1.0
         far = remaining.after_one(done, max(done, total), work)
-        console.print(f"{name:<40} {row['accuracy']:.4f}  {far}", highlight=False, soft_wrap=True)
+        reached = in_words(row["accuracy"], lab.task.texts.row_counts["val"])
+        console.print(f"{name:<40} {reached}  {far}", highlight=False, soft_wrap=True)
 
 
 def write_rows(lab: ModelRun) -> None:
@@ -327,7 +345,7 @@ def write_steps(lab: ModelRun, steps: Iterable[str]) -> None:
                 choices["method"] = way_to_prune(row)
             write_row(lab.folder, number, row["step"], choices, {key: row[key] for key in METRICS})
     best = best_quantised(lab.rows)
-    pruned = {} if best is None else by_sparsity(rows, best, lab.task.texts.row_counts["val"])
+    pruned = {} if best is None else by_sparsity(rows, best)
     for tag, scale, curves in ((BY_WIDTH, 1, by_width(rows)), (BY_SPARSITY, 100, pruned)):
         for name, curve in curves.items():
             scaled = [(scale * point.x, point.y) for point in curve]

@@ -38,6 +38,8 @@ from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
 from lightning_adls.labs.architectures import Models, smallest
+from lightning_adls.labs.best import about_best, in_a_line
+from lightning_adls.labs.classified import right
 from lightning_adls.labs.comparing import best_of, log, rank
 from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.concerns import about_data, about_searches, say
@@ -46,7 +48,9 @@ from lightning_adls.labs.drawing.lab2 import SEARCHES, draw_samplers
 from lightning_adls.labs.examples import with_example
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
 from lightning_adls.labs.fronts import write_fronts
+from lightning_adls.labs.halves import ReportOn
 from lightning_adls.labs.judging import judge, judge_compressed
+from lightning_adls.labs.monitoring import Monitoring
 from lightning_adls.labs.rows.trials import TrialTable, total_seconds
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.searching import searching
@@ -73,11 +77,14 @@ DIMENSIONS = ("num_hidden_layers", "num_attention_heads", "hidden_size", "interm
 
 # The three searches.
 PLAIN, AWARE, RETRAINED = "plain", "aware", "aware_retrained"
-COLUMNS = {
+ACCURACIES = {
     "name": ("model", ""),
     "val_accuracy_before_compression": ("before", ".4f"),
     "val_accuracy": ("val acc.", ".4f"),
     "test_accuracy": ("test acc.", ".4f"),
+}
+COSTS = {
+    "name": ("model", ""),
     "parameters": ("parameters", ","),
     "size_mb": ("MB", ".3f"),
     "bits_per_weight": ("bits/w", ".2f"),
@@ -115,6 +122,7 @@ def main(
     limits: Limits | None = None,
     minimise: list[str] | None = None,
     reuse: list[str] | None = None,
+    report_on: ReportOn = "all",
     trials: int = 8,
     only: list[str] | None = None,
     engine: EngineName | None = None,
@@ -148,6 +156,8 @@ def main(
             then is the Pareto front, over the first of them.
         reuse: Pre-trained BERTs, on the hub or in folders. Every model starts from those of their
             weights that have the name and shape of its own.
+        report_on: The validation rows that accuracies are reported on: ``all``, by which trials
+            are compared as well, or the ``half`` of them by which none is.
         trials: Trials of each search and seed.
         only: Names of the samplers to compare; by default all.
         engine: Who computes: serial (this process), processes (of this machine) or ray (a
@@ -165,6 +175,7 @@ def main(
         search.make_sampler(samplers[name], space, min(seeds), objectives=1 + len(minimise))
     compression: list[Transform] = [Quantize(quantize), prune]
     tasks, models = dict[int, Task](), dict[int, Models]()
+    monitoring = dict[int, Monitoring]()
     for seed in seeds:
         tasks[seed] = task = Task(
             data,
@@ -175,6 +186,7 @@ def main(
             callbacks=callbacks,
             loggers=logger,
         )
+        monitoring[seed] = Monitoring.of(task.texts, "val/accuracy", report_on, seed)
         models[seed] = Models(task.texts, model, classifier, compression, reuse or [])
     shares = models[seeds[0]].check(space)
     described = yaml.safe_load(config_yaml)["samplers"]
@@ -187,11 +199,11 @@ def main(
         # Task 2 searches twice more.
         bars = search.Bars(console, studies=(len(only) + 2) * len(seeds))
         searches = dict[str, Search[Architecture]]()
-        kinds, rows_of = dict[str, Row](), tasks[seeds[0]].texts.row_counts
+        kinds, val_rows = dict[str, Row](), monitoring[seeds[0]].choosing_rows
         results = TrialTable(
             lab.folder / "results.csv",
             searches,
-            rows_of["val"],
+            monitoring[seeds[0]],
             "architecture",
             kinds.__getitem__,
             minimise[0] if minimise else None,
@@ -225,10 +237,16 @@ def main(
                 minimise=costs,
                 callbacks=callbacks,
                 loggers=logger,
+                **monitoring[seed].for_objective,
             )
             settings = {**lab.settings, **of_search}
             study = search.open_study(
-                store, name_in_storage(name), settings, pruner, minimise=costs
+                store,
+                name_in_storage(name),
+                settings,
+                pruner,
+                minimise=costs,
+                **monitoring[seed].for_study,
             )
             searches[name] = Search(
                 study, objective, samplers[sampler], trials, seed, listeners, computing
@@ -261,7 +279,7 @@ def main(
                 draw_samplers(StoredRun.read(lab.folder))
                 if tensorboard is not None:
                     tensorboard.write_page(lab.folder, LAYOUT)
-            ranking = rank(compared)
+            ranking = rank(compared, val_rows)
             best = next(iter(ranking))
             if ranking[best]["mean_best"] is None:
                 cli.refuse(
@@ -277,21 +295,27 @@ def main(
                 if tensorboard is not None:
                     tensorboard.write_page(lab.folder, LAYOUT)
 
-        say(about_searches(searches.values(), tasks[seeds[0]].texts))
-        rows: dict[str, Row] = {}
+        say(about_searches(searches.values(), val_rows))
+        rows, found_by = dict[str, Row](), dict[str, Search[Architecture]]()
         for kind, by_seed in found.items():
             if (winner := best_of(by_seed)) is not None:
-                task = tasks[winner.seed]
-                rows[kind] = judge(lab, task, winner)
+                task, looking = tasks[winner.seed], monitoring[winner.seed]
+                rows[kind], found_by[kind] = judge(lab, task, winner, looking), winner
                 if kind == PLAIN and rows[kind]["checkpoint"]:
                     compress = models[winner.seed].compress
-                    rows["compressed"] = judge_compressed(lab, task, winner, compress)
+                    found_by["compressed"] = winner
+                    rows["compressed"] = judge_compressed(lab, task, winner, compress, looking)
         results.write()
         known = about(lab, tasks[seeds[0]], total_seconds(searches))
-        summary = {**known, "samplers": ranking, "models": rows}
+        answers = {
+            name: right(lab.answers("val", step), monitoring[found_by[name].seed].reporting)
+            for name, step in steps_of(rows).items()
+        }
+        alike = about_best(rows, answers, monitoring[seeds[0]].reporting_rows, "size_mb")
+        summary = {**known, "samplers": ranking, "models": rows, "best": alike}
         if minimise:
             summary |= {
-                "fronts": write_fronts(lab.folder, searches, minimise[0], rows_of["val"]),
+                "fronts": write_fronts(lab.folder, searches, minimise[0], monitoring[seeds[0]]),
                 "hypervolume_reference": results.reference,
             }
         report.write_json(lab.folder / "summary.json", summary)
@@ -299,10 +323,10 @@ def main(
         if tensorboard is not None:
             tables = {
                 "samplers": shown(named(ranking), RANKING),
-                "models": shown(named(rows), COLUMNS),
+                "models": shown(named(rows), {**ACCURACIES, **COSTS}),
             }
             tensorboard.write_page(lab.folder, LAYOUT, tables)
-    show(ranking, rows, lab.folder)
+    show(ranking, rows, alike, lab.folder)
 
 
 def check_arguments(
@@ -334,20 +358,31 @@ def check_arguments(
         raise InputValueError(f"lab2: seeds={list(seeds)} has one below 0.")
 
 
+def steps_of(models: Mapping[str, Row]) -> dict[str, str]:
+    """The step that has the answers of each model; see :mod:`lightning_adls.labs.judging`."""
+    return {
+        name: f"{'compressed/' if name == 'compressed' else ''}{row['study']}/{row['trial']}"
+        for name, row in models.items()
+    }
+
+
 def named(rows: Mapping[str, Row]) -> list[Row]:
     """Rows with their names in them."""
     return [{"name": name, **row} for name, row in rows.items()]
 
 
-def show(ranking: Mapping[str, Row], rows: Mapping[str, Row], folder: Path) -> None:
+def show(ranking: Mapping[str, Row], rows: Mapping[str, Row], alike: Row, folder: Path) -> None:
     """Print the tables of both tasks."""
     console.print(table("Task 1: samplers", named(ranking), RANKING))
-    console.print(table("Task 2: accuracy and cost of the best models", named(rows), COLUMNS))
+    console.print(table("Task 2: accuracy of the best models", named(rows), ACCURACIES))
+    console.print(table("Task 2: cost of the best models", named(rows), COSTS))
     for name, row in rows.items():
         sizes = {k: v for k, v in row["architecture"].items() if k != "identities"}
         text = ", ".join(f"{key} {value}" for key, value in sizes.items())
         dropped = len(row["architecture"]["identities"])
         console.print(f"{name}: {text}, {dropped} identities", highlight=False, soft_wrap=True)
+    if alike:
+        console.print(in_a_line(alike, rows), highlight=False, soft_wrap=True)
     console.print(f"Figures, trials and checkpoints: {folder}", soft_wrap=True)
 
 

@@ -36,13 +36,17 @@ from lightning_adls.engines import Ray
 from lightning_adls.errors import InputValueError, did_you_mean
 from lightning_adls.labs import cli
 from lightning_adls.labs.about import about
+from lightning_adls.labs.best import about_best, in_a_line
+from lightning_adls.labs.classified import right
 from lightning_adls.labs.computing import EngineName, computing_by
 from lightning_adls.labs.concerns import about_searches, say
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.drawing.lab3 import draw_running_best
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
-from lightning_adls.labs.judging import test, tested, weights_of
+from lightning_adls.labs.halves import ReportOn
+from lightning_adls.labs.judging import flips_of, step_of, test, tested, weights_of
 from lightning_adls.labs.model_run import START, ModelRun
+from lightning_adls.labs.monitoring import Monitor, Monitoring
 from lightning_adls.labs.rows.columns import accuracy
 from lightning_adls.labs.rows.trials import TrialTable, total_seconds
 from lightning_adls.labs.searching import add, searching
@@ -74,6 +78,9 @@ COLUMNS = {
     "val_accuracy": ("val acc.", ".4f"),
     "test_accuracy": ("test acc.", ".4f"),
     "bits_per_weight": ("bits/w", ".2f"),
+}
+TRIALS = {
+    "study": ("study", ""),
     "trials": ("trials", "d"),
     "pruned": ("pruned", "d"),
     "failed": ("failed", "d"),
@@ -110,6 +117,8 @@ def main(
     train: bool = True,
     backend: Literal["standard", "mase", "chop"] = "standard",
     share: bool = False,
+    monitor: Monitor = "val/accuracy",
+    report_on: ReportOn = "all",
     trials: int = 24,
     only: list[str] | None = None,
     seed: int = 0,
@@ -148,6 +157,10 @@ def main(
         backend: What computes with rounded numbers: standard, mase (as MASE does, faults included)
             or chop (MASE itself).
         share: Make one choice for all layers instead of one for each.
+        monitor: What trials are compared by: ``val/accuracy``, or what has less noise, ``val/loss``
+            or ``val/divergence``, that of a model's probabilities from those of the start.
+        report_on: The validation rows that accuracies are reported on: ``all``, by which trials
+            are compared as well, or the ``half`` of them by which none is.
         trials: Trials of each study.
         only: The studies to run now; by default all.
         seed: Of everything.
@@ -179,6 +192,7 @@ def main(
         finetune=finetune,
         weights=weights,
     )
+    monitoring = Monitoring.of(task.texts, monitor, report_on, seed)
     found = list(match(linear_layers(task.network), dict.fromkeys(layers), "layers"))
     spaces = {
         name: FormatSpace.from_templates(
@@ -199,8 +213,7 @@ def main(
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
         bars, searches = search.Bars(console, len(only)), dict[str, Search[Quantize]]()
-        val_rows = task.texts.row_counts["val"]
-        results = TrialTable(lab.folder / "results.csv", searches, val_rows, "recipe")
+        results = TrialTable(lab.folder / "results.csv", searches, monitoring, "recipe")
         listeners = [results, bars]
         if tensorboard is not None:
             listeners.append(tensorboard.listener(lab.folder, f"lab3/{run}"))
@@ -221,8 +234,11 @@ def main(
                 trained,
                 callbacks=task.callbacks,
                 loggers=task.loggers,
+                **monitoring.for_objective,
             )
-            study = search.open_study(store, name_in_storage(name), fingerprint, pruner)
+            study = search.open_study(
+                store, name_in_storage(name), fingerprint, pruner, **monitoring.for_study
+            )
             add(
                 searches,
                 name,
@@ -239,6 +255,7 @@ def main(
         lab.begin()
         console.print(f"{len(found)} linear layers; {len(only)} studies of up to {trials} trials")
         lab.start(budget)
+        monitoring.refer_to(task.build(), task.texts, budget)
         with searching(bars):
             for name in only:
                 if name not in searches:
@@ -248,14 +265,15 @@ def main(
                 draw_running_best(StoredRun.read(lab.folder))
                 if tensorboard is not None:
                     tensorboard.write_page(lab.folder, LAYOUT)
-        say(about_searches((searches[name] for name in only), task.texts))
-        rows = write_summary(lab, searches, only, backend)
+        if monitoring.by_accuracy:
+            say(about_searches((searches[name] for name in only), monitoring.choosing_rows))
+        rows = write_summary(lab, searches, only, backend, monitoring)
         results.write()
         draw(StoredRun.read(lab.folder))
         ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
         if tensorboard is not None:
             recipes = {row["study"]: row["best_recipe"] for row in rows if "best_recipe" in row}
-            tables = {"best of each study": shown(ranked, COLUMNS)}
+            tables = {"best of each study": shown(ranked, {**COLUMNS, **TRIALS})}
             tensorboard.write_page(lab.folder, LAYOUT, tables, recipes)
             for row in rows:
                 if tensorboard.histograms and row.get("best_checkpoint") and row["study"] in only:
@@ -264,6 +282,7 @@ def main(
                     module = cast(TextClassifier, each.objective.load(each.best))
                     write_model(lab.folder / OVERVIEW / row["study"] / "best", module, task.texts)
     console.print(table("Best of each study", ranked, COLUMNS))
+    console.print(table("Trials of each study", ranked, TRIALS))
     console.print(f"Figures, recipes and checkpoints: {lab.folder}", soft_wrap=True)
 
 
@@ -294,7 +313,11 @@ def check_used(precisions: Mapping[str, Template], studies: Mapping[str, list[st
 
 
 def write_summary(
-    lab: ModelRun, searches: Searches, only: Collection[str], backend: str
+    lab: ModelRun,
+    searches: Searches,
+    only: Collection[str],
+    backend: str,
+    monitoring: Monitoring,
 ) -> list[Row]:
     """Test the best model of each study that was run, and write what is known of all.
 
@@ -305,7 +328,7 @@ def write_summary(
         if not each.counted:
             continue
         found = search.summary(each.study)
-        rows[name] = accuracy("val", found.pop("best_value"), lab.task.texts.row_counts["val"])
+        rows[name] = accuracy("val", monitoring.accuracy(each.best), monitoring.reporting_rows)
         rows[name] |= found
         if (best := each.best) is None:
             continue
@@ -317,12 +340,24 @@ def write_summary(
             test(lab, lab.task, each)
         rows[name] |= {
             **tested(each),
+            **flips_of(lab, each),
             "best_recipe": str(recipe),
             "best_checkpoint": weights and str(weights.relative_to(lab.folder)),
         }
     known = about(lab, lab.task, total_seconds(searches))
     start = accuracy("val", lab.rows[START]["accuracy"], lab.task.texts.row_counts["val"])
-    report.write_json(lab.folder / "summary.json", {**known, "start": start, "results": rows})
+    answers = {
+        name: right(lab.answers("val", step_of(each)), monitoring.reporting)
+        for name, each in searches.items()
+        if each.best is not None
+    }
+    alike = about_best(rows, answers, monitoring.reporting_rows, "bits_per_weight")
+    summary = {**known, "start": start, "results": rows, "best": alike}
+    if monitoring.reporting is not None:
+        summary["reporting"] = sorted(monitoring.reporting)
+    report.write_json(lab.folder / "summary.json", summary)
+    if alike:
+        console.print(in_a_line(alike, rows), highlight=False, soft_wrap=True)
     return [{"study": name, **row} for name, row in rows.items()]
 
 

@@ -80,6 +80,7 @@ def started(folder: Path, alone: Any) -> Any:
 def check_equal(one: Any, two: Any) -> None:
     assert one["steps"] == two["steps"] == 4
     assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+    assert {"val/accuracy", "val/divergence", "half/loss"} <= one["metrics"].keys()
     assert two["answers"] == one["answers"]
     assert len(one["answers"]) == 17
     assert one["state"].keys() == two["state"].keys()

@@ -64,6 +64,15 @@ class Classifier(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.1)
 
 
+def test_the_example_of_statistics_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = _examples(DOCS / "statistics.md")
+    exec(compile(example, "statistics.md", "exec"), {})
+    printed = capsys.readouterr().out
+    # Four rows that all went one way: 2 of 16 tosses of a coin.
+    assert printed.startswith("0.125 Interval(low=")
+    assert "Flips(changed=2, right_to_wrong=1, wrong_to_right=1, rows=3)" in printed
+
+
 def test_the_example_of_searching_runs_in_a_project_with_data_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -372,11 +372,16 @@ class TextData(L.LightningDataModule):
             raise InputValueError(
                 f"TextData: count={count} is below 1; calibrate on a batch or more."
             )
-        rows = self._rows("train")
+        rows = self.rows("train")
         batches = LengthBatches(rows.lengths, self.batch_size, shuffle=True, seed=self.seed)
         return [rows[batch] for batch in islice(batches, count)]
 
-    def _rows(self, part: str) -> Rows:
+    def rows(self, part: str) -> Rows:
+        """The tokenised rows of ``train``, ``val`` or ``test``, in the order of the data.
+
+        Raises:
+            RuntimeError: If they are not set up.
+        """
         if part not in self._parts:
             raise RuntimeError(
                 f"TextData: the {part} rows are not loaded; call prepare_data() and "
@@ -387,7 +392,7 @@ class TextData(L.LightningDataModule):
     def _loader(
         self, part: str, batch_size: int, shuffle: bool = False, with_index: bool = False
     ) -> DataLoader[Batch]:
-        rows = copy(self._rows(part))
+        rows = copy(self.rows(part))
         rows.with_index = with_index
         ranks = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
         seed = TEST_SEED if part == "test" else self.seed

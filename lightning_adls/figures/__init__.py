@@ -1,6 +1,7 @@
 """Figures for screen and paper: each is written as PNG, 200 dots per inch, and as PDF."""
 
 from lightning_adls.figures.bars import draw_bars
+from lightning_adls.figures.canvas import Level, Levels
 from lightning_adls.figures.confusion import draw_confusions
 from lightning_adls.figures.front import Candidate, draw_front
 from lightning_adls.figures.heat import draw_heat_map
@@ -11,6 +12,8 @@ from lightning_adls.figures.steps import Span, Stairs, draw_steps
 
 __all__ = [
     "Candidate",
+    "Level",
+    "Levels",
     "Point",
     "Span",
     "Stairs",

@@ -17,6 +17,10 @@ DPI = 200
 MOST_CURVES = 7
 _LEVEL = "level"
 
+# A value to compare with, with its standard error where it has one.
+Level = float | tuple[float, float | None]
+Levels = Mapping[str, Level]
+
 
 @contextmanager
 def figure(
@@ -97,15 +101,16 @@ def _save(made: Any, path: Path) -> None:
         part.replace(path.with_suffix(suffix))
 
 
-def levels(axes: "Axes", values: Mapping[str, float], bottom: float | None = None) -> None:
+def levels(axes: "Axes", values: Levels, bottom: float | None = None) -> None:
     """Dashed lines at values to compare with, such as chance; the legend has their numbers.
 
-    One that lies below ``bottom``, or so far from what is drawn that it would leave no room for
-    it, is in the legend alone.
+    A standard error is a pale band around its line. One that lies below ``bottom``, or so far from
+    what is drawn that it would leave no room for it, is in the legend alone.
     """
     low, high = axes.get_ylim()
     room = 0.6 * (high - low)
-    for place, (name, value) in enumerate(values.items()):
+    for place, (name, level) in enumerate(values.items()):
+        value, error = level if isinstance(level, tuple) else (level, None)
         near = (low - room if bottom is None else bottom) <= value <= high + room
         axes.plot(
             [0, 1] if near else [],
@@ -114,10 +119,24 @@ def levels(axes: "Axes", values: Mapping[str, float], bottom: float | None = Non
             color=GREY,
             linewidth=1.2,
             linestyle=("--", ":", "-.")[place % 3],
-            label=f"{name}  {value:.3f}{'' if near else ', outside'}",
+            label=f"{name}  {with_error(value, error)}{'' if near else ', outside'}",
             gid=_LEVEL,
             zorder=1,
         )
+        if near and error:
+            axes.axhspan(
+                value - error, value + error, color=GREY, alpha=0.12, linewidth=0, zorder=0
+            )
+
+
+def with_error(value: float, error: float | None) -> str:
+    """A value of an axis of accuracies in words.
+
+    Example:
+        >>> with_error(0.86, 0.0123), with_error(0.5, None)
+        ('0.860 ± 0.012', '0.500')
+    """
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
 def robust_bottom(values: Sequence[float]) -> float | None:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lightning_adls.figures.canvas import figure
+from lightning_adls.figures.canvas import figure, with_error
+from lightning_adls.significance import standard_error
 
 Matrix = Sequence[Sequence[int]]
 
@@ -18,7 +19,8 @@ def draw_confusions(
 ) -> None:
     """Draw a matrix for each model, a panel each.
 
-    A cell is shaded by its share of the row, and has the number and that share in it.
+    A cell is shaded by its share of the row, and has the number and that share in it. Above is the
+    accuracy, with its binomial standard error.
 
     Args:
         path: Of the PNG file; the PDF lies beside it.
@@ -50,7 +52,10 @@ def draw_confusions(
                         color="white" if shares[y][x] > 0.55 else "black",
                     )
             right = sum(matrix[n][n] for n in range(len(classes)))
-            one.set_title(f"{name}: {right / sum(totals):.3f}", fontsize=9)
+            count = sum(map(sum, matrix))
+            accuracy = right / count
+            error = standard_error(accuracy, count)
+            one.set_title(f"{name}\n{with_error(accuracy, error)}", fontsize=9)
             one.set_xticks(range(len(classes)), classes, fontsize=8)
             one.set_yticks(range(len(classes)), classes, fontsize=8, rotation=90, va="center")
             one.set(xlabel="predicted", ylabel="class" if place % columns == 0 else "")

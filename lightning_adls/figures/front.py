@@ -1,10 +1,10 @@
 """Accuracy over cost, and the Pareto front: what nothing else beats in both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_adls.figures.canvas import cut, figure, levels, plain_log, robust_bottom
+from lightning_adls.figures.canvas import Levels, cut, figure, levels, plain_log, robust_bottom
 from lightning_adls.figures.styles import BLACK, GREY, styles
 
 
@@ -42,7 +42,7 @@ def draw_front(
     x_label: str,
     y_label: str,
     subtitle: str = "",
-    compare: Mapping[str, float] | None = None,
+    compare: Levels | None = None,
     log: bool = False,
     references: Sequence[Candidate] = (),
 ) -> None:
@@ -55,7 +55,7 @@ def draw_front(
         x_label: The cost.
         y_label: The accuracy.
         subtitle: Below the title.
-        compare: Accuracies to compare with, by name; dashed.
+        compare: Accuracies to compare with, by name; dashed, with a band of one standard error.
         log: Logarithmic cost.
         references: Models to compare with, by their groups' names; crosses, of no front.
     """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_adls.figures.canvas import (
     MOST_CURVES,
+    Levels,
     cut,
     figure,
     levels,
@@ -36,7 +37,7 @@ def draw_points(
     x_label: str,
     y_label: str,
     subtitle: str = "",
-    compare: Mapping[str, float] | None = None,
+    compare: Levels | None = None,
     log: bool = False,
 ) -> None:
     """Draw points joined by lines; more than seven curves share their axes in several panels.
@@ -50,7 +51,7 @@ def draw_points(
         x_label: Below it.
         y_label: Beside it.
         subtitle: Below the title.
-        compare: Values of y to compare with, by name; dashed.
+        compare: Values of y to compare with, by name; dashed, with a band of one standard error.
         log: Logarithmic on both axes. Else the y axis leaves out what lies far below the rest, and
             marks it at its edge: it is made for accuracies.
     """

@@ -3,8 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from lightning_adls.figures.canvas import MOST_CURVES, cut, figure, levels, robust_bottom
+from lightning_adls.figures.canvas import (
+    MOST_CURVES,
+    Levels,
+    cut,
+    figure,
+    levels,
+    robust_bottom,
+    with_error,
+)
 from lightning_adls.figures.styles import GREY, styles
 
 Span = tuple[float, float, float]
@@ -33,7 +42,8 @@ def draw_steps(
     x_label: str,
     y_label: str,
     subtitle: str = "",
-    compare: Mapping[str, float] | None = None,
+    compare: Levels | None = None,
+    mode: Literal["max", "min"] = "max",
 ) -> None:
     """Draw stepped curves, the best last value first in the legend.
 
@@ -47,13 +57,15 @@ def draw_steps(
         x_label: Below it.
         y_label: Beside it.
         subtitle: Below the title.
-        compare: Values of y to compare with, by name; dashed.
+        compare: Values of y to compare with, by name; dashed, with a band of one standard error.
+        mode: Whether the best is the highest, or the lowest.
     """
     from matplotlib.ticker import MaxNLocator
 
     ranked = sorted(
         ((name, curve) for name, curve in curves.items() if curve.points),
-        key=lambda item: -item[1].points[-1][1],
+        key=lambda item: item[1].points[-1][1],
+        reverse=mode == "max",
     )
     looks = styles(curves)  # of all: a curve that is still empty takes no other's colour
     panels = max(1, -(-len(ranked) // MOST_CURVES))
@@ -62,7 +74,8 @@ def draw_steps(
     last = max((curve.points[-1][0] for _, curve in ranked), default=1)
     # Half a step further than the last point, so that its value can be seen.
     end = last + max(0.5, 0.02 * (last - first))
-    bottom = robust_bottom([y for _, curve in ranked for _, y in curve.points])
+    values = [y for _, curve in ranked for _, y in curve.points]
+    bottom = robust_bottom(values) if mode == "max" else None
     size = None if panels > 1 else (9.0, 4.8)
     with figure(path, title, subtitle, panels=panels, size=size) as axes:
         for place, one in enumerate(axes):
@@ -78,7 +91,7 @@ def draw_steps(
                     x[:-1],
                     y[:-1],
                     drawstyle="steps-post",
-                    label=f"{name}  {y[-1]:.3f}",
+                    label=f"{name}  {with_error(y[-1], curve.error)}",
                     color=look.color,
                     linestyle=look.line,
                     marker=look.marker,

@@ -1,7 +1,7 @@
 """What a model said of each row of a split: for confusion matrices and for paired comparisons."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_adls.devices import of_all_processes
 from lightning_adls.report import write_csv
+from lightning_adls.significance import flips
 
 
 class Classified(NamedTuple):
@@ -22,6 +23,7 @@ class Classified(NamedTuple):
 
 # By the number that a row has in its split's file.
 Answers = Mapping[int, Classified]
+Right = Mapping[int, bool]
 
 
 class Collecting(L.Callback):
@@ -84,6 +86,46 @@ def write(path: Path, answers: Answers) -> None:
     """Write a CSV file with the columns ``row``, ``label`` and ``predicted``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, [{"row": row, **answer._asdict()} for row, answer in answers.items()])
+
+
+def right(path: Path, among: Collection[int] | None = None) -> Right | None:
+    """Whether the answers of a file are right; None if there is no file.
+
+    Args:
+        path: What :func:`write` wrote.
+        among: Numbers of the rows that are of interest; by default all.
+    """
+    if not path.is_file():
+        return None
+    return {
+        row: answer.label == answer.predicted
+        for row, answer in read(path).items()
+        if among is None or row in among
+    }
+
+
+def flips_between(before: Path, after: Path) -> dict[str, int]:
+    """Rows that two models answer differently, by what changed; nothing if a file is not there.
+
+    Args:
+        before: What :func:`write` wrote of the first model.
+        after: The same of the second one, on the same rows.
+
+    Returns:
+        ``flips``, and those of them that are ``right_to_wrong`` and ``wrong_to_right``.
+    """
+    if not (before.is_file() and after.is_file()):
+        return {}
+    old, new = read(before), read(after)
+    labels = [answer.label for answer in old.values()]
+    found = flips(
+        labels, [each.predicted for each in old.values()], [new[row].predicted for row in old]
+    )
+    return {
+        "flips": found.changed,
+        "right_to_wrong": found.right_to_wrong,
+        "wrong_to_right": found.wrong_to_right,
+    }
 
 
 def read(path: Path) -> Answers:

@@ -1,6 +1,6 @@
 """Comparing searches, each of them run with several seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +10,7 @@ from lightning_adls import report
 from lightning_adls.events import write_run
 from lightning_adls.report import Row
 from lightning_adls.search import RUNNING_BEST, Search
+from lightning_adls.significance import standard_error, standard_error_of_mean
 
 BySeed = Mapping[int, Search[Any]]
 
@@ -20,11 +21,16 @@ def best_of(searches: BySeed) -> Search[Any] | None:
     return max(found, key=lambda each: each.curve[-1][1], default=None)
 
 
-def rank(found: Mapping[str, BySeed]) -> dict[str, Row]:
+def rank(found: Mapping[str, BySeed], val_rows: int) -> dict[str, Row]:
     """The samplers, the best first: by the mean of their best values, then the trials to reach it.
 
-    Of equals the one that comes first in ``found`` is the better; one that completed no trial for
+    The standard error of a mean is that over the seeds; of a single seed, that of its rows. Of
+    equals the one that comes first in ``found`` is the better; one that completed no trial for
     some seed is the worst.
+
+    Args:
+        found: The searches of each sampler, by seed.
+        val_rows: Rows that a trial is validated on.
     """
     ranking: dict[str, Row] = {}
     for sampler, searches in found.items():
@@ -34,10 +40,16 @@ def rank(found: Mapping[str, BySeed]) -> dict[str, Row]:
             next(n for n, y in curve if y == bests[s]) for s, curve in curves.items() if curve
         ]
         ended = all(curves.values())
+        values = [best for best in bests.values() if best is not None]
         ranking[sampler] = {
-            "mean_best": fmean(curve[-1][1] for curve in curves.values()) if ended else None,
+            "mean_best": fmean(values) if ended else None,
+            "mean_best_standard_error": _error(values, val_rows) if ended else None,
             "trials_to_best": fmean(reached) if ended else None,
             "best_by_seed": bests,
+            "standard_error_by_seed": {
+                seed: None if best is None else round(standard_error(best, val_rows), 6)
+                for seed, best in bests.items()
+            },
         }
 
     def place(sampler: str) -> tuple[float, float]:
@@ -45,6 +57,12 @@ def rank(found: Mapping[str, BySeed]) -> dict[str, Row]:
         return (inf, inf) if mean is None else (-mean, trials)
 
     return {sampler: ranking[sampler] for sampler in sorted(ranking, key=place)}
+
+
+def _error(values: Sequence[float], val_rows: int) -> float:
+    if len(values) == 1:
+        return round(standard_error(values[0], val_rows), 6)
+    return round(standard_error_of_mean(values), 6)
 
 
 def log(folder: Path, file: str, found: Mapping[str, BySeed]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_adls.data import TextData
 from lightning_adls.search import Search
+from lightning_adls.significance import standard_error
 
 FEWEST_ROWS = 200
 # Standard errors that two accuracies may be apart by chance alone: in 999 of 1,000 cases less.
@@ -21,16 +22,6 @@ def say(concerns: Iterable[str]) -> None:
         if concern not in _said:
             _said.add(concern)
             print(f"warning: {concern}", file=sys.stderr)
-
-
-def standard_error(accuracy: float, rows: int) -> float:
-    """Of an accuracy on so many rows: the binomial one.
-
-    Example:
-        >>> standard_error(0.5, 100)
-        0.05
-    """
-    return sqrt(accuracy * (1 - accuracy) / rows)
 
 
 def about_data(texts: TextData) -> list[str]:
@@ -104,13 +95,13 @@ def about_test(name: str, val: float, test: float, texts: TextData) -> list[str]
     ]
 
 
-def about_searches(searches: Iterable[Search[Any]], texts: TextData) -> list[str]:
-    """As :func:`about_spread`, of searches."""
+def about_searches(searches: Iterable[Search[Any]], rows: int) -> list[str]:
+    """As :func:`about_spread`, of searches whose values are accuracies on so many rows."""
     values = {
         search.name: [trial.values[0] for trial in search.counted if trial.state.name == "COMPLETE"]
         for search in searches
     }
-    return about_spread(values, sum(texts.class_counts("val").values()))
+    return about_spread(values, rows)
 
 
 def about_spread(values: Mapping[str, Sequence[float]], rows: int) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from lightning_adls.figures import Point
 from lightning_adls.report import Row
-from lightning_adls.significance import standard_error
 
 # In rising order of x, by the name of the curve.
 Curves = Mapping[str, list[Point]]
@@ -20,13 +19,12 @@ def by_width(rows: Sequence[Row]) -> Curves:
     return _sorted(found)
 
 
-def by_sparsity(rows: Sequence[Row], source: str, val_rows: int) -> Curves:
+def by_sparsity(rows: Sequence[Row], source: str) -> Curves:
     """Accuracy over sparsity of what was pruned from one model: a curve for each way to prune.
 
     Args:
         rows: Of the run.
         source: The step whose model was pruned.
-        val_rows: Rows of the validation split.
     """
     found: dict[str, list[Point]] = defaultdict(list)
     for row in rows:
@@ -34,7 +32,7 @@ def by_sparsity(rows: Sequence[Row], source: str, val_rows: int) -> Curves:
             found[way_to_prune(row)].append(_point(row, "target_sparsity"))
             if (untrained := row["val_accuracy_untrained"]) is not None:
                 name = f"{row['method']}, not trained again"
-                error = standard_error(untrained, val_rows)
+                error = row.get("val_standard_error_untrained")
                 found[name].append(Point(row["target_sparsity"], untrained, error))
     return _sorted(found)
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial
 
+from lightning_adls.labs.monitoring import Monitoring
 from lightning_adls.labs.rows.columns import COSTS, accuracy
 from lightning_adls.report import Row, write_text
 from lightning_adls.search import Search
@@ -20,7 +21,7 @@ def write_fronts(
     folder: Path,
     searches: Mapping[str, Search[Any]],
     cost: str,
-    val_rows: int,
+    monitoring: Monitoring,
     save: Save | None = None,
 ) -> dict[str, list[Row]]:
     """Write what the trials on the fronts chose as ``<study>/front/<trial>.yaml``.
@@ -31,7 +32,7 @@ def write_fronts(
         folder: Of the run.
         searches: By the name of their study.
         cost: Of the front: ``bits_per_weight``, ``size_mb``, ``bit_operations`` or ``parameters``.
-        val_rows: Rows that a trial is validated on.
+        monitoring: What trials are compared by, and reported on.
         save: Writes the choice of a trial; by default as YAML with the key ``choice``.
 
     Returns:
@@ -40,7 +41,7 @@ def write_fronts(
     """
     found: dict[str, list[Row]] = {}
     for study, search in searches.items():
-        front, place = front_of(search.counted, cost), folder / study / "front"
+        front, place = front_of(search.counted, cost, monitoring.mode), folder / study / "front"
         if front:
             place.mkdir(parents=True, exist_ok=True)
         for outdone in {*place.glob("*.yaml")} - {place / _file(trial) for trial in front}:
@@ -51,7 +52,7 @@ def write_fronts(
             found[study].append(
                 {
                     "trial": trial.user_attrs["index"] + 1,
-                    **accuracy("val", trial.values[0], val_rows),
+                    **accuracy("val", monitoring.accuracy(trial), monitoring.reporting_rows),
                     **{name: trial.user_attrs.get(name) for name in dict.fromkeys((*COSTS, cost))},
                     "choice": str(Path(study, "front", _file(trial))),
                 }

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import lightning as L
@@ -10,7 +11,9 @@ import lightning as L
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import MissingFileError
 from lightning_adls.labs import concerns
-from lightning_adls.labs.rows.columns import accuracy
+from lightning_adls.labs.classified import flips_between, right
+from lightning_adls.labs.monitoring import Monitoring
+from lightning_adls.labs.rows.columns import FLIPS, accuracy, accuracy_before, chosen
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task
 from lightning_adls.report import Row
@@ -55,47 +58,51 @@ def test(run: Run, task: Task, search: Search[Any]) -> None:
     if tested(search)["test_accuracy"] is not None:
         return
     best, step = _best_step(search)
-    _validate(run, task, search)
+    val = _validate(run, task, search)["accuracy"]
     row = run.step(
         f"{_TEST}/{step}",
         lambda: task.test(_best(search), search.objective.budget, run.answers("test", step)),
     )
     search.study.set_user_attr(_TEST, {"trial": best.number, **row})
-    concerns.say(concerns.about_test(search.name, best.values[0], row["accuracy"], task.texts))
+    concerns.say(concerns.about_test(search.name, val, row["accuracy"], task.texts))
 
 
-def judge(run: Run, task: Task, search: Search[Any]) -> Row:
+def judge(run: Run, task: Task, search: Search[Any], monitoring: Monitoring) -> Row:
     """Accuracies and costs of the best model of a search.
 
-    If its weights are on another machine they are those that the storage knows, and ``checkpoint``
-    is None.
+    That on the validation split is of the rows that ``monitoring`` reports on. If its weights are
+    on another machine they are those that the storage knows, and ``checkpoint`` is None.
     """
-    best, _ = _best_step(search)
+    best, step = _best_step(search)
     row = {
         "study": search.name,
         "trial": best.user_attrs["index"] + 1,
         "architecture": best.user_attrs["choice"],
-        "val_accuracy_before_compression": best.user_attrs.get("before_compression"),
+        **accuracy_before(monitoring.accuracy_before(best), monitoring.reporting_rows),
     }
-    val_rows = task.texts.row_counts["val"]
+    val_rows = monitoring.reporting_rows
     weights = weights_of(search)
     if weights is None:
         known = {name: best.user_attrs[name] for name in COSTS}
-        judged = accuracy("val", best.values[0], val_rows)
+        judged = accuracy("val", monitoring.accuracy(best), val_rows)
         return {**row, "checkpoint": None, **judged, **tested(search), **known}
     found = dict(_validate(run, task, search))
     test(run, task, search)
     path = str(weights.relative_to(run.folder))
-    judged = accuracy("val", found.pop("accuracy"), val_rows)
+    judged = _reported(run, step, found.pop("accuracy"), monitoring)
     return {**row, "checkpoint": path, **judged, **tested(search), **found}
 
 
 def judge_compressed(
-    run: Run, task: Task, search: Search[Any], compress: Callable[[L.LightningModule], object]
+    run: Run,
+    task: Task,
+    search: Search[Any],
+    compress: Callable[[L.LightningModule], object],
+    monitoring: Monitoring,
 ) -> Row:
     """The same, if the model is compressed now and not trained again; the weights must be here."""
-    best, step = _best_step(search)
-    step = f"compressed/{step}"
+    best, source = _best_step(search)
+    step = f"compressed/{source}"
     path = run.checkpoint(step)
 
     def compressed() -> TextClassifier:
@@ -106,7 +113,9 @@ def judge_compressed(
     def work() -> Row:
         module = compressed()
         save_weights(module, path)
-        return _validated(task, module, search, run.answers("val", step))
+        answers = run.answers("val", step)
+        row = _validated(task, module, search, answers)
+        return {**row, **flips_between(run.answers("val", source), answers)}
 
     found = dict(run.step(step, work))
     read = run.step(
@@ -118,12 +127,32 @@ def judge_compressed(
         "study": search.name,
         "trial": best.user_attrs["index"] + 1,
         "architecture": best.user_attrs["choice"],
-        "val_accuracy_before_compression": best.values[0],
+        **accuracy_before(monitoring.accuracy(best), monitoring.reporting_rows),
         "checkpoint": str(path.relative_to(run.folder)),
-        **accuracy("val", found.pop("accuracy"), task.texts.row_counts["val"]),
+        **_reported(run, step, found.pop("accuracy"), monitoring),
         **accuracy("test", read["accuracy"], read.get("rows")),
         **found,
     }
+
+
+def _reported(run: Run, step: str, on_all: float, monitoring: Monitoring) -> Row:
+    """The columns of a step's accuracy on the rows that are reported on."""
+    value = on_all
+    if monitoring.reporting is not None:
+        known = right(run.answers("val", step), monitoring.reporting)
+        assert known is not None  # the step has just written it, or an earlier call
+        value = fmean(known.values())
+    return accuracy("val", value, monitoring.reporting_rows)
+
+
+def step_of(search: Search[Any]) -> str:
+    """The step that has what the best model of a search answers; there has to be one."""
+    return _best_step(search)[1]
+
+
+def flips_of(run: Run, search: Search[Any]) -> Row:
+    """Validation rows that its best model answers otherwise than the start; None if not known."""
+    return chosen(run.rows.get(step_of(search), {}), FLIPS)
 
 
 def _best_step(search: Search[Any]) -> tuple[Any, str]:

@@ -10,6 +10,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs import concerns
+from lightning_adls.labs.classified import flips_between
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task, digest_of
 from lightning_adls.labs.training_bar import TellsProgress, TrainingBar
@@ -56,10 +57,16 @@ class ModelRun(Run):
         self._start: list[str] = []
 
     def done(self, name: str, row: Row, seconds: float, before: Collection[str] = ()) -> None:
-        """As :meth:`Run.done`; then the listeners are told."""
-        super().done(name, row, seconds, before)
+        """As :meth:`Run.done`, with the flips against the start; then the listeners are told."""
+        super().done(name, {**row, **self._flips(name)}, seconds, before)
         for listener in self.listeners:
             listener(name, self.rows[name])
+
+    def _flips(self, name: str) -> Row:
+        """Validation rows that a step's model answers otherwise than the start, where known."""
+        if not self._start or name in self._start:
+            return {}
+        return flips_between(self.answers("val", self._start[0]), self.answers("val", name))
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker is told nothing, and shows nothing."""

@@ -80,13 +80,25 @@ class StoredRun:
         return cls(folder, lab, name, config, summary, rows)
 
     def answers(self, split: str, step: str) -> classified.Answers | None:
-        """What a step's model said of each row of a split, None if that is not known."""
+        """What a step's model said of each row of a split, None if that is not known.
+
+        Of the validation rows only those that are reported on, where they are halves.
+        """
         # In a storage that runs share, names of studies begin with the run.
         for name in (step, f"{self.lab}/{self.name}/{step}"):
             path = self.folder / "predictions" / split / f"{name.replace('/', '_')}.csv"
             if path.is_file():
-                return classified.read(path)
+                found, among = classified.read(path), self.summary.get("reporting")
+                if split != "val" or among is None:
+                    return found
+                return {row: found[row] for row in among}
         return None
+
+    def count(self, split: str) -> int:
+        """How many rows of a split accuracies are reported on."""
+        among = self.summary.get("reporting") if split == "val" else None
+        rows: int = self.summary["rows"][split] if among is None else len(among)
+        return rows
 
     @property
     def classes(self) -> list[str]:

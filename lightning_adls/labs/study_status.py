@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from lightning_adls.search.lease import Claim
+    from lightning_adls.search.modes import Mode
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class StudyStatus:
         trials: That have ended and count, by their places.
         running: That have begun and not ended.
         holder: The process that runs the study, None if there is none.
+        mode: Whether high or low values are good.
     """
 
     name: str
@@ -33,6 +35,7 @@ class StudyStatus:
     trials: Sequence["FrozenTrial"] = ()
     running: Sequence["FrozenTrial"] = ()
     holder: "Claim | None" = None
+    mode: "Mode" = "max"
 
     @property
     def done(self) -> int:
@@ -55,7 +58,7 @@ class StudyStatus:
         complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
         if not complete:
             return "none complete"
-        best = max(complete, key=lambda trial: rank_of(trial.values, _place(trial)))
+        best = max(complete, key=lambda t: rank_of(t.values, _place(t), self.mode))
         return f"{best.values[0]:.4f} trial {_place(best)}"
 
     @property
@@ -125,6 +128,7 @@ def studies_of(
     from optuna.trial import TrialState
 
     from lightning_adls.search.lease import holder
+    from lightning_adls.search.modes import mode_of
     from lightning_adls.search.reading import read_storage
     from lightning_adls.search.study import counted_trials, total_trials
 
@@ -141,7 +145,8 @@ def studies_of(
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         running = [trial for trial in running if "index" in trial.user_attrs]
         total = total_trials(study, trials)
-        found.append(StudyStatus(name, total, counted_trials(study), running, holder(study)))
+        counted, mode = counted_trials(study), mode_of(study)
+        found.append(StudyStatus(name, total, counted, running, holder(study), mode))
     return found
 
 

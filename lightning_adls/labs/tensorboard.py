@@ -12,6 +12,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
 from lightning_adls.events import Layout, Session, markdown, write_run
 from lightning_adls.formats import NumberFormat
+from lightning_adls.labs.tables import cell
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.report import Curve, Row
 from lightning_adls.search import FRONTS, RUNNING_BEST, TRIALS_PER_HOUR, VALUE, TensorBoardRuns
@@ -85,11 +86,7 @@ def search_layout(title: str, cost: str = "bits_per_weight") -> Layout:
 def shown(rows: Iterable[Row], columns: Mapping[str, tuple[str, str]]) -> list[Row]:
     """Rows as a table on the screen has them; see :func:`lightning_adls.labs.tables.table`."""
     return [
-        {
-            header: None if (value := row.get(key)) is None else format(value, spec)
-            for key, (header, spec) in columns.items()
-        }
-        for row in rows
+        {header: cell(row, key, spec) for key, (header, spec) in columns.items()} for row in rows
     ]
 
 

@@ -15,6 +15,7 @@ from lightning_adls.search.failures import SearchFailed
 from lightning_adls.search.history import History, Point, point_of
 from lightning_adls.search.judged import Outcome, Progress, Proposal, Report, ShouldPrune, judge
 from lightning_adls.search.lease import Lease
+from lightning_adls.search.modes import Mode
 from lightning_adls.search.outcomes import EXCESS, repeated
 from lightning_adls.search.pruning import report, should_prune
 from lightning_adls.search.samplers import make_sampler, remember
@@ -66,6 +67,7 @@ class TrialDriver:
 
     def __init__(self, search: "Search[Any]", history: History, lease: Lease) -> None:
         self._search, self._history, self._lease = search, history, lease
+        self._mode: Mode = search.objective.mode
         self._shared = Shared(search.objective, search.objective.folder)
         self._calls: dict[Call, Running] = {}
         self._waiting: list[Running] = []  # for one that tries the same
@@ -133,7 +135,7 @@ class TrialDriver:
         proposal = Proposal(
             running.index,
             running.params,
-            None if best is None else rank(best),
+            None if best is None else rank(best, self._mode),
         )
         name = f"trial {running.index + 1} of {self._search.name}"
         leaves = [offered_at(self._search.objective.folder, running.index)]
@@ -216,7 +218,8 @@ class TrialDriver:
         if outcome.state != TrialState.COMPLETE or outcome.values is None:
             return False
         best = self._history.best
-        return best is None or rank_of(outcome.values, index) > rank(best)
+        found = rank_of(outcome.values, index, self._mode)
+        return best is None or found > rank(best, self._mode)
 
     def _close(self, running: Running) -> None:
         # Where this cannot be stored either, the next run closes the trial.

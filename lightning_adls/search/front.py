@@ -4,19 +4,21 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_adls.search.modes import Mode, merit
+
 Point = tuple[float, float]
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Of points ``(cost, value)`` those that no other one outdoes in both, in rising order.
+def pareto(points: Sequence[Point], mode: Mode = "max") -> list[Point]:
+    """Of points ``(cost, value)`` those that no other one outdoes in both, the cheapest first.
 
     Example:
         >>> pareto([(8, 0.9), (4, 0.7), (6, 0.7), (16, 0.9), (4, 0.6)])
         [(4, 0.7), (8, 0.9)]
     """
     front: list[Point] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or value > front[-1][1]:
+    for cost, value in sorted(points, key=lambda point: (point[0], -merit(point[1], mode))):
+        if not front or merit(value, mode) > merit(front[-1][1], mode):
             front.append((cost, value))
     return front
 
@@ -54,18 +56,19 @@ def point_of(trial: FrozenTrial, cost: str) -> Point | None:
     return float(trial.user_attrs[cost]), float(trial.values[0])
 
 
-def front_of(trials: Sequence[FrozenTrial], cost: str) -> list[FrozenTrial]:
+def front_of(trials: Sequence[FrozenTrial], cost: str, mode: Mode = "max") -> list[FrozenTrial]:
     """The trials on the Pareto front, the cheapest first; of equals the first.
 
     Args:
         trials: Those that count, in order.
         cost: Name of a cost that trials note, such as ``bits_per_weight``.
+        mode: Whether the metric is to be high or low.
     """
     by_point: dict[Point, FrozenTrial] = {}
     for trial in trials:
         if (point := point_of(trial, cost)) is not None:
             by_point.setdefault(point, trial)
-    return [by_point[point] for point in pareto([*by_point])]
+    return [by_point[point] for point in pareto([*by_point], mode)]
 
 
 def hypervolumes(trials: Sequence[FrozenTrial], cost: str, reference: Point) -> list[float | None]:

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_adls.search.modes import mode_of
 from lightning_adls.search.study import counted_trials, rank
 
 Point = Hashable
@@ -25,7 +26,7 @@ class History:
 
     Attributes:
         trials: Those that count, by their place.
-        best: The complete one of the highest value; of equals the cheapest, and then the earliest.
+        best: The complete one of the best value; of equals the cheapest, and then the earliest.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -34,6 +35,7 @@ class History:
         self._by_point: dict[Point, FrozenTrial] = {}
         self._places: set[int] = set()
         self._lowest = 0
+        self._mode = mode_of(study)
         for trial in counted_trials(study):
             self.add(trial)
 
@@ -47,7 +49,7 @@ class History:
             if _place(trial) < _place(twin):
                 self._by_point[point_of(trial.params)] = trial
         if trial.state == TrialState.COMPLETE and (
-            self.best is None or rank(trial) > rank(self.best)
+            self.best is None or rank(trial, self._mode) > rank(self.best, self._mode)
         ):
             self.best = trial
 

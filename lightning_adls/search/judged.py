@@ -10,6 +10,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from lightning_adls.engines import Channel
 from lightning_adls.search.failures import TrialFailed
+from lightning_adls.search.modes import Mode
 from lightning_adls.search.values import rank_of
 
 _PROGRESS_SECONDS = 0.5
@@ -95,10 +96,10 @@ class JudgedTrial(FixedTrial):
             self._said = now
             self._channel.tell(Progress(share))
 
-    def may_be_best(self, *values: float) -> bool:
+    def may_be_best(self, *values: float, mode: Mode = "max") -> bool:
         """Whether a trial of these values would be the best, of equals the first."""
         best = self._proposal.best
-        return best is None or rank_of(values, self._proposal.index) > best
+        return best is None or rank_of(values, self._proposal.index, mode) > best
 
 
 def judge(objective: Any, proposal: Proposal, channel: Channel) -> Outcome:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Generic
 
@@ -27,7 +28,8 @@ from lightning_adls.search.checkpoints import offer
 from lightning_adls.search.failures import trial_failing
 from lightning_adls.search.judged import JudgedTrial, Outcome
 from lightning_adls.search.limits import BUDGETS, Foresight, Limits
-from lightning_adls.search.outcomes import EXCESS, OVER_LIMIT
+from lightning_adls.search.modes import DIRECTIONS, Mode
+from lightning_adls.search.outcomes import EXCESS, METRICS, METRICS_BEFORE, OVER_LIMIT
 from lightning_adls.search.space import ChoiceT, Space
 from lightning_adls.transforms.bit_operations import bit_operations, macs_of
 from lightning_adls.transforms.cost import COSTS, costs
@@ -49,7 +51,8 @@ class Objective(Generic[ChoiceT]):
         folder: Where trials keep their curves and the best one its checkpoint.
         seed: Of each trial.
         train: Whether to train what was built; if not, trials are only evaluated.
-        monitor: The metric to maximise.
+        monitor: The metric that trials are compared by.
+        mode: Whether it is to be as high as possible (``max``) or as low (``min``).
         compress: Changes a trained module in place: quantises it, prunes it. The metric is then
             the one after compression.
         retrain: What a trial may spend on training after compression; None for nothing. Only the
@@ -61,13 +64,16 @@ class Objective(Generic[ChoiceT]):
         minimise: Costs that are further objectives beside the metric, in their order: some of
             ``parameters``, ``bits_per_weight``, ``size_mb`` and ``bit_operations``. For the last,
             here or in ``limits``, a module needs Lightning's ``example_input_array``: one sample.
+        metrics: Each is called before each training and each evaluation, for a callback that logs
+            metrics of a validation.
         callbacks: Each is called before each training, for a callback of its own.
         loggers: Each is called before each training, for a logger of its own, with ``save_dir``,
             ``name`` and ``version``.
 
     Raises:
-        ValueError: If ``minimise`` names no cost, or one twice, there is a budget for training
-            after compression, but no compression, or a budget cannot train one model after another
+        ValueError: If ``mode`` is neither ``max`` nor ``min``, ``minimise`` names no cost, or one
+            twice, there is a budget for training after compression, but no compression, or a budget
+            cannot train one model after another
             (:meth:`Budget.check_repeatable`).
     """
 
@@ -79,11 +85,13 @@ class Objective(Generic[ChoiceT]):
     seed: int = 0
     train: bool = True
     monitor: str = "val/accuracy"
+    mode: Mode = "max"
     compress: Callable[[L.LightningModule], object] | None = None
     retrain: Budget | None = None
     limits: Limits | None = None
     foresee: Foresight[ChoiceT] | None = None
     minimise: Sequence[str] = ()
+    metrics: Sequence[Callable[[], L.Callback]] = ()
     callbacks: Sequence[Callable[[], L.Callback]] = ()
     # Lightning's own placeholder of a metric would be a row of HPARAMS beside that of the trial.
     loggers: Sequence[Callable[..., Logger]] = (
@@ -91,6 +99,8 @@ class Objective(Generic[ChoiceT]):
     )
 
     def __post_init__(self) -> None:
+        if self.mode not in DIRECTIONS:
+            raise InputValueError(f"Objective: mode={self.mode!r} is neither 'max' nor 'min'.")
         if self.retrain is not None and self.compress is None:
             raise InputValueError("Objective: retrain follows compression; give compress, too.")
         if set(self.minimise) - set(BUDGETS) or len(set(self.minimise)) < len(self.minimise):
@@ -161,7 +171,7 @@ class Objective(Generic[ChoiceT]):
             reached = self._reach(trial, module, steps)
             ended = self._costs(module) if self.minimise else {}
         values = (reached, *(float(ended[name]) for name in self.minimise))
-        if trial.may_be_best(*values):
+        if trial.may_be_best(*values, mode=self.mode):
             offer(self.folder, trial.number, module)
         return values if self.minimise else reached
 
@@ -203,9 +213,9 @@ class Objective(Generic[ChoiceT]):
         # What an interrupted run of this trial left behind would be drawn into its curves.
         shutil.rmtree(self.folder / "trials" / _version(trial), ignore_errors=True)
         loggers = self._loggers(_version(trial))
-        callbacks: list[L.Callback] = []
+        callbacks = self._metrics()
         if self.train:
-            callbacks = [TrialPruning(trial, self.monitor), Moving(trial), *self._callbacks()]
+            callbacks += [TrialPruning(trial, self.monitor), Moving(trial), *self._callbacks()]
         budget = self.budget if self.train else self.budget.on_one_device()
         trainer, failed = budget.trainer(steps, loggers, callbacks), True
         try:
@@ -213,6 +223,7 @@ class Objective(Generic[ChoiceT]):
             if self.compress is not None:
                 before = trainer.callback_metrics[self.monitor].item()
                 trial.set_user_attr("before_compression", before)
+                trial.set_user_attr(METRICS_BEFORE, _metrics_of(trainer))
                 self.compress(module)
                 _note(trial, self._costs(module))
                 release(trainer)
@@ -225,6 +236,7 @@ class Objective(Generic[ChoiceT]):
         finally:
             # Pruned and failed trials are shown with the last value they reached.
             reached = float(trainer.callback_metrics.get(self.monitor, torch.nan))
+            trial.set_user_attr(METRICS, _metrics_of(trainer))
             names = (*COSTS, "bit_operations")
             cost = {name: trial.user_attrs[name] for name in names if name in trial.user_attrs}
             for logger in loggers:
@@ -234,10 +246,13 @@ class Objective(Generic[ChoiceT]):
 
     def _second_trainer(self, trial: JudgedTrial, steps: int) -> L.Trainer:
         if self.retrain is None:
-            return self.budget.on_one_device().trainer(1)
+            return self.budget.on_one_device().trainer(1, callbacks=self._metrics())
         # A run of its own: it counts its steps from 0 again.
         loggers = self._loggers(f"{_version(trial)}/retrain")
-        return self.retrain.trainer(steps, loggers, self._callbacks())
+        return self.retrain.trainer(steps, loggers, [*self._metrics(), *self._callbacks()])
+
+    def _metrics(self) -> list[L.Callback]:
+        return [make() for make in self.metrics]
 
     def _callbacks(self) -> list[L.Callback]:
         return [make() for make in self.callbacks]
@@ -296,6 +311,12 @@ class Moving(StaysHere, L.Callback):
 def _version(trial: JudgedTrial) -> str:
     """Trials count from 1 where they are shown; Optuna's numbers count from 0."""
     return f"{trial.number + 1:03d}"
+
+
+def _metrics_of(trainer: L.Trainer) -> dict[str, float]:
+    """What was logged last, but for what is no number: JSON has none for it."""
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name: float(f"{value:.6g}") for name, value in logged.items() if isfinite(value)}
 
 
 def _note(trial: JudgedTrial, known: Mapping[str, float]) -> None:

@@ -6,7 +6,12 @@ from lightning_adls.search.judged import Outcome
 from lightning_adls.transforms.cost import COSTS
 
 OVER_LIMIT, EXCESS = "over_limit", "excess"
-_TAKEN_OVER = ("choice", *COSTS, "bit_operations", "before_compression", OVER_LIMIT, EXCESS)
+# What the last validation logged, by name, and the last one before compression.
+METRICS, METRICS_BEFORE = "metrics", "metrics_before_compression"
+_TAKEN_OVER = (
+    *("choice", *COSTS, "bit_operations", OVER_LIMIT, EXCESS),
+    *("before_compression", METRICS_BEFORE, METRICS),
+)
 
 
 def repeated(index: int, twin: FrozenTrial) -> Outcome:

@@ -116,7 +116,7 @@ class Bars(Listener):
         by = self._running.get(place)
         self._running = {k: each for k, each in self._running.items() if k != place}
         done, curve = len(search.counted), search.curve
-        best = f"best {curve[-1][1]:.4f}" if curve else "none complete"
+        best = f"best {_shown(curve[-1][1])}" if curve else "none complete"
         self._judged = self._judged or "same_as" not in trial.user_attrs
         self._far = self._how_far()
         self._bars.update(self._tasks[search.name], best=best)
@@ -168,4 +168,9 @@ def _reported(running: Running) -> str:
     if not running.reported:
         return ""
     step = max(running.reported)
-    return f"{running.reported[step]:.4f} at {step}%"
+    return f"{_shown(running.reported[step])} at {step}%"
+
+
+def _shown(value: float) -> str:
+    """Four places, and more of what would be 0 by them, such as a small divergence."""
+    return f"{value:.4f}" if abs(value) >= 0.001 or not value else f"{value:.1e}"

@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.report import running_best
+from lightning_adls.search.modes import Mode, mode_of
 from lightning_adls.search.study import best_trial, counted_trials
 from lightning_adls.search.values import value_of
 from lightning_adls.transforms.cost import COSTS
@@ -19,10 +20,14 @@ def trial_rows(studies: Mapping[str, optuna.Study]) -> list[dict[str, Any]]:
     Costs are those after compression, where there was one; bit operations are there where the
     search limits or minimises them.
     """
-    return [row for name, study in studies.items() for row in rows_of(name, counted_trials(study))]
+    return [
+        row
+        for name, study in studies.items()
+        for row in rows_of(name, counted_trials(study), mode_of(study))
+    ]
 
 
-def rows_of(name: str, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+def rows_of(name: str, trials: Sequence[FrozenTrial], mode: Mode) -> list[dict[str, Any]]:
     """The rows of one study, from its trials that count."""
     return [
         {
@@ -36,22 +41,23 @@ def rows_of(name: str, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
             "seconds": trial.user_attrs.get("seconds"),
             "choice": trial.user_attrs.get("choice"),
         }
-        for trial, best in zip(trials, _best_so_far(trials), strict=True)
+        for trial, best in zip(trials, _best_so_far(trials, mode), strict=True)
     ]
 
 
-def _best_so_far(trials: Sequence[FrozenTrial]) -> list[float | None]:
-    return running_best([value_of(t) if t.state == TrialState.COMPLETE else None for t in trials])
+def _best_so_far(trials: Sequence[FrozenTrial], mode: Mode) -> list[float | None]:
+    complete = [value_of(t) if t.state == TrialState.COMPLETE else None for t in trials]
+    return running_best(complete, mode)
 
 
 def best_curve(study: optuna.Study) -> list[tuple[float, float]]:
     """The running best as points: number of trials, best value so far."""
-    return curve_of(counted_trials(study))
+    return curve_of(counted_trials(study), mode_of(study))
 
 
-def curve_of(trials: Sequence[FrozenTrial]) -> list[tuple[float, float]]:
+def curve_of(trials: Sequence[FrozenTrial], mode: Mode) -> list[tuple[float, float]]:
     """The same from the trials that count."""
-    return [(n, best) for n, best in enumerate(_best_so_far(trials), 1) if best is not None]
+    return [(n, best) for n, best in enumerate(_best_so_far(trials, mode), 1) if best is not None]
 
 
 def summary(study: optuna.Study) -> dict[str, Any]:
@@ -71,5 +77,5 @@ def summary(study: optuna.Study) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    # Metrics are float32: digits beyond its seven say nothing.
-    return None if value is None else round(value, 6)
+    # Metrics are float32, whose seventh digit is not sure.
+    return None if value is None else float(f"{value:.6g}")

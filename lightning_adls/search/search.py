@@ -15,6 +15,7 @@ from lightning_adls.search.driver import TrialDriver
 from lightning_adls.search.history import History, point_of
 from lightning_adls.search.lease import check_free, hold
 from lightning_adls.search.listeners import Listener
+from lightning_adls.search.modes import mode_of
 from lightning_adls.search.objective import Objective
 from lightning_adls.search.results import curve_of
 from lightning_adls.search.samplers import SAMPLERS, SamplerFactory, make_sampler
@@ -48,7 +49,7 @@ class Search(Generic[ChoiceT]):
 
     Raises:
         InputValueError: If ``trials`` is below 1, the sampler takes no seed, not this space or no
-            second objective, or the study has not the objectives of ``objective``.
+            second objective, or the study has not the mode and the objectives of ``objective``.
     """
 
     study: optuna.Study
@@ -71,6 +72,11 @@ class Search(Generic[ChoiceT]):
                 f"and the study {self.name!r} has {len(self.study.directions)}; give open_study "
                 "the same minimise."
             )
+        if mode_of(self.study) != self.objective.mode:
+            raise InputValueError(
+                f"Search: mode={self.objective.mode!r} of the objective is not that of the study "
+                f"{self.name!r}, {mode_of(self.study)!r}; give open_study the same mode."
+            )
         make_sampler(self.sampler, self.objective.space, self.seed, objectives=objectives)
 
     @property
@@ -85,7 +91,7 @@ class Search(Generic[ChoiceT]):
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The complete trial of the highest value; None before it.
+        """The complete trial of the best value; None before it.
 
         Of equals it is the cheapest, where costs are minimised, and then the earliest.
         """
@@ -94,7 +100,7 @@ class Search(Generic[ChoiceT]):
     @property
     def curve(self) -> list[tuple[float, float]]:
         """The running best as points: number of trials, best value so far."""
-        return curve_of(self.counted)
+        return curve_of(self.counted, self.objective.mode)
 
     @property
     def total(self) -> int:

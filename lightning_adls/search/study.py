@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.search.modes import Mode, mode_of
 from lightning_adls.search.values import rank_of
 from lightning_adls.settings import refuse_changes
 
@@ -28,6 +29,7 @@ def open_study(
     pruner: optuna.pruners.BasePruner,
     metric: str = "val/accuracy",
     minimise: Sequence[str] = (),
+    mode: Mode = "max",
 ) -> optuna.Study:
     """Create a study, or continue it if it is the same search.
 
@@ -39,12 +41,15 @@ def open_study(
         pruner: Decides which trials stop early.
         metric: What the values are, for a dashboard.
         minimise: Costs that are minimised beside it, as in :class:`Objective`: further objectives.
+        mode: Whether the metric is to be high (``max``) or low (``min``), as :class:`Objective` has
+            it.
 
     Raises:
-        ValueError: If the study exists with another fingerprint or other objectives (the message
-            says what differs), or has trials and no fingerprint.
+        ValueError: If the study exists with another fingerprint, mode or other objectives (the
+            message says what differs), or has trials and no fingerprint.
     """
-    directions = [StudyDirection.MAXIMIZE, *(StudyDirection.MINIMIZE for _ in minimise)]
+    metric_direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
+    directions = [metric_direction, *(StudyDirection.MINIMIZE for _ in minimise)]
     study = optuna.create_study(
         storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
     )
@@ -66,6 +71,7 @@ def open_study(
         )
     else:
         study.set_user_attr(_SETTINGS, now)
+    refuse_changes("open_study", f"the study {name!r}", {"mode": mode_of(study)}, {"mode": mode})
     if study.metric_names != [metric, *minimise]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -90,18 +96,19 @@ def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial of the highest value; None if none completed.
+    """The complete trial of the best value; None if none completed.
 
     Of equals it is the cheapest, where costs are objectives, and then the earliest.
     """
     # By state: Optuna gives a pruned trial its last report as its value.
     complete = [t for t in counted_trials(study) if t.state == TrialState.COMPLETE]
-    return max(complete, key=rank, default=None)
+    mode = mode_of(study)
+    return max(complete, key=lambda trial: rank(trial, mode), default=None)
 
 
-def rank(trial: FrozenTrial) -> tuple[float, ...]:
+def rank(trial: FrozenTrial, mode: Mode) -> tuple[float, ...]:
     """What is highest for the best of complete trials that count."""
-    return rank_of(trial.values, trial.user_attrs["index"])
+    return rank_of(trial.values, trial.user_attrs["index"], mode)
 
 
 def note_points(study: optuna.Study, points: int) -> None:

@@ -82,7 +82,9 @@ class TensorBoardRuns(Listener):
         complete = [t for t in trials if t.state == TrialState.COMPLETE]
         points = [(t.user_attrs[self.cost], t.values[0]) for t in complete]
         if points:
-            front = [(factor * cost, value) for cost, value in pareto(points)]
+            front = [
+                (factor * cost, value) for cost, value in pareto(points, search.objective.mode)
+            ]
             write_run(folder / "pareto", curves={tag: front})
 
     def _write_session(self, search: "Search[Any]", trial: FrozenTrial) -> None:

@@ -6,6 +6,8 @@ Optuna keeps no reports of trials with several objectives: theirs are a user att
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightning_adls.search.modes import Mode, merit
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
@@ -27,16 +29,17 @@ def value_of(trial: "FrozenTrial") -> float | None:
     return reports_of(trial)[max(map(int, reported))] if reported else None
 
 
-def rank_of(values: Sequence[float], index: int) -> tuple[float, ...]:
+def rank_of(values: Sequence[float], index: int, mode: Mode = "max") -> tuple[float, ...]:
     """What is highest for the best trial: the metric, then the costs, then its place.
 
     Args:
         values: The metric, and costs in their order.
         index: Of the trial among those that count: of equals the first is the best.
+        mode: Whether the metric is to be high or low.
 
     Example:
         >>> rank_of([0.9, 4.0], 7) > rank_of([0.9, 8.0], 2)
         True
     """
     metric, *costs = values
-    return (metric, *(-cost for cost in costs), -index)
+    return (merit(metric, mode), *(-cost for cost in costs), -index)

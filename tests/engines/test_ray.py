@@ -151,6 +151,7 @@ class Stub:
 
     folder: Path
     space: Numbers = Numbers()
+    mode: str = "max"
 
     def __call__(self, trial: Any) -> float:
         number = self.space.suggest(trial)

@@ -79,7 +79,7 @@ def test_a_step_curve_ends_in_a_step_that_can_be_seen_and_a_short_one_goes_on(dr
     ends = [drawn_line.get_xdata()[-1] for drawn_line in axes.lines if len(drawn_line.get_xdata())]
     assert max(ends) == 4.5
     labels = axes.get_legend_handles_labels()[1]
-    assert labels == ["long  0.900", "short  0.700"], "the best first, with its value"
+    assert labels == ["long  0.900", "short  0.700 ± 0.010"], "the best first, with its value"
     tail = [one for one in axes.lines if list(one.get_ydata()) == [0.7, 0.7]]
     assert any(list(one.get_xdata()) == [1, 4.5] for one in tail)
     assert len(axes.containers) == 1, "the error of one"
@@ -121,6 +121,14 @@ def test_levels_are_dashed_and_named_with_their_value(drawn: Drawn) -> None:
     level = line(drawn[0].axes[0], "float32  0.910")
     assert list(level.get_ydata()) == [0.91, 0.91]
     assert level.get_linestyle() == "--"
+
+
+def test_a_level_has_a_band_of_its_standard_error(drawn: Drawn) -> None:
+    POINTS({"a": [Point(4, 0.8), Point(8, 0.9)]}, compare={"float32": (0.91, 0.01)})
+    (axes,) = drawn[0].axes
+    assert line(axes, "float32  0.910 ± 0.010").get_ydata()[0] == 0.91
+    (band,) = axes.patches
+    assert (band.get_y(), band.get_height()) == pytest.approx((0.9, 0.02))
 
 
 def test_the_legend_and_the_title_cover_nothing(drawn: Drawn) -> None:
@@ -221,7 +229,7 @@ def test_a_confusion_matrix_has_counts_shares_and_the_accuracy(drawn: Drawn) -> 
     draw_confusions("x.png", matrices, ["no", "yes"], title="t")
     first, second = drawn[0].axes
     assert [t.get_text() for t in first.texts] == ["9\n90.0%", "1\n10.0%", "4\n40.0%", "6\n60.0%"]
-    assert first.get_title() == "float32: 0.750"
+    assert first.get_title() == "float32\n0.750 ± 0.097"  # of 20 rows
     assert second.texts[0].get_text() == "0\n0.0%", "a class that never occurs"
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from lightning_adls.labs import classified
 from lightning_adls.labs.classified import Classified
-from lightning_adls.labs.rows.columns import accuracy, chosen
+from lightning_adls.labs.rows.columns import accuracy, chosen, measured
 from lightning_adls.labs.rows.steps import LAB0, LAB1, OWN_LAB
 from lightning_adls.report import Row, running_best, write_csv, write_json
 
@@ -76,7 +76,7 @@ def lab0(folder: Path) -> Path:
         if model == "merged":
             row |= {"largest_difference": 1e-6, "largest_logit": 2.5}
         if model in ("full", "lora"):
-            row["curve"] = [[10, 0.75], [20, 0.8], [40, val]]
+            row["curve"] = [[10, 0.75, 0.02], [20, 0.8, 0.02], [40, val, 0.01]]
         row |= {**accuracy("val", val, ROWS["val"]), **accuracy("test", test, ROWS["test"])}
         rows.append(chosen(row, LAB0))
         answer(folder, "val", model, val)
@@ -116,6 +116,8 @@ def lab1(folder: Path, paired: bool = True) -> Path:
         row |= {"checkpoint": f"checkpoints/{step.replace('/', '_')}.ckpt", **columns}
         row["bits_per_weight"] = float(columns.get("width", 32))
         row |= {**accuracy("val", val, ROWS["val"]), **accuracy("test", test, ROWS["test"])}
+        untrained: Any = row.get("val_accuracy_untrained")
+        row |= measured("val_accuracy_untrained", untrained, ROWS["val"])
         rows.append(chosen(row, LAB1))
         if paired:
             answer(folder, "val", step, val)
@@ -190,9 +192,12 @@ def trials(
             **more,
             "trial": n + 1,
             "state": "pruned" if value is None else "complete",
-            "val_accuracy_before_compression": None,
+            **measured("val_accuracy_before_compression", None, ROWS["val"]),
             **accuracy("val", 0.5 if value is None else value, ROWS["val"]),
-            "running_best": best[n],
+            "value": 0.5 if value is None else value,
+            **measured("running_best", best[n], ROWS["val"]),
+            "val_divergence": None,
+            "flips": None,
             **accuracy("test", values[n] if n == top else None, ROWS["test"]),
             **COSTS,
             "bits_per_weight": 4.0 + n,
@@ -234,7 +239,7 @@ def lab2(folder: Path, seeds: Sequence[int] = (0, 1)) -> Path:
         )
         models[model] = {k: best[k] for k in ("study", "trial", "architecture", "size_mb")}
         models[model] |= {
-            "val_accuracy_before_compression": None,
+            **measured("val_accuracy_before_compression", None, ROWS["val"]),
             **accuracy("val", test + 0.01, ROWS["val"]),
             **accuracy("test", test, ROWS["test"]),
             **COSTS,

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import stored_runs
+import yaml
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.figures import canvas
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.stored import StoredRun
+from lightning_adls.report import write_csv
 
 FIGURES_SCRIPT = Path(__file__).parents[2] / "scripts" / "figures.py"
 FIGURES = {
@@ -87,8 +89,37 @@ def test_one_seed_has_errors_and_several_have_bands(tmp_path: Path, drawn: dict[
         draw(StoredRun.read(stored_runs.lab2(tmp_path / "lab2" / str(seeds), seeds)))
         axes = drawn["samplers"].axes[0]
         assert (len(axes.containers), len(axes.collections) - len(axes.containers)) == (
-            (2, 0) if len(seeds) == 1 else (0, 2)
+            (2, 0) if len(seeds) == 1 else (2, 2)
         )
+
+
+def test_a_search_for_the_lowest_says_of_what_and_has_no_levels_of_accuracy(
+    tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    folder = stored_runs.lab3(tmp_path / "lab3" / "test")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    looking = {"monitor": "val/loss", "report_on": "half"}
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, **looking}))
+    captions = {figure.path.stem: figure.caption for figure in draw(StoredRun.read(folder))}
+    assert drawn["running_best"].axes[0].get_ylabel() == "validation loss in nats"
+    assert captions["running_best"].startswith("Best validation loss in nats so far")
+    assert (
+        "the half of the validation rows by which trials are compared" in captions["running_best"]
+    )
+    labels = [text.get_text() for text in drawn["running_best"].legends[0].get_texts()]
+    assert not any(label.startswith(("float32", "chance")) for label in labels)
+
+
+def test_runs_of_before_that_say_no_value_are_drawn(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    folder = stored_runs.lab3(tmp_path / "lab3" / "test")
+    later = {"value", "running_best_standard_error", "val_divergence", "flips"}
+    rows = [
+        {column: cell for column, cell in row.items() if column not in later}
+        for row in StoredRun.read(folder).rows
+    ]
+    write_csv(folder / "results.csv", rows)
+    draw(StoredRun.read(folder))
+    assert set(drawn) == FIGURES["lab3"]
 
 
 def test_make_figures_draws_what_it_is_given_and_says_where(

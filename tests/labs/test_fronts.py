@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lightning_adls.figures import canvas
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.fronts import write_fronts
+from lightning_adls.labs.monitoring import Monitoring
 from lightning_adls.labs.rows.trials import TrialTable
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.transforms import Quantize
@@ -37,7 +38,12 @@ def search_of(found: list[tuple[float, float]]) -> Any:
 def test_the_table_says_which_trials_are_on_the_front_and_what_it_dominates(tmp_path: Path) -> None:
     searches = {"a": search_of(FOUND), "b": search_of([(10.0, 0.5)])}
     table = TrialTable(
-        tmp_path / "results.csv", searches, 100, "recipe", front="bits_per_weight", chance=0.25
+        tmp_path / "results.csv",
+        searches,
+        Monitoring(100),
+        "recipe",
+        front="bits_per_weight",
+        chance=0.25,
     )
     table.write()
     (tmp_path / "config.yaml").write_text("model: {}\n")
@@ -50,7 +56,7 @@ def test_the_table_says_which_trials_are_on_the_front_and_what_it_dominates(tmp_
 
 
 def test_without_a_front_the_table_is_as_before(tmp_path: Path) -> None:
-    TrialTable(tmp_path / "results.csv", {"a": search_of(FOUND)}, 100, "recipe").write()
+    TrialTable(tmp_path / "results.csv", {"a": search_of(FOUND)}, Monitoring(100), "recipe").write()
     header = (tmp_path / "results.csv").read_text().splitlines()[0].split(",")
     assert not {"on_front", "hypervolume", "bit_operations"} & set(header)
 
@@ -58,7 +64,7 @@ def test_without_a_front_the_table_is_as_before(tmp_path: Path) -> None:
 def test_bit_operations_have_a_column_where_a_search_counts_them(tmp_path: Path) -> None:
     searches = {"a": search_of(FOUND), "b": search_of(FOUND)}
     searches["b"].counted[1].user_attrs["bit_operations"] = 1024
-    TrialTable(tmp_path / "results.csv", searches, 100, "recipe").write()
+    TrialTable(tmp_path / "results.csv", searches, Monitoring(100), "recipe").write()
     (tmp_path / "config.yaml").write_text("model: {}\n")
     (tmp_path / "summary.json").write_text('{"lab": "lab3"}')
     rows = StoredRun.read(tmp_path).rows
@@ -70,9 +76,9 @@ def test_recipes_of_the_front_are_files_and_those_that_were_outdone_go(tmp_path:
         Quantize(trial.user_attrs["choice"]).save(path)
 
     def written(found: list[tuple[float, float]]) -> list[Path]:
-        rows = write_fronts(tmp_path, {"a": search_of(found)}, "bits_per_weight", 100, save=save)[
-            "a"
-        ]
+        rows = write_fronts(
+            tmp_path, {"a": search_of(found)}, "bits_per_weight", Monitoring(100), save=save
+        )["a"]
         paths = [tmp_path / row["choice"] for row in rows]
         assert sorted((tmp_path / "a" / "front").iterdir()) == sorted(paths)
         assert [row["val_accuracy"] for row in rows] == sorted(row["val_accuracy"] for row in rows)
@@ -86,10 +92,12 @@ def test_recipes_of_the_front_are_files_and_those_that_were_outdone_go(tmp_path:
 
 
 def test_a_choice_that_is_no_recipe_is_written_as_it_is(tmp_path: Path) -> None:
-    write_fronts(tmp_path, {"a/b": search_of(FOUND)}, "bits_per_weight", 100)
+    write_fronts(tmp_path, {"a/b": search_of(FOUND)}, "bits_per_weight", Monitoring(100))
     content = yaml.safe_load((tmp_path / "a" / "b" / "front" / "004.yaml").read_text())
     assert content == {"choice": search_of(FOUND).counted[3].user_attrs["choice"]}
-    assert write_fronts(tmp_path, {"none": search_of([])}, "size_mb", 100) == {"none": []}
+    assert write_fronts(tmp_path, {"none": search_of([])}, "size_mb", Monitoring(100)) == {
+        "none": []
+    }
     assert not (tmp_path / "none").exists()
 
 

@@ -115,7 +115,7 @@ def test_numbers_of_a_table_stand_below_each_other(tmp_path: Path) -> None:
     text, page = report_of(stored_runs.lab1(tmp_path / "lab1" / "test"))
     lines = text.splitlines()
     header = next(n for n, line in enumerate(lines) if line.startswith("| model | how it was"))
-    assert lines[header + 1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    assert lines[header + 1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert '<th style="text-align:right">val accuracy</th>' in page
 
 
@@ -136,6 +136,35 @@ def test_a_lab_that_does_nothing_but_guess_says_so_first(tmp_path: Path) -> None
             for heading in ("Observations", "Conclusion"):
                 first = section(text, heading).strip().splitlines()[0]
                 assert first.endswith("(50.0 %): what is compared below says nothing."), lab
+
+
+@pytest.mark.parametrize(
+    ("lab", "names"),
+    [
+        ("lab1", ["qat/half/8", "ptq/half/8"]),
+        ("lab2", ["plain", "compressed"]),
+        ("lab3", ["Full", "MXInt"]),
+    ],
+)
+def test_models_that_are_as_good_as_the_best_are_named(
+    lab: str, names: list[str], tmp_path: Path
+) -> None:
+    folder = stored_runs.MAKE[lab](tmp_path / lab / "test")
+    cost = "size_mb" if lab == "lab2" else "bits_per_weight"
+    first, second = names
+    best = {"best": first, "indistinguishable": names, "within_one_standard_error": second}
+    change(folder, "summary.json", best={**best, "cost": cost})
+    text, _ = report_of(folder)
+    line = f"not told from it: {second}. Best within one standard error: {second}, "
+    assert line in section(text, "Observations")
+    assert line in section(text, "Conclusion")
+
+
+def test_how_large_a_difference_may_be_that_is_not_shown(tmp_path: Path) -> None:
+    text, _ = report_of(stored_runs.lab3(tmp_path / "lab3" / "test"))
+    found = re.findall(r"indistinguishable .*; with 95 % confidence (\S+) to (\S+) points", text)
+    assert found
+    assert all(float(low) < 0 < float(high) for low, high in found)
 
 
 def test_without_predictions_the_tests_are_unpaired_and_see_less(tmp_path: Path) -> None:

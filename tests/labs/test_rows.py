@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from lightning_adls.labs.monitoring import Monitoring
 from lightning_adls.labs.rows.columns import accuracy
 from lightning_adls.labs.rows.steps import LAB1, START, TRAINED, lab0, lab1
 from lightning_adls.labs.rows.trials import TrialTable, total_seconds
@@ -99,7 +100,9 @@ def searches() -> dict[str, Any]:
 def test_a_trial_has_its_place_from_1_its_accuracies_and_the_weights_that_are_kept(
     searches: dict[str, Any], tmp_path: Path
 ) -> None:
-    table = TrialTable(tmp_path / "a.csv", searches, 100, "recipe", lambda _: {"seed": 3})
+    table = TrialTable(
+        tmp_path / "a.csv", searches, Monitoring(100), "recipe", lambda _: {"seed": 3}
+    )
     table.write()
     with (tmp_path / "a.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -1,8 +1,15 @@
 """Tables on the screen."""
 
+import runpy
+from pathlib import Path
+
+import pytest
 from rich.console import Console
 
+from lightning_adls.labs.rows.columns import accuracy, measured
 from lightning_adls.labs.tables import table
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_table_shows_missing_values_as_dashes() -> None:
@@ -17,3 +24,47 @@ def test_a_table_shows_missing_values_as_dashes() -> None:
     lines = [line.split() for line in capture.get().splitlines()]
     assert ["a", "0.51", "-"] in lines
     assert ["b", "-", "-"] in lines
+
+
+def test_an_accuracy_stands_with_its_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": "a", **accuracy("val", 0.864, 2000)}, {"name": "b", "val_accuracy": 0.5}]
+    columns = {"name": ("model", ""), "val_accuracy": ("val acc.", ".4f")}
+    Console(width=80).print(table("Results", rows, columns))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["a", "0.8640", "±", "0.0077"] in lines
+    assert ["b", "0.5000"] in lines
+
+
+LARGE = {
+    "model": "quantised",
+    "name": "aware_retrained",
+    "study": "BlockMinifloat",
+    **measured("val_accuracy_before_compression", 0.864, 2000),
+    **accuracy("val", 0.864, 2000),
+    **accuracy("test", 0.864, 2000),
+    **measured("mean_best", 0.864, 2000),
+    "trials_to_best": 88.5,
+    **dict.fromkeys(("parameters", "trainable"), 110_000_000),
+    "size_mb": 440.123,
+    "bits_per_weight": 16.25,
+    "sparsity": 0.5,
+    "seconds": 12345.6,
+    "trials": 1000,
+    "pruned": 500,
+    "failed": 0,
+}
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("scripts/lab[0-3]_*.py")), ids=lambda p: p.stem)
+def test_the_tables_of_each_lab_fit_80_columns(
+    script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = [
+        columns
+        for columns in runpy.run_path(str(script)).values()
+        if isinstance(columns, dict) and columns and set(columns) <= LARGE.keys()
+    ]
+    assert any("val_accuracy" in columns for columns in tables)
+    for columns in tables:
+        Console(width=80).print(table("Results", [LARGE], columns))
+    assert "…" not in capsys.readouterr().out

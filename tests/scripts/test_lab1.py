@@ -68,7 +68,19 @@ def test_lab1_writes_all_its_results_and_a_second_call_runs_nothing(
     assert (found[removed]["method"], found[removed]["removed_share"]) == ("structured", "0.5")
     assert {row["training"] for row in found.values()} == {"finetune", "none", "qat", "retrain"}
     assert found["ptq/mse-2/8"]["observer"] == "mse"
+    for step, row in found.items():
+        assert (row["flips"] == "") == (step == "float32/start")
+        if row["flips"]:
+            gained = int(row["wrong_to_right"]) - int(row["right_to_wrong"])
+            change = float(row["val_accuracy"]) - float(found["float32/start"]["val_accuracy"])
+            assert gained == pytest.approx(change * 64, abs=1e-3)
+            assert int(row["flips"]) >= abs(gained)
+    best = json.loads((FOLDER / "summary.json").read_text())["best"]
+    assert best["within_one_standard_error"] in best["indistinguishable"]
+    assert found[best["best"]]["method"] == "quantised"
+    assert best["best"] == best["indistinguishable"][0]
     summary = json.loads((FOLDER / "summary.json").read_text())["results"]
+    assert best["best"] == summary["quantised"]["step"]
     assert [*summary] == ["float32", "quantised", "sparse"]
     for entry in summary.values():
         assert 0 <= entry["test_accuracy"] <= 1

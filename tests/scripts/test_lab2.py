@@ -115,6 +115,9 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
     assert plain["architecture"] == compressed["architecture"]
     assert plain["val_accuracy_before_compression"] is None
     assert compressed["val_accuracy_before_compression"] == pytest.approx(plain["val_accuracy"])
+    gained = compressed["wrong_to_right"] - compressed["right_to_wrong"]
+    assert gained / 64 == pytest.approx(compressed["val_accuracy"] - plain["val_accuracy"])
+    assert compressed["flips"] >= abs(gained)
     assert plain["bits_per_weight"] == 32
     assert plain["sparsity"] == 0
     assert compressed["size_mb"] < plain["size_mb"]
@@ -128,6 +131,31 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
         key = f"val_accuracy{before}"
         values.setdefault(row["study"], []).append(float(row[key]))
     assert len({tuple(found) for found in values.values()}) == 1
+
+
+def test_models_are_chosen_by_one_half_of_the_rows_and_reported_on_the_other(
+    run: Run, folder: Path
+) -> None:
+    assert run(RANDOM, "--trials=2", "--report_on=half") == 0
+    found = summary(folder)
+    for row in rows(folder):
+        for column in ("val_accuracy", "val_accuracy_before_compression"):
+            if row[column]:
+                assert (float(row[column]) * 32) % 1 == pytest.approx(0, abs=1e-4)
+    # What the trial came to on the half that did not choose it is what is reported of it.
+    for name in ("plain", "aware", "aware_retrained"):
+        model = found["models"][name]
+        (best,) = (
+            row
+            for row in rows(folder)
+            if (row["study"], row["trial"]) == (model["study"], str(model["trial"]))
+        )
+        assert model["val_accuracy"] == pytest.approx(float(best["val_accuracy"]), abs=1e-6)
+        values = [float(r["value"]) for r in rows(folder) if r["study"] == model["study"]]
+        assert float(best["value"]) == max(values)
+    plain, compressed = found["models"]["plain"], found["models"]["compressed"]
+    assert compressed["val_accuracy_before_compression"] == plain["val_accuracy"]
+    assert found["best"]["best"] in found["models"]
 
 
 def test_config_yaml_repeats_the_run(run: Run, folder: Path) -> None:
@@ -296,12 +324,19 @@ def test_samplers_are_ranked_by_value_then_speed_then_order() -> None:
         "fast": searches([0.8, 0.7], [0.6]),
         "also_fast": searches([0.8], [0.6, 0.6]),
     }
-    ranking = rank(found)
+    ranking = rank(found, 100)
     assert list(ranking) == ["fast", "also_fast", "slow", "low", "none"]
     assert ranking["slow"]["mean_best"] == pytest.approx(0.7)
+    # Of 0.8 and 0.6, and of each of them on 100 rows.
+    assert ranking["slow"]["mean_best_standard_error"] == pytest.approx(0.1)
+    assert ranking["slow"]["standard_error_by_seed"] == {0: 0.04, 1: 0.04899}
     assert ranking["slow"]["trials_to_best"] == 1.5
     assert ranking["none"] == {
         "mean_best": None,
+        "mean_best_standard_error": None,
         "trials_to_best": None,
         "best_by_seed": {0: 0.99, 1: None},
+        "standard_error_by_seed": {0: 0.00995, 1: None},
     }
+    alone = rank({"one": searches([0.5, 0.8])}, 100)["one"]
+    assert alone["mean_best_standard_error"] == pytest.approx(0.04)

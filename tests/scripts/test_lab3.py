@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from lightning_adls import search
+from lightning_adls.labs.stored import StoredRun
 
 ROOT = Path(__file__).parents[2]
 LAB3 = ROOT / "scripts" / "lab3_mixed_precision.py"
@@ -112,6 +113,39 @@ def test_lab3_more_trials_continue_a_run(run: Run, tmp_path: Path) -> None:
 def test_lab3_without_training_only_evaluates(run: Run, tmp_path: Path) -> None:
     assert run(LAB3, *SMALL_LAB3, "--only=[MXInt]", "--train=false") == 0
     assert len(rows(tmp_path / "lightning_logs" / "lab3" / "test")) == 3
+
+
+def test_lab3_compares_by_the_divergence_of_one_half_and_reports_on_the_other(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (*SMALL_LAB3, "--only=[Integer, MXInt]", "--train=false")
+    looking = ("--monitor=val/divergence", "--report_on=half")
+    assert run(LAB3, *arguments, *looking) == 0
+    folder = tmp_path / "lightning_logs" / "lab3" / "test"
+    for row in rows(folder):
+        accuracy, value = float(row["val_accuracy"]), float(row["value"])
+        error = (accuracy * (1 - accuracy) / 32) ** 0.5
+        assert float(row["val_standard_error"]) == pytest.approx(error, abs=1e-6)
+        assert value >= 0
+        assert 0 <= int(row["flips"]) <= 32
+        assert row["running_best_standard_error"] == "", "a divergence is no accuracy"
+    summary = json.loads((folder / "summary.json").read_text())
+    for name, found in summary["results"].items():
+        own = [row for row in rows(folder) if row["study"] == name]
+        best = min(own, key=lambda row: float(row["value"]))
+        assert found["best_trial"] == int(best["trial"])
+        assert found["val_accuracy"] == float(best["val_accuracy"])
+        assert found["flips"] >= int(best["flips"]), "of all rows"
+    assert summary["best"]["best"] in summary["results"]
+    assert len(summary["reporting"]) == 32
+    stored = StoredRun.read(folder)
+    answers = stored.answers("val", "start")
+    assert answers is not None
+    assert [*answers] == summary["reporting"]
+    assert stored.count("val") == 32
+    assert "Best within one standard error" in capsys.readouterr().out
+    assert run(LAB3, *arguments, "--report_on=half") == 2
+    assert 'monitor: "val/divergence" → "val/accuracy"' in capsys.readouterr().err
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:

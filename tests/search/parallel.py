@@ -42,6 +42,7 @@ class Digits:
         faulty: Whether all trials meet a fault that is not theirs.
     """
 
+    mode = "max"
     minimise: tuple[str, ...] = ()
 
     def __init__(

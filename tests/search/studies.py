@@ -52,6 +52,7 @@ class Numbers:
 class Plain:
     """An objective without a model: what a search needs of one."""
 
+    mode = "max"
     minimise: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, value: Any = float) -> None:

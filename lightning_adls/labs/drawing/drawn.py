@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_adls.figures import draw_confusions
+from lightning_adls.figures import Level, Levels, draw_confusions
 from lightning_adls.figures.confusion import Matrix
 from lightning_adls.labs.classified import Answers
 from lightning_adls.labs.stored import StoredRun
+from lightning_adls.report import Row
 
 # Of figures of accuracy over cost, after what their points are.
 OF_THE_FRONT = (
@@ -26,9 +27,14 @@ class Figure(NamedTuple):
     caption: str
 
 
-def chance(run: StoredRun) -> dict[str, float]:
+def chance(run: StoredRun) -> Levels:
     """The level of guessing, if the classes are known."""
     return {"chance": 1 / len(run.classes)} if run.classes else {}
+
+
+def level(row: Row) -> Level:
+    """The validation accuracy of a model, with its standard error, to compare others with."""
+    return row["val_accuracy"], row["val_standard_error"]
 
 
 def matrix_of(answers: Answers, classes: int) -> Matrix:

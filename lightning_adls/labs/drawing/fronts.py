@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lightning_adls.figures import Candidate, Stairs, draw_front, draw_steps
+from lightning_adls.figures import Candidate, Levels, Stairs, draw_front, draw_steps
 from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance
 from lightning_adls.labs.drawing.searches import studies
 from lightning_adls.labs.stored import StoredRun
@@ -26,9 +26,7 @@ def front_cost(config: Mapping[str, Any], default: str) -> str:
     return minimised[0]
 
 
-def front_figure(
-    run: StoredRun, cost: str, group: Callable[[Row], str], compare: Mapping[str, float]
-) -> Figure:
+def front_figure(run: StoredRun, cost: str, group: Callable[[Row], str], compare: Levels) -> Figure:
     """Every complete trial over its cost, the front, and the uniform recipes of the summary.
 
     Args:

@@ -3,7 +3,6 @@
 from lightning_adls.figures import Point, draw_points
 from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
 from lightning_adls.labs.stored import StoredRun
-from lightning_adls.significance import standard_error
 
 # The models, and their names in figures and tables.
 NAMES = {"start": "start", "full": "all weights", "lora": "LoRA", "merged": "LoRA, merged"}
@@ -12,12 +11,12 @@ NAMES = {"start": "start", "full": "all weights", "lora": "LoRA", "merged": "LoR
 def draw(run: StoredRun) -> list[Figure]:
     """Validation accuracy over the training steps; confusion matrices."""
     rows = {row["model"]: row for row in run.rows}
-    start, val_rows = rows["start"], run.summary["rows"]["val"]
+    start = rows["start"]
     curves = {}
     for name in ("full", "lora"):
         if name in rows:
-            points = [(0, start["val_accuracy"]), *rows[name]["curve"]]
-            curves[NAMES[name]] = [Point(x, y, standard_error(y, val_rows)) for x, y in points]
+            first = Point(0, start["val_accuracy"], start["val_standard_error"])
+            curves[NAMES[name]] = [first, *(Point(*point) for point in rows[name]["curve"])]
     path = run.folder / "curves.png"
     draw_points(
         path,

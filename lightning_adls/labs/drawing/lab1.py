@@ -1,8 +1,8 @@
 """Lab 1: accuracy over width and over sparsity, accuracy over bits, formats, confusions."""
 
-from lightning_adls.figures import Candidate, draw_format_map, draw_front, draw_points
+from lightning_adls.figures import Candidate, Levels, draw_format_map, draw_front, draw_points
 from lightning_adls.labs.curves import by_sparsity, by_width, way_to_quantise
-from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance, confusions
+from lightning_adls.labs.drawing.drawn import OF_THE_FRONT, Figure, chance, confusions, level
 from lightning_adls.labs.rows.steps import START, TRAINED
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row
@@ -42,15 +42,15 @@ def _widths(run: StoredRun) -> Figure:
     return Figure(path, caption)
 
 
-def _float32(run: StoredRun) -> dict[str, float]:
+def _float32(run: StoredRun) -> Levels:
     """The levels of full precision: the start, and trained on as long as QAT trains."""
-    floats = {row["step"]: row["val_accuracy"] for row in run.rows if row["method"] == "float32"}
+    floats = {row["step"]: level(row) for row in run.rows if row["method"] == "float32"}
     names = {START: "float32", TRAINED: "float32, trained as long"}
     return {name: floats[step] for step, name in names.items() if step in floats}
 
 
 def _sparsities(run: StoredRun, best: Row) -> list[Figure]:
-    curves = by_sparsity(run.rows, best["step"], run.summary["rows"]["val"])
+    curves = by_sparsity(run.rows, best["step"])
     if not curves:
         return []
     words = f"{way_to_quantise(best)}, {best['width']} bits"
@@ -62,7 +62,7 @@ def _sparsities(run: StoredRun, best: Row) -> list[Figure]:
         x_label="share of weights set to zero",
         y_label=Y,
         subtitle=run.subtitle,
-        compare={"not pruned": best["val_accuracy"], **chance(run)},
+        compare={"not pruned": level(best), **chance(run)},
     )
     caption = (
         f"Validation accuracy of the best quantised model ({words}) over the share of weights that "

@@ -5,9 +5,16 @@ from collections.abc import Mapping, Sequence
 from lightning_adls.figures import Stairs, draw_steps
 from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
 from lightning_adls.labs.drawing.fronts import front_cost, front_figure, hypervolume_figures
-from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
+from lightning_adls.labs.drawing.searches import (
+    curve,
+    draw_importances_of,
+    error,
+    on_which_rows,
+    studies,
+)
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row, mean_and_range
+from lightning_adls.significance import standard_error_of_mean
 
 # The searches, and their names in figures.
 SEARCHES = {
@@ -76,9 +83,7 @@ def _draw(run: StoredRun, file: str, title: str, found: Mapping[str, BySeed]) ->
     curves = {}
     for name, each in found.items():
         mean, spans = mean_and_range([curve(trials) for trials in each.values()])
-        winner = best(next(iter(each.values()))) if seeds == 1 else None
-        error = winner["val_standard_error"] if winner else None
-        curves[name] = Stairs(mean, spans if seeds > 1 else (), error)
+        curves[name] = Stairs(mean, spans if seeds > 1 else (), _error([*each.values()]))
     path = run.folder / f"{file}.png"
     draw_steps(
         path,
@@ -89,12 +94,21 @@ def _draw(run: StoredRun, file: str, title: str, found: Mapping[str, BySeed]) ->
         subtitle=run.subtitle,
         compare=chance(run),
     )
+    rows = on_which_rows(run)
     spread = (
-        f"the mean, with the range of {seeds} seeds"
+        f"the mean, with the range of {seeds} seeds, and the standard error of the last mean"
         if seeds > 1
         else "bars are the binomial standard error of the last value"
     )
-    return Figure(path, f"{title}: best validation accuracy so far over the trials; {spread}.")
+    return Figure(
+        path, f"{title}: best validation accuracy so far over the trials; {spread}.{rows}"
+    )
+
+
+def _error(seeds: Sequence[Sequence[Row]]) -> float | None:
+    """Standard error of the mean of the best of each seed; of a single one, that of its rows."""
+    reached = [found[-1][1] for trials in seeds if (found := curve(trials))]
+    return standard_error_of_mean(reached) if len(reached) > 1 else error(seeds[0])
 
 
 def _importances(run: StoredRun) -> list[Figure]:

@@ -1,11 +1,19 @@
 """Lab 3: the running best of the studies, accuracy over bits, formats, what mattered."""
 
-from lightning_adls.figures import Stairs, draw_format_map, draw_steps
+from lightning_adls.figures import Levels, Stairs, draw_format_map, draw_steps
 from lightning_adls.figures.maps import short_layer
-from lightning_adls.labs.drawing.drawn import Figure, chance, confusions
+from lightning_adls.labs.drawing.drawn import Figure, chance, confusions, level
 from lightning_adls.labs.drawing.fronts import front_cost, front_figure, hypervolume_figures
 from lightning_adls.labs.drawing.lab1 import by_tensor
-from lightning_adls.labs.drawing.searches import best, curve, draw_importances_of, studies
+from lightning_adls.labs.drawing.searches import (
+    best,
+    curve,
+    draw_importances_of,
+    error,
+    monitored,
+    on_which_rows,
+    studies,
+)
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row
 
@@ -40,33 +48,34 @@ def winners_of(found: dict[str, list[Row]]) -> list[Row]:
 
 
 def _running_best(run: StoredRun, file: str, found: dict[str, list[Row]]) -> Figure:
+    value, mode = monitored(run)
     curves = {}
     for name in run.config["figures"][file]:
         trials = found.get(name, [])
-        winner = best(trials)
-        error = winner["val_standard_error"] if winner else None
-        curves[name] = Stairs(curve(trials), error=error)
+        curves[name] = Stairs(curve(trials), error=error(trials))
     path = run.folder / f"{file}.png"
     draw_steps(
         path,
         curves,
-        title="Mixed-precision search: best validation accuracy so far",
+        title=f"Mixed-precision search: best {value} so far",
         x_label="number of trials",
-        y_label="validation accuracy",
+        y_label=value,
         subtitle=run.subtitle,
-        compare={**_start(run), **chance(run)},
+        compare={**_start(run), **chance(run)} if mode == "max" else {},
+        mode=mode,
     )
+    bars = "; bars at the end are the binomial standard error of the last value"
     caption = (
-        "Best validation accuracy so far over the trials, a curve for each study; bars at the end "
-        "are the binomial standard error of the last value."
+        f"Best {value} so far over the trials, a curve for each study"
+        f"{bars if mode == 'max' else ''}.{on_which_rows(run)}"
     )
     return Figure(path, caption)
 
 
-def _start(run: StoredRun) -> dict[str, float]:
+def _start(run: StoredRun) -> Levels:
     """The level of the model that all trials start from, once it is in the summary."""
     start = run.summary.get("start")
-    return {"float32, the start": start["val_accuracy"]} if start else {}
+    return {"float32, the start": level(start)} if start else {}
 
 
 def _formats(run: StoredRun, winner: Row) -> list[Figure]:

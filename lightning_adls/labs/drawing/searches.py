@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from lightning_adls.figures import draw_importances
 from lightning_adls.labs.drawing.drawn import Figure
+from lightning_adls.labs.monitoring import MODES
 from lightning_adls.labs.stored import StoredRun
 from lightning_adls.report import Row
 from lightning_adls.search.importances import importances
+from lightning_adls.search.modes import Mode
 
 
 def studies(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -23,9 +25,45 @@ def curve(trials: Sequence[Row]) -> list[tuple[float, float]]:
 
 
 def best(trials: Sequence[Row]) -> Row | None:
-    """The complete trial of the highest value, the earliest of equals; None if none completed."""
+    """The complete trial of the best value, the earliest of equals; None if none completed."""
     complete = [trial for trial in trials if trial["state"] == "complete"]
-    return max(complete, key=lambda trial: float(trial["val_accuracy"]), default=None)
+    if not complete:
+        return None
+    reached = trials[-1]["running_best"]
+    # The nearest, because the last digits may have been rounded in another way.
+    return min(complete, key=lambda trial: abs(_value(trial) - reached))
+
+
+def _value(trial: Row) -> float:
+    """What it is compared by: in runs of earlier versions always its accuracy."""
+    value: float = trial["value"] if "value" in trial else trial["val_accuracy"]
+    return value
+
+
+def error(trials: Sequence[Row]) -> float | None:
+    """Standard error of the last running best; None where it has none."""
+    return trials[-1].get("running_best_standard_error") if trials else None
+
+
+# What trials are compared by, in words.
+_MONITORS = {
+    "val/accuracy": "validation accuracy",
+    "val/loss": "validation loss in nats",
+    "val/divergence": "divergence from the start in nats",
+}
+
+
+def monitored(run: StoredRun) -> tuple[str, Mode]:
+    """What a run's trials are compared by, in words, and whether it is to be high or low."""
+    monitor = run.config.get("monitor", "val/accuracy")
+    return _MONITORS[monitor], MODES[monitor]
+
+
+def on_which_rows(run: StoredRun) -> str:
+    """The end of a caption, where trials are compared on other rows than they are reported on."""
+    if run.config.get("report_on") != "half":
+        return ""
+    return " Of the half of the validation rows by which trials are compared."
 
 
 def draw_importances_of(

@@ -34,7 +34,7 @@ def compare_runs(
         right = [[a.label == a.predicted for a in answers.values()] for answers in (one, two)]
         return paired(right[0], right[1])
     accuracies = [model.row[f"{split}_accuracy"] for model in (first, second)]
-    rows = [each.summary["rows"][split] for each in (run, other)]
+    rows = [each.count(split) for each in (run, other)]
     return unpaired(accuracies[0], accuracies[1], rows[0], rows[1])
 
 
@@ -107,9 +107,14 @@ def sentence(first: str, second: str, difference: Difference, where: str = "") -
     if difference.real:
         side = "above" if difference.value > 0 else "below"
         return f"{first} is {points(difference)} {side} {second}{where} {test_of(difference)}."
+    # That no difference is shown does not mean that there is none: how large it may be.
+    within = ""
+    if difference.interval is not None:
+        low, high = (100 * bound for bound in difference.interval)
+        within = f"; with 95 % confidence {low:+.1f} to {high:+.1f} points"
     return (
         f"{first} and {second} are indistinguishable{where}: {points(difference)} "
-        f"{test_of(difference)}."
+        f"{test_of(difference)}{within}."
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_adls.labs.best import in_a_line
+from lightning_adls.labs.rows.columns import error_column
 from lightning_adls.report import Row
-from lightning_adls.significance import standard_error
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ ACCURACY_COLUMNS = {
 }
 
 
+def say_best(found: Content, best: Row, rows: Mapping[str, Row]) -> None:
+    """Say which models are as good as the best one, and the cheapest of them.
+
+    Args:
+        found: Where to say it.
+        best: What the summary has of it; empty where an earlier version wrote it.
+        rows: Of those models, by the names that it has.
+    """
+    if best:
+        found.observe(in_a_line(best, rows), main=True)
+
+
 def with_errors(row: Row) -> Row:
     """A row whose ``val`` and ``test`` are the accuracies with their standard errors, in percent.
 
@@ -71,23 +84,23 @@ def with_errors(row: Row) -> Row:
         >>> with_errors({"val_accuracy": 0.863, "val_standard_error": 0.0077})["val"]
         '86.3 ± 0.8 %'
     """
-    return {**row, "val": _percent(row, "val"), "test": _percent(row, "test")}
+    return {
+        **row,
+        "val": in_percent(row, "val_accuracy"),
+        "test": in_percent(row, "test_accuracy"),
+    }
 
 
-def in_percent(accuracy: float | None, rows: int) -> str | None:
-    """An accuracy on so many rows, as :func:`with_errors` writes it.
+def in_percent(row: Row, column: str) -> str | None:
+    """The accuracy in a column of a row, with the standard error that the row has of it.
 
     Example:
-        >>> in_percent(0.5, 100), in_percent(None, 100)
-        ('50.0 ± 5.0 %', None)
+        >>> in_percent({"mean_best": 0.5, "mean_best_standard_error": 0.05}, "mean_best")
+        '50.0 ± 5.0 %'
+        >>> in_percent({"mean_best": None}, "mean_best") is None
+        True
     """
-    if accuracy is None:
-        return None
-    return f"{100 * accuracy:.1f} ± {100 * standard_error(accuracy, rows):.1f} %"
-
-
-def _percent(row: Row, split: str) -> str | None:
-    accuracy, error = row.get(f"{split}_accuracy"), row.get(f"{split}_standard_error")
+    accuracy, error = row.get(column), row.get(error_column(column))
     if accuracy is None:
         return None
     return (

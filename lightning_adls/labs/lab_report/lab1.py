@@ -19,6 +19,7 @@ from lightning_adls.labs.lab_report.content import (
     Content,
     ReportTable,
     in_percent,
+    say_best,
     with_errors,
 )
 from lightning_adls.labs.rows.steps import START, TRAINED
@@ -33,6 +34,7 @@ _CHOSEN = {
     "bits_per_weight": ("bits per weight", ".2f"),
     "sparsity": ("sparsity", ".2f"),
     "size_mb": ("MB", ".2f"),
+    "flips": ("answers other than float32's", "d"),
 }
 _STRUCTURED = {
     "removed_share": ("share removed", ".2f"),
@@ -65,14 +67,14 @@ def describe(run: StoredRun) -> Content:
         )
         _about_pruning(run, found, pruned)
     if structured:
-        count = run.summary["rows"]["val"]
         rows = [
-            {**with_errors(row), "untrained": in_percent(row["val_accuracy_untrained"], count)}
+            {**with_errors(row), "untrained": in_percent(row, "val_accuracy_untrained")}
             for row in structured
         ]
         found.tables.append(ReportTable("Removed heads and neurons", _STRUCTURED, rows))
         for row in structured:
             _about_removing(run, found, row)
+    say_best(found, run.summary.get("best", {}), {row["step"]: row for row in run.rows})
     _about_chosen(run, found)
     return found
 

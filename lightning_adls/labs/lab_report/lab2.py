@@ -8,6 +8,7 @@ from lightning_adls.labs.lab_report.content import (
     Content,
     ReportTable,
     in_percent,
+    say_best,
     with_errors,
 )
 from lightning_adls.labs.lab_report.searches import ends_of, spread
@@ -34,18 +35,17 @@ _MODELS = {
 
 def describe(run: StoredRun) -> Content:
     """Tables and statements of a run of Lab 2."""
-    count = run.summary["rows"]["val"]
     ranked = []
     for name, row in run.summary.get("samplers", {}).items():
         seeds = [float(winner["val_accuracy"]) for winner in _winners(run, name)]
-        value = spread(seeds) if len(seeds) > 1 else in_percent(row["mean_best"], count)
+        value = spread(seeds) if len(seeds) > 1 else in_percent(row, "mean_best")
         ranked.append({**row, "name": name, "val": value})
     models = [
         {
             **with_errors(row),
             "name": MODELS[name],
             "made": words_of(row["architecture"]),
-            "before": in_percent(row["val_accuracy_before_compression"], count),
+            "before": in_percent(row, "val_accuracy_before_compression"),
         }
         for name, row in run.results.items()
     ]
@@ -60,6 +60,7 @@ def describe(run: StoredRun) -> Content:
     found.observe(*warning, main=True)
     _about_samplers(run, found)
     found.observe(*ends_of(_named(run)))
+    say_best(found, run.summary.get("best", {}), run.results)
     _about_models(run, found)
     return found
 

@@ -17,6 +17,7 @@ from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
     Content,
     ReportTable,
+    say_best,
     with_errors,
 )
 from lightning_adls.labs.lab_report.searches import course
@@ -31,6 +32,7 @@ _COLUMNS = {
     "trial": ("best at trial", "d"),
     "trials": ("trials", "d"),
     "at_chance": ("at chance", "d"),
+    "flips": ("answers other than the start's", "d"),
     "seconds": ("seconds", ".0f"),
 }
 
@@ -46,7 +48,8 @@ def describe(run: StoredRun) -> Content:
         guessing = sum(at_chance(trial, len(run.classes)) for trial in complete)
         counts = {"trials": len(trials), "at_chance": guessing}
         seconds = sum(trial["seconds"] or 0 for trial in trials)
-        rows.append({**with_errors(winner), **counts, "seconds": seconds})
+        flips = run.results.get(winner["study"], {}).get("flips")
+        rows.append({**with_errors(winner), **counts, "flips": flips, "seconds": seconds})
     found.tables.append(ReportTable("Best of each study", _COLUMNS, rows))
     if not winners:
         return found
@@ -59,6 +62,7 @@ def describe(run: StoredRun) -> Content:
     tested = all(winner["test_standard_error"] is not None for winner in winners)
     split = "test" if tested else "val"
     where = "on the test rows" if split == "test" else "on the validation rows"
+    say_best(found, run.summary.get("best", {}), run.results)
     _about_best(run, found, winners, split, where)
     _about_full(run, found, winners, split, where)
     for study, trials in by_study.items():

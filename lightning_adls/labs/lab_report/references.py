@@ -69,6 +69,10 @@ TESTS = (
     "proportions or percentages*, Psychometrika 12.",
     "Unpaired test: Agresti, Caffo 2000, *Simple and effective confidence intervals for "
     "proportions and differences of proportions*, The American Statistician 54.",
+    "Paired interval: Newcombe 1998, *Improved confidence intervals for the difference between "
+    "binomial proportions based on paired data*, Statistics in Medicine 17, method 10.",
+    "Within one standard error: Breiman, Friedman, Olshen, Stone 1984, *Classification and "
+    "Regression Trees*, section 3.4.3.",
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lightning_adls.labs.drawing.searches import best
 from lightning_adls.report import Row
+from lightning_adls.significance import standard_error_of_mean
 
 
 def course(study: str, trials: Sequence[Row]) -> str:
@@ -11,8 +12,8 @@ def course(study: str, trials: Sequence[Row]) -> str:
 
     Example:
         >>> trials = [
-        ...     {"trial": 1, "state": "complete", "val_accuracy": 0.8},
-        ...     {"trial": 2, "state": "pruned", "val_accuracy": 0.5},
+        ...     {"trial": 1, "state": "complete", "value": 0.8, "running_best": 0.8},
+        ...     {"trial": 2, "state": "pruned", "value": 0.5, "running_best": 0.8},
         ... ]
         >>> course("Integer", trials)
         'Integer: best at trial 1 of 2; 1 pruned.'
@@ -27,15 +28,16 @@ def course(study: str, trials: Sequence[Row]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and range of the values of several seeds.
+    """Mean of the values of several seeds with its standard error, and their range.
 
     Example:
         >>> spread([0.8, 0.9])
-        '85.0 % (80.0 to 90.0 %, 2 seeds)'
+        '85.0 ± 5.0 % (80.0 to 90.0 %, 2 seeds)'
     """
     mean = sum(values) / len(values)
+    error, low, high = standard_error_of_mean(values), min(values), max(values)
     return (
-        f"{100 * mean:.1f} % ({100 * min(values):.1f} to {100 * max(values):.1f} %, "
+        f"{100 * mean:.1f} ± {100 * error:.1f} % ({100 * low:.1f} to {100 * high:.1f} %, "
         f"{len(values)} seeds)"
     )
 

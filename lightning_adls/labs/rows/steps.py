@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.rows.columns import ACCURACIES, COSTS, accuracy, chosen
+from lightning_adls.labs.rows.columns import ACCURACIES, COSTS, FLIPS, accuracy, chosen, measured
 from lightning_adls.report import Row
+from lightning_adls.significance import standard_error
 
 LAB0 = (
     *("model", "training", *ACCURACIES, "trainable", *COSTS, "seconds", "checkpoint", "recipe"),
@@ -12,10 +13,11 @@ LAB0 = (
 )
 LAB1 = (
     *("step", "method", "width", "frac_width", "observer", "schedule", "target_sparsity"),
-    *("removed_share", "training", "source", "val_accuracy_untrained", *ACCURACIES, *COSTS),
+    *("removed_share", "training", "source"),
+    *("val_accuracy_untrained", "val_standard_error_untrained", *ACCURACIES, *FLIPS, *COSTS),
     *("speedup", "speedup_p10", "speedup_p90", "seconds", "checkpoint", "recipe"),
 )
-OWN_LAB = ("step", *ACCURACIES, *COSTS, "seconds", "checkpoint", "recipe")
+OWN_LAB = ("step", *ACCURACIES, *FLIPS, *COSTS, "seconds", "checkpoint", "recipe")
 START, TRAINED = "float32/start", "float32/trained"
 _TRAINING = {"start": "pretraining", "full": "full", "lora": "lora", "merged": "lora"}
 
@@ -23,9 +25,18 @@ _TRAINING = {"start": "pretraining", "full": "full", "lora": "lora", "merged": "
 def lab0(run: ModelRun) -> list[Row]:
     """A row for each model."""
     return [
-        chosen({"model": step, "training": _TRAINING[step], **_model(run, step)}, LAB0)
+        chosen({"model": step, "training": _TRAINING[step], **_curve(run, step)}, LAB0)
         for step in _models(run)
     ]
+
+
+def _curve(run: ModelRun, step: str) -> Row:
+    """What every step says, with the standard error of each point of its curve, if it has one."""
+    row = _model(run, step)
+    if (points := row.get("curve")) is None:
+        return row
+    rows = _val_rows(run)
+    return {**row, "curve": [[x, y, round(standard_error(y, rows), 6)] for x, y in points]}
 
 
 def lab1(run: ModelRun) -> list[Row]:
@@ -50,7 +61,7 @@ def _model(run: ModelRun, step: str) -> Row:
     row, test = run.rows[step], run.rows.get(f"test/{step}", {})
     return {
         **row,
-        **accuracy("val", row["accuracy"], run.task.texts.row_counts["val"]),
+        **accuracy("val", row["accuracy"], _val_rows(run)),
         **accuracy("test", test.get("accuracy"), test.get("rows")),
         "recipe": row["transforms"],
     }
@@ -71,5 +82,9 @@ def _compressed(run: ModelRun, step: str) -> Row:
         "removed_share": row.get("share"),
         "training": "retrain",
         "source": source,
-        "val_accuracy_untrained": row.get("accuracy_untrained"),
+        **measured("val_accuracy_untrained", row.get("accuracy_untrained"), _val_rows(run)),
     }
+
+
+def _val_rows(run: ModelRun) -> int:
+    return run.task.texts.row_counts["val"]

@@ -6,7 +6,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from lightning_adls.labs.rows.columns import COSTS, accuracy
+from lightning_adls.labs.monitoring import Monitoring
+from lightning_adls.labs.rows.columns import COSTS, accuracy, accuracy_before, measured
 from lightning_adls.report import Row
 from lightning_adls.search import Search
 from lightning_adls.search.front import front_of, hypervolumes, reference_of
@@ -19,7 +20,7 @@ class TrialTable(RowsFile):
     """Keeps a CSV file with a row for each trial of all searches so far, by the name of its study.
 
     Args:
-        val_rows: Rows that a trial is validated on.
+        monitoring: What trials are compared by, and reported on.
         choice: Name of the column of what a trial chose.
         about: What the columns after ``study`` say of it, by its name.
         front: A cost: two more columns say which trials are on the Pareto front of their study,
@@ -28,7 +29,7 @@ class TrialTable(RowsFile):
         chance: The accuracy of guessing, from which hypervolumes count.
     """
 
-    val_rows: int
+    monitoring: Monitoring
     choice: str
     about: Callable[[str], Row] = lambda study: {}
     front: str | None = None
@@ -42,25 +43,29 @@ class TrialTable(RowsFile):
         return [row for study in self.searches for row in self._rows(study, costs)]
 
     def _rows(self, study: str, costs: Sequence[str]) -> list[Row]:
-        search = self.searches[study]
+        search, monitoring = self.searches[study], self.monitoring
+        choosing = monitoring.choosing_rows if monitoring.by_accuracy else None
         best = search.best
         test = search.study.user_attrs.get("test", {})
         rows = []
         trials = search.counted
         of_front = self._of_front(trials)
-        for row, trial, more in zip(rows_of(study, trials), trials, of_front, strict=True):
+        rows_of_study = rows_of(study, trials, monitoring.mode)
+        for row, trial, more in zip(rows_of_study, trials, of_front, strict=True):
             tested = test if test.get("trial") == trial.number else {}
             kept = best is not None and best.number == trial.number
-            before = row["before_compression"]
+            before = monitoring.accuracy_before(trial)
             rows.append(
                 {
                     "study": study,
                     **self.about(study),
                     "trial": row["trial"],
                     "state": row["state"],
-                    "val_accuracy_before_compression": before,
-                    **accuracy("val", row["value"], self.val_rows),
-                    "running_best": row["running_best"],
+                    **accuracy_before(before, monitoring.reporting_rows),
+                    **accuracy("val", monitoring.accuracy(trial), monitoring.reporting_rows),
+                    "value": row["value"],
+                    **measured("running_best", row["running_best"], choosing),
+                    **monitoring.against_reference(trial),
                     **more,
                     **accuracy("test", tested.get("accuracy"), tested.get("rows")),
                     **{name: row[name] for name in costs},
@@ -83,8 +88,11 @@ class TrialTable(RowsFile):
         """For each trial of a study, the columns about its front."""
         if self.front is None:
             return [{} for _ in trials]
-        members = {trial.number for trial in front_of(trials, self.front)}
-        dominated = hypervolumes(trials, self.front, self.reference)
+        mode = self.monitoring.mode
+        members = {trial.number for trial in front_of(trials, self.front, mode)}
+        dominated: list[float | None] = [None for _ in trials]
+        if mode == "max":  # the area is that of a high metric
+            dominated = hypervolumes(trials, self.front, self.reference)
         return [
             {
                 "on_front": int(trial.number in members),

@@ -1,10 +1,12 @@
 """Whether two accuracies differ by more than chance: standard errors and tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb, erfc, sqrt
+from statistics import NormalDist, stdev
 
 from lightning_adls.errors import InputValueError
+from lightning_adls.significance.intervals import Interval, paired_interval
 
 # A difference is one where chance alone would show as large a one in fewer than 1 of 20 cases.
 LEVEL = 0.05
@@ -21,6 +23,23 @@ def standard_error(accuracy: float, rows: int) -> float:
     return sqrt(accuracy * (1 - accuracy) / rows)
 
 
+def standard_error_of_mean(values: Sequence[float]) -> float:
+    """Standard error of the mean of independent values, such as of several seeds.
+
+    Raises:
+        InputValueError: If there are fewer than two.
+
+    Example:
+        >>> standard_error_of_mean([0.8, 0.9])
+        0.05
+    """
+    if len(values) < 2:
+        raise InputValueError(
+            f"standard_error_of_mean: values has {len(values)}; give two or more."
+        )
+    return stdev(values) / sqrt(len(values))
+
+
 @dataclass(frozen=True)
 class Difference:
     """An accuracy minus another one.
@@ -30,12 +49,14 @@ class Difference:
         standard_error: Of it.
         p_value: Probability of a difference at least as large if both were equally good.
         paired: Whether both were measured on the same rows, and compared row by row.
+        interval: Holds the true difference with 95 % confidence; None where it is not known.
     """
 
     value: float
     standard_error: float
     p_value: float
     paired: bool
+    interval: Interval | None = field(default=None, compare=False)
 
     @property
     def real(self) -> bool:
@@ -46,9 +67,9 @@ class Difference:
 def unpaired(first: float, second: float, rows: int, other_rows: int | None = None) -> Difference:
     """Compare two accuracies of which only the numbers of rows are known.
 
-    The test is that of Agresti and Caffo (2000, "Simple and effective confidence intervals for
-    proportions and differences of proportions", The American Statistician 54): normal, with one
-    right and one wrong row added to each, so that no standard error is 0.
+    The test and the interval are those of Agresti and Caffo (2000, "Simple and effective confidence
+    intervals for proportions and differences of proportions", The American Statistician 54):
+    normal, with one right and one wrong row added to each, so that no standard error is 0.
     On the same rows it is careful: models mostly fail on the same ones.
 
     Args:
@@ -63,15 +84,18 @@ def unpaired(first: float, second: float, rows: int, other_rows: int | None = No
     value = first - second
     shares = [((p * n + 1) / (n + 2), n + 2) for p, n in ((first, rows), (second, others))]
     error = sqrt(sum(p * (1 - p) / n for p, n in shares))
-    z = abs(shares[0][0] - shares[1][0]) / error
-    return Difference(value, error, erfc(z / sqrt(2)), paired=False)
+    middle = shares[0][0] - shares[1][0]
+    half = NormalDist().inv_cdf(1 - LEVEL / 2) * error
+    interval = Interval(max(-1.0, middle - half), min(1.0, middle + half))
+    p_value = erfc(abs(middle) / error / sqrt(2))
+    return Difference(value, error, p_value, paired=False, interval=interval)
 
 
 def paired(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     """Compare two models row by row, by McNemar's exact test on the rows where they disagree.
 
     McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
-    percentages", Psychometrika 12.
+    percentages", Psychometrika 12. The interval is :func:`paired_interval`.
 
     Args:
         first: Whether the model was right, row by row.
@@ -89,7 +113,9 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     lost = sum(b and not a for a, b in zip(first, second, strict=True))
     value = (gained - lost) / rows
     error = sqrt(gained + lost - (gained - lost) ** 2 / rows) / rows
-    return Difference(value, error, _binomial(min(gained, lost), gained + lost), paired=True)
+    p_value = _binomial(min(gained, lost), gained + lost)
+    interval = paired_interval(first, second, 1 - LEVEL)
+    return Difference(value, error, p_value, paired=True, interval=interval)
 
 
 def _binomial(fewer: int, tossed: int) -> float:
@@ -103,63 +129,3 @@ def _check(rows: int, accuracy: float) -> None:
         raise InputValueError(f"standard_error: rows={rows} is below 1.")
     if not 0 <= accuracy <= 1:
         raise InputValueError(f"standard_error: accuracy={accuracy} is not in 0..1.")
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's correlation of two rankings.
-
-    Attributes:
-        value: -1 to 1; NaN where all values of one are the same.
-        p_value: Probability of one at least as far from 0 if the two had nothing to do with each
-            other; 1 where ``value`` is NaN.
-    """
-
-    value: float
-    p_value: float
-
-
-def rank_correlation(
-    first: Sequence[float], second: Sequence[float], seed: int = 0, permutations: int = 9999
-) -> Correlation:
-    """Spearman's rank correlation, with the p-value of a permutation test.
-
-    Ties have the mean of their ranks. The test draws permutations and counts what was found as one
-    of them (Phipson and Smyth 2010, "Permutation P-values should never be zero"), so that the
-    p-value is at least ``1 / (permutations + 1)``.
-
-    Args:
-        first: At least two numbers.
-        second: As many.
-        seed: Of the permutations.
-        permutations: How many are drawn.
-
-    Raises:
-        InputValueError: If there are fewer than two numbers, or not as many of both.
-
-    Example:
-        >>> round(rank_correlation([1, 2, 3, 4], [1, 4, 9, 16]).value, 6)
-        1.0
-    """
-    import numpy as np
-
-    if len(first) < 2 or len(first) != len(second):
-        raise InputValueError(
-            f"rank_correlation: first has {len(first)} values and second {len(second)}; give as "
-            "many of both, at least two."
-        )
-    x, y = (np.array(_ranks(values)) for values in (first, second))
-    x, y = x - x.mean(), y - y.mean()
-    scale = sqrt(float(x @ x) * float(y @ y))
-    if not scale:
-        return Correlation(float("nan"), 1.0)
-    shuffled = np.random.default_rng(seed).permuted(np.tile(y, (permutations, 1)), axis=1)
-    found = abs(float(x @ y)) - 1e-9 * scale  # sums in another order differ in their last bits
-    as_far = int((np.abs(shuffled @ x) >= found).sum())
-    return Correlation(float(x @ y) / scale, (as_far + 1) / (permutations + 1))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Each value's place among all of them; equal ones share the mean of theirs."""
-    ordered = sorted(values)
-    return [ordered.index(v) + (ordered.count(v) - 1) / 2 for v in values]
