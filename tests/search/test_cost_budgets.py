@@ -205,8 +205,8 @@ def test_foreseen_or_seen_by_a_worker_the_trials_are_the_same(
     sizes = sorted(known(recipe)["size_mb"] for recipe in points_of(recipes.space))
     objective = replace(recipes, train=False, limits=Limits(size_mb=sizes[len(sizes) // 2 - 1]))
     ours, theirs = study_of(tmp_path / "one"), study_of(tmp_path / "two")
-    found = run(ours, replace(objective, foresee=known), 12, sampler)
-    assert run(theirs, objective, 12, sampler) == found
+    found = run(ours, replace(objective, foresee=known), 8, sampler)
+    assert run(theirs, objective, 8, sampler) == found
     assert {t.state for t in ours.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 

@@ -147,7 +147,7 @@ def two() -> Iterator[Engine]:
         yield engine
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_workers_give_the_same_values(tmp_path: Path, two: Engine, sampler: str) -> None:
     study = study_of(tmp_path / "two", PRUNERS["median"])
     found = run(study, Weighed(tmp_path, reports=True), SAMPLERS[sampler], engine=two)
