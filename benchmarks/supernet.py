@@ -9,6 +9,7 @@ come the seconds of both ways and whether they rank the recipes alike.
 Run:
     python benchmarks/supernet.py
     python benchmarks/supernet.py --widths 2 3 4 8 --recipes 20 --random 1 --no-bounds
+    python benchmarks/supernet.py --distill --shared-epochs 4
     python benchmarks/supernet.py --dataset aclImdb --checkpoint prajjwal1/bert-tiny
 """
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--finetune-epochs", type=float, default=1.0, help="in full precision")
     parser.add_argument("--random", type=int, default=2, help="recipes drawn for each step")
     parser.add_argument("--no-bounds", action="store_true", help="only those drawn at random")
+    parser.add_argument("--distill", action="store_true", help="the largest teaches the others")
     parser.add_argument("--dataset", default="reviews")
     parser.add_argument("--checkpoint", help="of Transformers; by default a small BERT")
     parser.add_argument("--train-rows", type=positive, default=4096)
@@ -130,6 +132,7 @@ def compare(
         bounds=not arguments.no_bounds,
         random=arguments.random,
         part="model",
+        distill=arguments.distill,
         seed=arguments.seed,
     )
     seconds = task.train(supernet, longer, folder, "shared", [callback])["seconds"]

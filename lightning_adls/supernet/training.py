@@ -13,12 +13,16 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
+from lightning_adls.callbacks.distillation import Distillation
+from lightning_adls.callbacks.methods import wrap_method
 from lightning_adls.callbacks.pruning import Pruning
 from lightning_adls.callbacks.scales import warn_of_groups
 from lightning_adls.callbacks.sharding import refuse_sharded
 from lightning_adls.callbacks.swapping import LayerSwapping
+from lightning_adls.distillation import check_temperature
 from lightning_adls.errors import InputValueError
 from lightning_adls.search.format_space import FormatSpace
+from lightning_adls.supernet.in_place import InPlaceTeacher
 from lightning_adls.supernet.recipes import choices_of, draw, largest, smallest
 from lightning_adls.supernet.switching import Supernet, make_supernet, part_of
 from lightning_adls.transforms.parameter_groups import learned_scales
@@ -40,7 +44,9 @@ class SupernetTraining(LayerSwapping):
     Formats that learn scales have scales of their own in each layer; only those of the recipes that
     were drawn get gradients. :func:`lightning_adls.supernet.extract` takes the module of a recipe
     out, to be validated, searched over (:class:`lightning_adls.supernet.Subnetworks`) or trained on
-    alone. Beside :class:`Distillation` each pass has its teacher, the module as it was before.
+    alone. With ``distill`` the largest recipe learns from the labels, and the others of the batch
+    from its logits ("Inplace Distillation" of the same paper). Beside :class:`Distillation` each
+    pass has its teacher instead, the module as it was before.
 
     The recipes of a batch depend on the seed and on the number of the batch alone, in all
     processes, and a fit that resumes goes on where it was. Validation within the fit and outside of
@@ -56,6 +62,9 @@ class SupernetTraining(LayerSwapping):
         random: How many recipes are drawn at random for each batch, 0 or above.
         part: Name of the submodule that the names of the space are within, such as ``model``; by
             default the module.
+        distill: Whether the largest recipe teaches the others; needs ``bounds``.
+        temperature: Of its soft labels, above 0.
+        network: Name of what gives the logits; see :class:`Distillation`.
         evaluate: By which recipe the module rounds when it is not trained.
         seed: Of what is drawn.
 
@@ -83,6 +92,9 @@ class SupernetTraining(LayerSwapping):
         bounds: bool = True,
         random: int = 2,
         part: str = "",
+        distill: bool = False,
+        temperature: float = 1.0,
+        network: str | None = None,
         evaluate: Literal["smallest", "largest"] = "smallest",
         seed: int = 0,
     ) -> None:
@@ -90,11 +102,20 @@ class SupernetTraining(LayerSwapping):
             raise InputValueError(f"{_WHO}: random={random} is below 0.")
         if not bounds and not random:
             raise InputValueError(f"{_WHO}: bounds=False and random=0 train nothing; raise random.")
+        if distill and not (bounds and len({str(largest(space)), str(smallest(space))}) > 1):
+            raise InputValueError(
+                f"{_WHO}: distill=True has the largest recipe teach smaller ones; use bounds=True "
+                "and a space of several."
+            )
+        check_temperature(temperature, _WHO)
         if evaluate not in ("smallest", "largest"):
             raise InputValueError(f"{_WHO}: evaluate={evaluate!r} is not 'smallest' or 'largest'.")
         self.space = space
         self.random = random
         self.part = part
+        self.distill = distill
+        self.temperature = temperature
+        self.network = network
         self.seed = seed
         self._bounds = [largest(space), smallest(space)] if bounds else []
         self._evaluated = smallest(space) if evaluate == "smallest" else largest(space)
@@ -149,6 +170,11 @@ class SupernetTraining(LayerSwapping):
                     f"{_WHO}: callbacks has {type(other).__name__} as well, whose recipe would "
                     "take the place of all others; extract a recipe and train it on with that."
                 )
+            if self.distill and isinstance(other, Distillation):
+                raise InputValueError(
+                    f"{_WHO}: callbacks has Distillation as well, and a pass has one teacher; use "
+                    "distill=False."
+                )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look whether the module can be trained so."""
@@ -201,28 +227,23 @@ class SupernetTraining(LayerSwapping):
     def _wrap(
         self, module: L.LightningModule, supernet: Supernet, recipes: Sequence[Quantize]
     ) -> None:
-        before = vars(module).get("training_step")
-        step = module.training_step
-
-        # What Lightning reads of a training step, such as its arguments, stays readable.
-        @functools.wraps(step)
-        def training_step(*arguments: Any, **named: Any) -> Any:
+        def training_step(step: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
             # Now, because a module may compile its network when the first batch starts.
             _refuse_compiled(module)
+            teacher = self._teacher(module)
             outputs = []
             for recipe in recipes:
                 supernet.switch(recipe)
-                outputs.append(step(*arguments, **named))
+                one = functools.partial(step, *arguments, **named)
+                outputs.append(one() if teacher is None else teacher.passed(one))
             return _mean_loss(outputs)
 
-        module.training_step = training_step  # type: ignore[method-assign]
+        self._undo = wrap_method(module, "training_step", training_step)
 
-        def undo() -> None:
-            del module.training_step
-            if before is not None:
-                module.training_step = before  # type: ignore[method-assign]
-
-        self._undo = undo
+    def _teacher(self, module: L.LightningModule) -> InPlaceTeacher | None:
+        if not self.distill:
+            return None
+        return InPlaceTeacher(module, self.network, self.temperature, _WHO)
 
     def _unwrap(self) -> None:
         if self._undo is not None:
@@ -284,6 +305,7 @@ class SupernetTraining(LayerSwapping):
                 "bounds": bool(self._bounds),
                 "random": self.random,
                 "seed": self.seed,
+                "distill": [self.distill, self.temperature],
             }
         )
 

@@ -12,7 +12,7 @@ def test_recipes_of_one_training_are_compared_with_those_of_their_own(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--train-rows", "64", "--val-rows", "64", "--max-length", "16"]
-    assert run(BENCHMARK, *small, "--recipes", "1", "--widths", "2", "8") == 0
+    assert run(BENCHMARK, *small, "--recipes", "1", "--widths", "2", "8", "--distill") == 0
     printed = capsys.readouterr().out
     cells = [line.split("│")[1:-1] for line in printed.splitlines() if "│" in line]
     assert [float(row[1]) for row in cells[:2]] == pytest.approx([2, 8], abs=0.05)

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lightning_adls.callbacks import OneShot, Pruning, QuantizationAwareTraining, RngState
+from lightning_adls.callbacks import (
+    Distillation,
+    OneShot,
+    Pruning,
+    QuantizationAwareTraining,
+    RngState,
+)
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import LayerFormats, QuantizedLayer, formats_of
 from lightning_adls.search import FormatSpace
@@ -192,7 +198,7 @@ class Keep(L.Callback):
         trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
 
 
-@pytest.mark.parametrize("arguments", [{}, {"bounds": False, "random": 1}])
+@pytest.mark.parametrize("arguments", [{"distill": True}, {"bounds": False, "random": 1}])
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_fit_that_resumes_is_the_uninterrupted_one_bit_for_bit(
     tmp_path: Path, arguments: dict[str, Any], place: str
@@ -271,15 +277,59 @@ def test_masks_are_pruned_while_all_recipes_are_trained() -> None:
         assert torch.equal(layer.weight_mask, taken.weight_mask)  # type: ignore[arg-type]
 
 
+def test_the_largest_recipe_teaches_the_others_of_the_batch() -> None:
+    class Steady(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[1] = nn.Identity()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    space = FormatSpace.from_templates(["net.*"], {"mx": "MXInt"}, {"width": [2, 4, 8]})
+    module, callback = Steady(), SupernetTraining(space, random=1, distill=True, temperature=2.0)
+    fit(module, callback, shuffle=False, max_epochs=-1, max_steps=1)
+    x, y = rows()[:8]
+    taught: Tensor | None = None
+    gradients: list[list[Tensor]] = []
+    for recipe in callback.recipes(0):
+        alone = Steady()
+        recipe(alone)
+        logits = alone.net(x)
+        if taught is None:
+            loss = nn.functional.cross_entropy(logits, y)
+            taught = logits.detach()
+        else:
+            p, q = (taught / 2).softmax(-1), (logits / 2).log_softmax(-1)
+            loss = 4 * (p * (p.log() - q)).sum(-1).mean()
+        loss.backward()
+        gradients.append([p.grad for p in alone.parameters() if p.grad is not None])
+    assert len(gradients) == 3
+    for before, after, *each in zip(
+        Steady().parameters(), module.parameters(), *gradients, strict=True
+    ):
+        torch.testing.assert_close(after, before - 0.1 * torch.stack(each).mean(0))
+
+
+def test_a_step_without_logits_is_not_taught() -> None:
+    class Hidden(Plain):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net[3](self.net[0](batch[0])), batch[1])
+
+    with pytest.raises(InputValueError, match="does not call its network"):
+        fit(Hidden(), SupernetTraining(SPACE, distill=True))
+    with pytest.raises(InputValueError, match="a pass has one teacher"):
+        fit(Plain(), SupernetTraining(SPACE, distill=True), Distillation())
+
+
 def test_each_pass_is_distilled_where_the_fit_has_a_teacher(tmp_path: Path) -> None:
-    distillation: Any = pytest.importorskip("lightning_adls.callbacks.distillation")
     states = []
     for order in (1, -1):
         folder = tmp_path / str(order)
         (folder / "again").mkdir(parents=True)
 
         def callbacks(keep: Path, order: int = order) -> list[L.Callback]:
-            ours = [SupernetTraining(SPACE), distillation.Distillation(labels=0.5)]
+            ours = [SupernetTraining(SPACE), Distillation(labels=0.5)]
             return [*ours[::order], RngState(), Keep(keep)]
 
         module, resumed = Plain(), Plain()
@@ -385,6 +435,8 @@ def test_ddp_trains_for_all_recipes() -> None:
     [
         ({"random": -1}, "random=-1 is below 0"),
         ({"bounds": False, "random": 0}, "train nothing"),
+        ({"bounds": False, "distill": True}, "use bounds=True"),
+        ({"distill": True, "temperature": 0.0}, "temperature=0.0"),
         ({"evaluate": "none"}, "evaluate='none'"),
     ],
 )
