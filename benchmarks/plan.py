@@ -20,7 +20,8 @@ from rich.table import Table
 
 from lightning_adls.models import bert
 from lightning_adls.planning import Scores, plan
-from lightning_adls.planning.scores import cells_of, read_choices
+from lightning_adls.planning.candidates import read_candidates
+from lightning_adls.planning.scores import cells_of
 from lightning_adls.transforms.walk import linear_layers
 
 FORMATS = [
@@ -47,7 +48,7 @@ def main() -> None:
     draw = random.Random(0)
     values = {
         cell: draw.random() * 4.0 ** -int(cell[2].partition("width=")[2].partition(",")[0])
-        for cell in cells_of(layers, read_choices(FORMATS, "plan"))
+        for cell in cells_of(layers, read_candidates(FORMATS, "plan"))
     }
     scores = Scores(values, "random", 1, "")
     title = f"{len(layers)} layers, {len(FORMATS)} formats; {machine(torch.device('cpu'))}"

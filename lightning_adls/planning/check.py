@@ -92,7 +92,8 @@ def check_plan(
     draw = random.Random(seed)
     recipes, predicted = [plan.recipe], []
     for _ in range(plans):
-        drawn = [(group, draw.choice(plan.choices)) for group in plan.groups]
+        pairs = zip(plan.groups, plan.choices, strict=True)
+        drawn = [(group, draw.choice(choices)) for group, choices in pairs]
         predicted.append(sum(scores.of(n, choice) for group, choice in drawn for n in group))
         given = {escape(n): choice for group, choice in drawn for n in group}
         recipes.append(Quantize({**plan.recipe.layers, **given}, plan.recipe.kinds))

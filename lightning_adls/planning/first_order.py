@@ -11,6 +11,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.formats.base import widen
 from lightning_adls.layers import COMPUTING, ROLES, LayerFormats, quantized, weight_of
+from lightning_adls.planning.candidates import FreeChoice, read_candidates
 from lightning_adls.planning.samples import (
     Split,
     fingerprint,
@@ -19,8 +20,7 @@ from lightning_adls.planning.samples import (
     samples_of,
     unrounded,
 )
-from lightning_adls.planning.scores import Cell, Scores, check_known, read_choices
-from lightning_adls.transforms.quantize import LayerChoice
+from lightning_adls.planning.scores import Cell, Scores, check_known
 from lightning_adls.transforms.walk import layers_of, match, replace_layers
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -32,7 +32,7 @@ MOST_KEPT = 1 << 27
 def sensitivity(
     model: nn.Module,
     batches: Iterable[Any],
-    formats: Sequence[LayerChoice],
+    formats: Sequence[FreeChoice],
     *,
     loss: Loss | None = None,
     layers: Sequence[str] = ("*",),
@@ -62,7 +62,8 @@ def sensitivity(
         model: Any module, left as it was. Layers of ``kinds`` are taken unrounded, in eval mode.
         batches: A few batches, on the device of the model.
         formats: What a layer may be given, each as in a recipe; see
-            :func:`lightning_adls.transforms.quantize.layer_formats`.
+            :func:`lightning_adls.transforms.quantize.layer_formats`. A mapping may hold lists, of
+            which each tensor is free to be given one.
         loss: Of the module that it is given, on a sample: a scalar. By default
             ``model.loss(batch)``, which :class:`lightning_adls.TextClassifier` has.
         layers: Shell patterns over their names.
@@ -87,14 +88,14 @@ def sensitivity(
         >>> list(scores.values)
         [('0', 'weight', 'Integer(width=8, frac_width=4)')]
     """
-    choices = read_choices(formats, "sensitivity")
+    candidates = read_candidates(formats, "sensitivity")
     loss = loss or default_loss(model, "sensitivity")
     names = list(match(layers_of(model, kinds), dict.fromkeys(layers), "sensitivity"))
     samples = samples_of(batches, split, "sensitivity")
     mark = fingerprint(model, samples)
     known = check_known(known, "first-order", len(samples), mark, "sensitivity")
     wanted: dict[str, list[Cell]] = {}
-    for cell in known.missing(names, choices):
+    for cell in known.missing(names, candidates):
         wanted.setdefault(cell[0], []).append(cell)
     found: dict[Cell, float] = {}
     with same_random_numbers(model), torch.inference_mode(False), torch.enable_grad():

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import COMPUTING
+from lightning_adls.planning.candidates import FreeChoice, read_candidates
 from lightning_adls.planning.first_order import Loss, default_loss
 from lightning_adls.planning.samples import (
     Split,
@@ -23,8 +24,8 @@ from lightning_adls.planning.samples import (
     samples_of,
     unrounded,
 )
-from lightning_adls.planning.scores import Cell, Scores, check_known, read_choices
-from lightning_adls.transforms.quantize import LayerChoice, Quantize
+from lightning_adls.planning.scores import Cell, Scores, check_known
+from lightning_adls.transforms.quantize import Quantize
 from lightning_adls.transforms.walk import layers_of, match
 
 
@@ -105,7 +106,7 @@ def measured(
 def measured_sensitivity(
     model: nn.Module,
     batches: Iterable[Any],
-    formats: Sequence[LayerChoice],
+    formats: Sequence[FreeChoice],
     *,
     measure: Measure | None = None,
     layers: Sequence[str] = ("*",),
@@ -132,13 +133,13 @@ def measured_sensitivity(
         InputValueError: As there.
     """
     who, measure = "measured_sensitivity", measure or divergence()
-    choices = read_choices(formats, who)
+    candidates = read_candidates(formats, who)
     names = list(match(layers_of(model, kinds), dict.fromkeys(layers), who))
     samples = samples_of(batches, split, who)
     mark = fingerprint(model, samples)
     known = check_known(known, measure.name, len(samples), mark, who)
     found: dict[Cell, float] = {}
-    if missing := known.missing(names, choices):
+    if missing := known.missing(names, candidates):
         with _evaluating(model):
             reference = _said(unrounded(model, tuple(kinds)), samples, measure)
             for cell in missing:

@@ -4,18 +4,20 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from glob import escape
+from itertools import product, starmap
 from math import inf
 
 from torch import nn
 
 from lightning_adls.errors import InputValueError, NoMatchError
-from lightning_adls.layers import COMPUTING, LayerFormats, QuantizedLayer
+from lightning_adls.layers import COMPUTING, ROLES, LayerFormats, QuantizedLayer
+from lightning_adls.planning.candidates import Candidates, FreeChoice, read_candidates
 from lightning_adls.planning.knapsack import choose
 from lightning_adls.planning.samples import unrounded
-from lightning_adls.planning.scores import Scores, read_choices
+from lightning_adls.planning.scores import Scores
 from lightning_adls.planning.storage import UNITS, Storage
 from lightning_adls.transforms.multiplied import refuse_lazy
-from lightning_adls.transforms.quantize import LayerChoice, Quantize
+from lightning_adls.transforms.quantize import Quantize
 from lightning_adls.transforms.walk import layers_of, match
 
 Group = tuple[str, ...]
@@ -31,7 +33,8 @@ class Plan:
         unit: ``bits_per_weight`` or ``size_mb``, as :func:`lightning_adls.transforms.costs` counts.
         cost: Of the quantised model, in that unit.
         groups: Layers that share their formats.
-        choices: What each group was free to be given.
+        choices: By group, what was weighed: of formats that tensors are free to be given, those
+            that another one does not beat in bits and score.
     """
 
     recipe: Quantize
@@ -39,7 +42,7 @@ class Plan:
     unit: str
     cost: float
     groups: tuple[Group, ...]
-    choices: tuple[LayerFormats, ...]
+    choices: tuple[tuple[LayerFormats, ...], ...]
 
     def __str__(self) -> str:
         return f"predicted loss {self.predicted:.3g} with {self.unit}={self.cost:.4g}"
@@ -48,7 +51,7 @@ class Plan:
 def plan(
     model: nn.Module,
     scores: Scores,
-    formats: Sequence[LayerChoice],
+    formats: Sequence[FreeChoice],
     *,
     bits_per_weight: float | None = None,
     size_mb: float | None = None,
@@ -66,6 +69,7 @@ def plan(
         model: Left as it was.
         scores: Of its layers, from :func:`sensitivity` or :func:`measured_sensitivity`.
         formats: What a layer may be given, as in a recipe; None is full precision, which scores 0.
+            A mapping may hold lists, of which each tensor is free to be given one.
         bits_per_weight: Most bits per weight that is multiplied with, above 0; or
         size_mb: most storage of the whole model in 10^6 bytes, above 0.
         groups: Lists of names, in which ``*`` stands for any text and ``?`` for a letter. Layers
@@ -88,7 +92,7 @@ def plan(
         >>> plan(model, scores, formats, bits_per_weight=3).cost
         3.0
     """
-    choices = read_choices(formats, "plan")
+    candidates = read_candidates(formats, "plan")
     unit, budget = _budget(bits_per_weight, size_mb)
     refuse_lazy(model, "plan")
     names = list(layers_of(model, kinds))
@@ -106,11 +110,15 @@ def plan(
             "them or none."
         )
     planned = [left for group in joined if (left := tuple(n for n in group if n not in kept))]
-    free = [name for group in planned for name in group]
-    score = dict(zip(free, scores.table(free, choices), strict=True))
-    losses = [[sum(c) for c in zip(*(score[n] for n in group), strict=True)] for group in planned]
-    bits = storage.bits(free, choices)
-    costs = [[sum(c) for c in zip(*(bits[n] for n in group), strict=True)] for group in planned]
+    weighing = _Weighing(storage, scores)
+    if all(each.fixed for each in candidates):
+        common = tuple(each.first for each in candidates)
+        choices = (common,) * len(planned)
+        weighed = weighing.of(planned, common)
+    else:
+        choices = tuple(_undominated(weighing, group, candidates) for group in planned)
+        weighed = [weighing.of([g], c)[0] for g, c in zip(planned, choices, strict=True)]
+    costs, losses = [each[0] for each in weighed], [each[1] for each in weighed]
     fixed = storage.fixed + sum(sum(b) for b in storage.bits(kept, [LayerFormats()]).values())
     least = fixed + sum(map(min, costs))
     if least > storage.limit(budget):
@@ -120,8 +128,8 @@ def plan(
         )
     chosen = choose(costs, losses, storage.limit(budget) - fixed)
     given = dict.fromkeys(names, LayerFormats())
-    for group, at in zip(planned, chosen, strict=True):
-        given.update(dict.fromkeys(group, choices[at]))
+    for group, options, at in zip(planned, choices, chosen, strict=True):
+        given.update(dict.fromkeys(group, options[at]))
     total = fixed + sum(options[at] for options, at in zip(costs, chosen, strict=True))
     return Plan(
         recipe=Quantize({escape(name): choice for name, choice in given.items()}, kinds),
@@ -131,6 +139,51 @@ def plan(
         groups=tuple(planned),
         choices=choices,
     )
+
+
+class _Weighing:
+    """Bits and scores of groups of layers."""
+
+    def __init__(self, storage: Storage, scores: Scores) -> None:
+        self._storage, self._scores = storage, scores
+
+    def of(
+        self, groups: Sequence[Group], choices: Sequence[LayerFormats]
+    ) -> list[tuple[list[int], list[float]]]:
+        """What each choice adds, to all layers of a group together, for each group."""
+        names = [name for group in groups for name in group]
+        bits = self._storage.bits(names, choices)
+        score = dict(zip(names, self._scores.table(names, choices), strict=True))
+        return [
+            (
+                [sum(c) for c in zip(*(bits[n] for n in group), strict=True)],
+                [sum(c) for c in zip(*(score[n] for n in group), strict=True)],
+            )
+            for group in groups
+        ]
+
+
+def _undominated(
+    weighing: _Weighing, group: Group, candidates: Sequence[Candidates]
+) -> tuple[LayerFormats, ...]:
+    """All choices of a group but those in which another format of a tensor is no worse.
+
+    Bits and scores of a choice are the sums of those of its tensors, so each is looked at alone.
+    """
+    found: list[LayerFormats] = []
+    for each in candidates:
+        kept = []
+        for role in ROLES:
+            alone = each.alone(role)
+            ((bits, scores),) = weighing.of([group], alone)
+            least, formats = inf, []
+            for _, score, place in sorted(zip(bits, scores, range(len(alone)), strict=True)):
+                if score < least:
+                    least = score
+                    formats.append(getattr(alone[place], role))
+            kept.append(formats)
+        found += starmap(LayerFormats, product(*kept))
+    return tuple(dict.fromkeys(found))
 
 
 def _budget(*given: float | None) -> tuple[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import ROLES, LayerFormats
-from lightning_adls.transforms.quantize import LayerChoice, layer_formats
+from lightning_adls.planning.candidates import Candidates
 
 Cell = tuple[str, str, str]
 """A layer, one of ``ROLES``, and the text of a format."""
@@ -58,9 +58,9 @@ class Scores:
                 "with that layer and format, and with known= these scores."
             ) from error
 
-    def missing(self, layers: Iterable[str], choices: Iterable[LayerFormats]) -> list[Cell]:
-        """What would have to be computed to know all these choices."""
-        return [cell for cell in cells_of(layers, choices) if cell not in self.values]
+    def missing(self, layers: Iterable[str], candidates: Iterable[Candidates]) -> list[Cell]:
+        """What would have to be computed to know all these candidates."""
+        return [cell for cell in cells_of(layers, candidates) if cell not in self.values]
 
     def joined(self, others: Mapping[Cell, float]) -> "Scores":
         """These and others of the same method, weights and samples."""
@@ -131,9 +131,15 @@ class Scores:
         return found
 
 
-def cells_of(layers: Iterable[str], choices: Iterable[LayerFormats]) -> list[Cell]:
-    """What is rounded by some choices in some layers, each once."""
-    rounded = dict.fromkeys(tensor for choice in choices for tensor in _rounded_by(choice))
+def cells_of(layers: Iterable[str], candidates: Iterable[Candidates]) -> list[Cell]:
+    """What is rounded by some candidates in some layers, each once."""
+    rounded = dict.fromkeys(
+        tensor
+        for each in candidates
+        for role in ROLES
+        for choice in each.alone(role)
+        for tensor in _rounded_by(choice)
+    )
     return [(layer, role, text) for layer in layers for role, text in rounded]
 
 
@@ -141,20 +147,6 @@ def _rounded_by(choice: LayerFormats) -> list[tuple[str, str]]:
     """Roles and texts of the formats of a choice."""
     formats = ((role, getattr(choice, role)) for role in ROLES)
     return [(role, str(fmt)) for role, fmt in formats if fmt is not None]
-
-
-def read_choices(formats: Sequence[LayerChoice], who: str) -> tuple[LayerFormats, ...]:
-    """Candidates from what a recipe may hold for a layer, each once.
-
-    Raises:
-        InputValueError: If there are none, or one is no format.
-    """
-    if isinstance(formats, str | Mapping) or not formats:
-        raise InputValueError(
-            f"{who}: formats={formats!r} is not a list of what a layer may be given; write "
-            "[{'weight': 'MXInt(width=4)'}, {'weight': 'MXInt(width=8)'}]."
-        )
-    return tuple(dict.fromkeys(layer_formats(choice, who) for choice in formats))
 
 
 def check_known(known: Scores | None, method: str, samples: int, mark: str, who: str) -> Scores:

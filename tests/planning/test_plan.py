@@ -18,7 +18,8 @@ from lightning_adls import Plan, Quantize, Scores, plan, sensitivity
 from lightning_adls.formats import Integer, LearnedInteger, MXInt, NumberFormat
 from lightning_adls.layers import KINDS, LayerFormats
 from lightning_adls.models import bert
-from lightning_adls.planning.scores import cells_of, read_choices
+from lightning_adls.planning.candidates import FreeChoice, read_candidates
+from lightning_adls.planning.scores import cells_of
 from lightning_adls.transforms import Pack, costs
 from lightning_adls.transforms.quantize import LayerChoice, layer_formats
 from lightning_adls.transforms.walk import layers_of
@@ -43,9 +44,9 @@ class Zoo(nn.Module):
         self.alias = self.layers["Linear"]
 
 
-def scored(model: nn.Module, formats: Sequence[LayerChoice], seed: int = 0) -> Scores:
+def scored(model: nn.Module, formats: Sequence[FreeChoice], seed: int = 0) -> Scores:
     draw = random.Random(seed)
-    cells = cells_of(layers_of(model, ALL_KINDS), read_choices(formats, "test"))
+    cells = cells_of(layers_of(model, ALL_KINDS), read_candidates(formats, "test"))
     return Scores({cell: draw.choice([0.0, draw.random()]) for cell in cells}, "test", 1, "")
 
 
@@ -93,7 +94,7 @@ def all_costs(unit: str) -> dict[tuple[LayerFormats, ...], float]:
     model, _ = conv_net()
     return {
         drawn: cost(model, Quantize(dict(zip(NAMES, drawn, strict=True))), unit)
-        for drawn in product(read_choices(FOUR, "test"), repeat=3)
+        for drawn in product(map(layer_formats, FOUR), repeat=3)
     }
 
 
@@ -213,3 +214,40 @@ def test_more_bits_never_score_more() -> None:
     predicted = [plan(model, scores, formats, bits_per_weight=b).predicted for b in budgets]
     assert predicted == sorted(predicted, reverse=True)
     assert predicted[0] > predicted[-1]
+
+
+@few
+@given(
+    seed=st.integers(0, 10**6),
+    share=st.floats(0, 1),
+    unit=st.sampled_from(["bits_per_weight", "size_mb"]),
+    together=st.sampled_from([(), ("first", "head")]),
+)
+def test_tensors_that_choose_freely_have_the_plan_of_all_combinations(
+    seed: int, share: float, unit: str, together: tuple[str, ...]
+) -> None:
+    model, _ = conv_net()
+    inputs, weights = [MXInt(4), LearnedInteger(3), None], [MXInt(3), LearnedInteger(4)]
+    free: list[FreeChoice] = [
+        {"input": inputs, "weight": weights, "bias": [MXInt(8), None]},
+        {"weight": [Integer(2, 1), "Integer(width=6, frac_width=3)"]},
+    ]
+    combined: list[FreeChoice] = [
+        *(
+            {"input": i, "weight": w, "bias": b}
+            for i, w, b in product(inputs, weights, [MXInt(8), None])
+        ),
+        {"weight": Integer(2, 1)},
+        {"weight": Integer(6, 3)},
+    ]
+    scores = scored(model, combined, seed)
+    least, most = (cost(model, Quantize({"*": {"weight": w}}), unit) for w in (Integer(2, 1), None))
+    budget: dict[str, Any] = {
+        unit: least + share * (most - least),
+        "groups": [together] if together else [],
+    }
+    cells = [set(cells_of(NAMES, read_candidates(each, "test"))) for each in (free, combined)]
+    assert cells[0] == cells[1]
+    found, expected = (plan(model, scores, each, **budget) for each in (free, combined))
+    assert found.predicted == pytest.approx(expected.predicted, abs=1e-12)
+    assert found.cost <= budget[unit]
