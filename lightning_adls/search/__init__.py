@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning_adls.search.results import summary as summary
     from lightning_adls.search.results import trial_rows as trial_rows
     from lightning_adls.search.samplers import GridSampler as GridSampler
+    from lightning_adls.search.samplers import ProposedSampler as ProposedSampler
     from lightning_adls.search.samplers import SamplerFactory as SamplerFactory
     from lightning_adls.search.samplers import make_sampler as make_sampler
     from lightning_adls.search.search import Search as Search
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_adls.search.study import best_trial as best_trial
     from lightning_adls.search.study import counted_trials as counted_trials
     from lightning_adls.search.study import open_study as open_study
+    from lightning_adls.search.study import settings_of as settings_of
     from lightning_adls.search.study import study_names as study_names
     from lightning_adls.search.templates import expand as expand
     from lightning_adls.search.tensorboard import FRONTS as FRONTS
@@ -54,6 +56,7 @@ _MODULE_OF = {
     "Choice": "search.space",
     "FormatSpace": "search.format_space",
     "GridSampler": "search.samplers",
+    "ProposedSampler": "search.samplers",
     "Limits": "search.limits",
     "Listener": "search.listeners",
     "Objective": "search.objective",
@@ -74,6 +77,7 @@ _MODULE_OF = {
     "open_storage": "search.storage",
     "open_study": "search.study",
     "run_study": "search.search",
+    "settings_of": "search.study",
     "study_names": "search.study",
     "summary": "search.results",
     "trial_rows": "search.results",

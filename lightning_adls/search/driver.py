@@ -1,5 +1,6 @@
 """The driver of a search: it alone asks and tells the study; an engine's workers judge."""
 
+import random
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from lightning_adls.search.lease import Lease
 from lightning_adls.search.modes import Mode
 from lightning_adls.search.outcomes import EXCESS, repeated
 from lightning_adls.search.pruning import report, should_prune
-from lightning_adls.search.samplers import make_sampler, remember
+from lightning_adls.search.samplers import PointsSampler, make_sampler, remember
 from lightning_adls.search.study import rank
 from lightning_adls.search.values import rank_of
 
@@ -118,13 +119,26 @@ class TrialDriver:
         sampler = make_sampler(search.sampler, space, search.seed, index)
         remember(sampler, search.study.sampler)
         search.study.sampler = sampler
+        proposed = self._suggest(index)
+        if isinstance(sampler, PointsSampler):
+            return proposed
+        smaller = search.objective.shrunk(proposed.choice, random.Random(f"{search.seed}/{index}"))
+        if smaller is None:
+            return proposed
+        # What a trial has chosen cannot be changed; another one is given what is tried instead.
+        self._close(proposed)
+        search.study.enqueue_trial(dict(smaller))
+        return self._suggest(index)
+
+    def _suggest(self, index: int) -> Running:
+        """A trial of the study, for a place among those that count."""
         self._lease.check()
-        trial = search.study.ask()
+        trial = self._search.study.ask()
         try:
             trial.set_user_attr("index", index)  # its place among those that count
             # The same as people count, for dashboards: Optuna's number counts interrupted ones.
             trial.set_user_attr("trial", index + 1)
-            choice = space.suggest(trial)
+            choice = self._search.objective.space.suggest(trial)
         except BaseException:
             self._close(Running(index, trial, {}))
             raise

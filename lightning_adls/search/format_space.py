@@ -109,10 +109,52 @@ class FormatSpace:
         choices = self.classes[name][role]
         text = choices[0]
         if len(choices) > 1:
-            # Optuna's parameters are conditional, but the choices of one name must not change.
-            key = f"{layer}.{role}" if len(self.classes) == 1 else f"{layer}.{role}.{name}"
-            text = trial.suggest_categorical(key, choices)
+            text = trial.suggest_categorical(self._key(layer, name, role), choices)
         return None if text == NONE else text
+
+    def params_of(self, recipe: Quantize) -> dict[str, str]:
+        """The parameters of the trial that chooses a recipe: what :meth:`suggest` gives for it.
+
+        Raises:
+            InputValueError: If a layer has formats that cannot be chosen for it.
+        """
+        params: dict[str, str] = {}
+        for layer in self.layers:
+            texts = dict.fromkeys(ROLES, NONE) | {
+                role: NONE if fmt is None else str(fmt)
+                for role, fmt in vars(layer_formats(recipe.layers[layer])).items()
+            }
+            name = next(
+                (
+                    name
+                    for name, roles in self.classes.items()
+                    if all(texts[role] in roles[role] for role in ROLES)
+                ),
+                None,
+            )
+            if name is None:
+                raise InputValueError(f"FormatSpace: {layer!r} cannot be given {texts}.")
+            if len(self.classes) > 1:
+                params[f"{layer}.class"] = name
+            params |= {
+                self._key(layer, name, role): texts[role]
+                for role, choices in self.classes[name].items()
+                if len(choices) > 1
+            }
+        return params
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "FormatSpace":
+        """The space whose :meth:`to_dict` gave ``stored``."""
+        classes = {
+            name: {role: tuple(choices) for role, choices in roles.items()}
+            for name, roles in stored["classes"].items()
+        }
+        return cls(tuple(stored["layers"]), classes)
+
+    def _key(self, layer: str, name: str, role: str) -> str:
+        # Optuna's parameters are conditional, but the choices of one name must not change.
+        return f"{layer}.{role}" if len(self.classes) == 1 else f"{layer}.{role}.{name}"
 
     def overview(
         self, params: Mapping[str, Any], choice: Mapping[str, Any]

@@ -1,6 +1,7 @@
 """Judging a choice: build, train within a budget or only evaluate, compress, and validate."""
 
 import copy
+import random
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import lightning as L
 import optuna
@@ -26,13 +27,16 @@ from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.loggers import log_outcome, make_loggers
 from lightning_adls.search.checkpoints import offer
 from lightning_adls.search.failures import trial_failing
+from lightning_adls.search.format_space import FormatSpace
 from lightning_adls.search.judged import JudgedTrial, Outcome
 from lightning_adls.search.limits import BUDGETS, Foresight, Limits
 from lightning_adls.search.modes import DIRECTIONS, Mode
 from lightning_adls.search.outcomes import EXCESS, METRICS, METRICS_BEFORE, OVER_LIMIT
+from lightning_adls.search.shrinking import shrunk
 from lightning_adls.search.space import ChoiceT, Space
 from lightning_adls.transforms.bit_operations import bit_operations, macs_of
 from lightning_adls.transforms.cost import COSTS, costs
+from lightning_adls.transforms.quantize import Quantize
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class Objective(Generic[ChoiceT]):
             and arithmetic are those after compression, of a copy that is compressed untrained.
         foresee: Knows the costs of a choice, so that none that costs too much gets to a worker, and
             limits that no choice is within are refused before any work.
+        repair: Whether a recipe that is foreseen to cost too much is tried with formats of fewer
+            bits instead (:mod:`lightning_adls.search.shrinking`): then every trial is of use, also
+            under a budget that few recipes are within.
         minimise: Costs that are further objectives beside the metric, in their order: some of
             ``parameters``, ``bits_per_weight``, ``size_mb`` and ``bit_operations``. For the last,
             here or in ``limits``, a module needs Lightning's ``example_input_array``: one sample.
@@ -72,8 +79,8 @@ class Objective(Generic[ChoiceT]):
 
     Raises:
         ValueError: If ``mode`` is neither ``max`` nor ``min``, ``minimise`` names no cost, or one
-            twice, there is a budget for training after compression, but no compression, or a budget
-            cannot train one model after another
+            twice, there is no recipe to repair, there is a budget for training after compression,
+            but no compression, or a budget cannot train one model after another
             (:meth:`Budget.check_repeatable`).
     """
 
@@ -90,6 +97,7 @@ class Objective(Generic[ChoiceT]):
     retrain: Budget | None = None
     limits: Limits | None = None
     foresee: Foresight[ChoiceT] | None = None
+    repair: bool = False
     minimise: Sequence[str] = ()
     metrics: Sequence[Callable[[], L.Callback]] = ()
     callbacks: Sequence[Callable[[], L.Callback]] = ()
@@ -108,6 +116,8 @@ class Objective(Generic[ChoiceT]):
                 f"Objective: minimise={list(self.minimise)} is no list of different costs; there "
                 f"are {', '.join(BUDGETS)}."
             )
+        if self.repair and not isinstance(cast(Any, self.space), FormatSpace):
+            raise InputValueError("Objective: repair=True is for recipes; give a FormatSpace.")
         for budget in (self.budget, self.retrain):
             if budget is not None:
                 budget.check_repeatable()
@@ -129,6 +139,26 @@ class Objective(Generic[ChoiceT]):
         """
         if self.limits is not None and self.foresee is not None:
             self.limits.check_reachable(self.foresee.least(self.space))
+
+    def shrunk(self, choice: ChoiceT, rng: random.Random) -> Mapping[str, Any] | None:
+        """The parameters of what is tried in the place of a choice that costs too much.
+
+        None if the choice may be tried, nothing is repaired, costs are not foreseen or no smaller
+        recipe is within the limits.
+        """
+        limits, foresee, space = self.limits, cast(Any, self.foresee), cast(Any, self.space)
+        if not self.repair or limits is None or foresee is None:
+            return None
+
+        def fits(recipe: Quantize) -> bool:
+            return limits.reason(foresee(recipe)) is None
+
+        recipe = cast(Quantize, choice)  # which it is in such a space
+        if fits(recipe):
+            return None
+        roles = ("weight", "input") if limits.bit_operations is not None else ("weight",)
+        smaller = shrunk(space, recipe, fits, rng, roles)
+        return None if smaller is None else space.params_of(smaller)
 
     def refused(self, choice: ChoiceT) -> Outcome | None:
         """What becomes of a trial whose choice is known to cost too much; None if it may be tried.

@@ -1,6 +1,7 @@
 """What proposes the trials of a search: any sampler of Optuna, or a grid."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_adls.errors import InputValueError, MissingPackageError
+from lightning_adls.search.history import point_of
 from lightning_adls.search.space import Space
 from lightning_adls.search.study import ended_trials
 
@@ -24,49 +26,27 @@ class SamplerFactory(Protocol):
         """The sampler of one trial."""
 
 
-class GridSampler(BaseSampler):
-    """Every point of a search's space once, in an order of the search's seed.
+class PointsSampler(BaseSampler):
+    """Given points of a search's space, each once; a class for each way to choose them.
 
-    Optuna's own GridSampler takes the point of an interrupted trial for tried, and leaves it out.
-
-    Args:
-        seed: Every sampler is called with one. The order of the points is that of the search's
-            seed, which :meth:`enumerate` brings: it must be the same in all trials.
+    A point is taken for tried once its trial has ended, so that of an interrupted search none is
+    left out.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self._names: list[str] = []
-        self._values: list[list[Any]] = []
-        self._order: Sequence[int] = ()
-        self._point: dict[str, Any] = {}
+    def __init__(self) -> None:
+        self._point: Mapping[str, Any] = {}
 
-    def enumerate(self, space: Space[Any], seed: int) -> None:
-        """Learn the points; a search calls this.
-
-        Raises:
-            ValueError: If the space cannot be enumerated.
-        """
-        grid = space.grid()
-        self._names, self._values = list(grid), list(grid.values())
-        count = prod(len(values) for values in self._values)
-        self._order = np.random.default_rng(seed).permutation(count).tolist()
+    @abstractmethod
+    def points(self) -> Iterator[Mapping[str, Any]]:
+        """The points, in their order: parameters of trials."""
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Take the first point that no other trial has tried to its end, or tries now."""
         others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         begun = [*ended_trials(study), *(each for each in others if each.number != trial.number)]
-        tried = {tuple(other.params.get(name) for name in self._names) for other in begun}
-        points = (self._at(place) for place in self._order)
-        point = next((each for each in points if each not in tried), self._at(self._order[0]))
-        self._point = dict(zip(self._names, point, strict=True))
-
-    def _at(self, place: int) -> tuple[Any, ...]:
-        """A point by its number, the last parameter varying fastest."""
-        found = []
-        for values in reversed(self._values):
-            place, digit = divmod(place, len(values))
-            found.append(values[digit])
-        return tuple(reversed(found))
+        tried = {point_of(other.params) for other in begun}
+        left = [each for each in self.points() if point_of(each) not in tried]
+        self._point = left[0] if left else next(self.points())
 
     def sample_independent(
         self,
@@ -89,6 +69,69 @@ class GridSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Nothing."""
         return {}
+
+
+class GridSampler(PointsSampler):
+    """Every point of a search's space once, in an order of the search's seed.
+
+    Optuna's own GridSampler takes the point of an interrupted trial for tried, and leaves it out.
+
+    Args:
+        seed: Every sampler is called with one. The order of the points is that of the search's
+            seed, which :meth:`enumerate` brings: it must be the same in all trials.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+        self._names: list[str] = []
+        self._values: list[list[Any]] = []
+        self._order: Sequence[int] = ()
+
+    def enumerate(self, space: Space[Any], seed: int) -> None:
+        """Learn the points; a search calls this.
+
+        Raises:
+            ValueError: If the space cannot be enumerated.
+        """
+        grid = space.grid()
+        self._names, self._values = list(grid), list(grid.values())
+        count = prod(len(values) for values in self._values)
+        self._order = np.random.default_rng(seed).permutation(count).tolist()
+
+    def points(self) -> Iterator[Mapping[str, Any]]:
+        """All of them."""
+        return (dict(zip(self._names, self._at(place), strict=True)) for place in self._order)
+
+    def _at(self, place: int) -> tuple[Any, ...]:
+        """A point by its number, the last parameter varying fastest."""
+        found = []
+        for values in reversed(self._values):
+            place, digit = divmod(place, len(values))
+            found.append(values[digit])
+        return tuple(reversed(found))
+
+
+class ProposedSampler(PointsSampler):
+    """Points that were chosen before the search: by a plan, or by another search.
+
+    Args:
+        points: Parameters of trials, at least one; see :meth:`FormatSpace.params_of`. A search of
+            more trials tries the first of them again, which costs nothing.
+        seed: Every sampler is called with one; this one draws nothing.
+
+    Raises:
+        InputValueError: If there are none.
+    """
+
+    def __init__(self, points: Sequence[Mapping[str, Any]], seed: int | None = None) -> None:
+        super().__init__()
+        if not points:
+            raise InputValueError("ProposedSampler: points is empty; give at least one.")
+        self._points = points
+
+    def points(self) -> Iterator[Mapping[str, Any]]:
+        """As they were given."""
+        return iter(self._points)
 
 
 # By the names that run_study knows. Spaces may be conditional, and then what trials have in common

@@ -79,6 +79,12 @@ def open_study(
     return study
 
 
+def settings_of(study: optuna.Study) -> dict[str, Any]:
+    """The fingerprint that a study was begun with."""
+    found: dict[str, Any] = study.user_attrs[_SETTINGS]
+    return found
+
+
 def study_names(storage: BaseStorage) -> set[str]:
     """Names of the studies that were begun in a storage."""
     return set(optuna.get_all_study_names(storage))

@@ -81,6 +81,8 @@ class Digits:
 
     def refused(self, choice: list[int]) -> None: ...
 
+    def shrunk(self, choice: list[int], rng: Any) -> None: ...
+
 
 class Weighed(Digits):
     """Beside the sum of the digits, their product is minimised."""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from studies import Recipes, run, study_of
+from studies import Numbers, Recipes, run, study_of
 from torch import nn
 
 from lightning_adls import search
@@ -285,3 +285,28 @@ def test_workers_do_not_get_what_the_driver_foresees(quick: Recipes, network: nn
 def study_of_memory() -> optuna.Study:
     storage = optuna.storages.InMemoryStorage()
     return search.open_study(storage, "study", {}, optuna.pruners.NopPruner())
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler, TPESampler, NSGAIISampler])
+def test_recipes_above_a_budget_are_repaired_and_every_trial_is_of_use(
+    recipes: Recipes, tmp_path: Path, sampler: Any
+) -> None:
+    network: Any = recipes.build(Quantize({"*": None})).model
+    layers, widths = ["bert.*", "classifier"], {"width": [2, 3, 6, 7, 8]}
+    space = FormatSpace.from_templates(layers, {"": {"weight": "MXInt"}}, widths)
+    objective = replace(
+        recipes,
+        space=space,
+        limits=Limits(bits_per_weight=3.5),
+        foresee=RecipeCosts(network),
+        repair=True,
+        train=False,
+        folder=tmp_path,
+    )
+    study = study_of(tmp_path / "journal")
+    Search(study, objective, sampler, 3).run()
+    counted = search.counted_trials(study)
+    assert [trial.state.name for trial in counted] == ["COMPLETE"] * 3
+    assert all(trial.user_attrs["bits_per_weight"] <= 3.5 for trial in counted)
+    with pytest.raises(ValueError, match="repair=True is for recipes"):
+        replace(objective, space=Numbers())  # type: ignore[arg-type]

@@ -1,14 +1,18 @@
 """Number formats to choose from."""
 
 import json
+from typing import Any
 
 import optuna
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lightning_adls.formats import parse
 from lightning_adls.layers import LayerFormats
 from lightning_adls.search import FormatSpace, expand
+from lightning_adls.transforms import Quantize
 
 RANGES = {"width": [4, 8], "frac_width": [2, 3], "exponent_width": [2, 3, 4]}
 
@@ -149,3 +153,38 @@ def test_checking_a_backend_draws_no_random_numbers() -> None:
     state = torch.get_rng_state()
     mixed().check_backend("standard")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+CLASSES = {"A": "Integer", "B": {"weight": "MXInt", "input": "Integer"}, "C": None}
+
+
+@given(
+    data=st.data(),
+    classes=st.sets(st.sampled_from(sorted(CLASSES)), min_size=1),
+    layers=st.sampled_from([["first", "second"], ["*"]]),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_parameters_of_a_recipe_choose_it(
+    data: st.DataObject, classes: set[str], layers: list[str]
+) -> None:
+    space = FormatSpace.from_templates(layers, {c: CLASSES[c] for c in sorted(classes)}, RANGES)
+
+    class Drawn(optuna.trial.FixedTrial):
+        """Draws what is asked for and keeps it."""
+
+        def suggest_categorical(self, name: str, choices: Any) -> Any:
+            drawn[name] = data.draw(st.sampled_from(list(choices)))
+            return drawn[name]
+
+    drawn: dict[str, str] = {}
+    recipe = space.suggest(Drawn({}))
+    assert space.params_of(recipe) == drawn
+    assert space.params_of(space.read(recipe.to_dict())) == drawn
+    assert space.suggest(optuna.trial.FixedTrial(drawn)) == recipe
+    assert FormatSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+def test_a_recipe_that_cannot_be_chosen_has_no_parameters() -> None:
+    space = FormatSpace.from_templates(["a"], {"A": "Integer"}, RANGES)
+    with pytest.raises(ValueError, match=r"'a' cannot be given .*MXInt"):
+        space.params_of(Quantize({"a": "MXInt(width=4)"}))

@@ -13,7 +13,7 @@ from studies import Plain, Recipes, run, study_of
 
 from lightning_adls import search
 from lightning_adls.errors import MissingPackageError
-from lightning_adls.search import GridSampler, SamplerFactory, Search, driver
+from lightning_adls.search import GridSampler, ProposedSampler, SamplerFactory, Search, driver
 from lightning_adls.search.samplers import make_sampler
 
 
@@ -156,3 +156,23 @@ def test_the_order_of_a_grid_is_that_of_the_search_seed(tmp_path: Path) -> None:
     # As numpy's permutation of seed 0 has it: runs of earlier versions continue in it.
     assert order("a", 0) == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
     assert order("b", 1) != order("a2", 0) == order("a", 0)
+
+
+def test_proposed_points_are_tried_in_their_order_also_after_an_interruption(
+    tmp_path: Path,
+) -> None:
+    points = [{"number": n} for n in (7, 2, 5)]
+    sampler: Any = partial(ProposedSampler, points)
+
+    def stops(number: int) -> float:
+        if number == 2:
+            raise KeyboardInterrupt
+        return float(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study_of(tmp_path / "journal"), Plain(tmp_path, stops), 3, sampler)
+    assert run(study_of(tmp_path / "journal"), Plain(tmp_path), 3, sampler) == [
+        ({"number": n}, float(n)) for n in (7, 2, 5)
+    ]
+    with pytest.raises(ValueError, match="points is empty"):
+        ProposedSampler([])
