@@ -24,8 +24,8 @@ from lightning_adls.labs.status import status
 ALL = "all"  # --help.all
 # What one changes first, in this order.
 _FIRST = (
-    *("run", "trials", "only", "seed", "data", "model", "trainer", "ckpt_path", "weights"),
-    "config",
+    *("run", "trials", "only", "strategy", "budget_bits", "seed", "data", "model", "trainer"),
+    *("ckpt_path", "weights", "config"),
 )
 _OF_EVERY_SCRIPT = {
     "config": "A YAML file with arguments; what the command line says wins.",

@@ -16,7 +16,7 @@ from lightning_adls.report import Row
 # Columns that are words, whatever a user called things; all others are numbers or JSON.
 _TEXTS = {
     *("step", "model", "study", "search", "sampler", "method", "training", "source"),
-    *("frac_width", "observer", "schedule", "state", "checkpoint"),
+    *("frac_width", "observer", "schedule", "state", "checkpoint", "strategy"),
 }
 
 

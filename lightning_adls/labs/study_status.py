@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_adls.labs.strategies import searches_of, trials_of
 from lightning_adls.remaining import spoken
 from lightning_adls.search.values import rank_of, reports_of
 
@@ -135,9 +136,9 @@ def studies_of(
     stored, prefix = read_storage(storage), f"{lab}/{run}/" if "://" in str(storage) else ""
     names = optuna.get_all_study_names(stored)
     begun = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    trials = int(config["trials"])
     found = []
     for name in _expected(lab, config, begun):
+        trials = trials_of(name, config) if lab == "lab3" else int(config["trials"])
         if name not in begun:
             found.append(StudyStatus(name, trials))
             continue
@@ -152,7 +153,8 @@ def studies_of(
 
 def _expected(lab: str, config: Mapping[str, Any], begun: Sequence[str]) -> list[str]:
     if lab == "lab3":
-        names = [*(config["only"] or config["studies"])]
+        studies, strategy = config["only"] or config["studies"], config.get("strategy", "per_layer")
+        names = [name for study in studies for name in searches_of(study, strategy)]
     else:
         samplers, seeds = config["only"] or config["samplers"], config["seeds"]
         names = [f"plain/{sampler}/{seed}" for sampler, seed in product(samplers, seeds)]

@@ -29,6 +29,9 @@ TASK_ARGUMENTS: dict[str, tuple[type, set[str]]] = {
 }
 
 
+NETWORK = "model"  # where a module of a task has the network
+
+
 class Task:
     """A text classification task, prepared once: the data are tokenised, the network is built.
 

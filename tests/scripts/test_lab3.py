@@ -38,7 +38,8 @@ Run = Callable[..., int]
 
 def rows(folder: Path) -> list[dict[str, str]]:
     """The trials, without their seconds and without what the best of a study alone has."""
-    changing = ("seconds", "checkpoint", "test_accuracy", "test_standard_error")
+    changing = {"seconds", "checkpoint", "test_accuracy", "test_standard_error"}
+    changing |= {"on_front", "hypervolume"}  # which later trials decide too
     with (folder / "results.csv").open() as file:
         return [{k: v for k, v in r.items() if k not in changing} for r in csv.DictReader(file)]
 

@@ -1,5 +1,8 @@
 """Lab 3: the running best of the studies, accuracy over bits, formats, what mattered."""
 
+from collections.abc import Collection, Sequence
+from math import inf
+
 from lightning_adls.figures import Levels, Stairs, draw_format_map, draw_steps
 from lightning_adls.figures.maps import short_layer
 from lightning_adls.labs.drawing.drawn import Figure, chance, confusions, level
@@ -15,6 +18,7 @@ from lightning_adls.labs.drawing.searches import (
     studies,
 )
 from lightning_adls.labs.stored import StoredRun
+from lightning_adls.labs.strategies import SEARCHES, searches_of
 from lightning_adls.report import Row
 
 MOST_MATRICES = 4
@@ -24,7 +28,7 @@ MOST_IMPORTANCES = 6
 def draw(run: StoredRun) -> list[Figure]:
     """Every figure that the trials so far give."""
     found = studies(run.rows)
-    figures = draw_running_best(run)
+    figures = [*draw_running_best(run), *_strategies(run, found)]
     winners = winners_of(found)
     if winners:
         cost = front_cost(run.config, "bits_per_weight")
@@ -50,7 +54,7 @@ def winners_of(found: dict[str, list[Row]]) -> list[Row]:
 def _running_best(run: StoredRun, file: str, found: dict[str, list[Row]]) -> Figure:
     value, mode = monitored(run)
     curves = {}
-    for name in run.config["figures"][file]:
+    for name in _begun(run.config["figures"][file], found):
         trials = found.get(name, [])
         curves[name] = Stairs(curve(trials), error=error(trials))
     path = run.folder / f"{file}.png"
@@ -70,6 +74,58 @@ def _running_best(run: StoredRun, file: str, found: dict[str, list[Row]]) -> Fig
         f"{bars if mode == 'max' else ''}.{on_which_rows(run)}"
     )
     return Figure(path, caption)
+
+
+def _begun(studies: Sequence[str], found: Collection[str]) -> list[str]:
+    """The searches of studies, by any strategy; a study without one as it is called."""
+    names = []
+    for study in studies:
+        searches = [name for each in SEARCHES for name in searches_of(study, each)]
+        names += [name for name in searches if name in found] or [study]
+    return names
+
+
+def _strategies(run: StoredRun, found: dict[str, list[Row]]) -> list[Figure]:
+    """The best so far over the time that it took, where strategies can be compared."""
+    curves: dict[str, Stairs] = {}
+    for study in run.config["studies"]:
+        names = {each: searches_of(study, each) for each in SEARCHES}
+        rows = {each: [r for name in names[each] for r in found.get(name, [])] for each in names}
+        begun = {strategy: trials for strategy, trials in rows.items() if trials}
+        if len(begun) > 1:
+            curves |= {f"{study}, {each}": _over_seconds(trials) for each, trials in begun.items()}
+    curves = {name: curve for name, curve in curves.items() if curve.points}
+    if not curves:
+        return []
+    path = run.folder / "strategies.png"
+    draw_steps(
+        path,
+        curves,
+        title="Mixed-precision search: best validation accuracy over time",
+        x_label="seconds of computing, scores and shared training included",
+        y_label="validation accuracy",
+        subtitle=run.subtitle,
+        compare={**_start(run), **chance(run)},
+    )
+    caption = (
+        "Best validation accuracy so far over the seconds that the trials took one after the "
+        "other, for studies of several strategies; what a strategy needs before its first trial "
+        "is counted, the float32 start is not."
+    )
+    return [Figure(path, caption)]
+
+
+def _over_seconds(trials: Sequence[Row]) -> Stairs:
+    """The running best of a strategy, and the error of its last value."""
+    spent, reached = trials[0]["seconds_before"], -inf
+    points, error = [], None
+    for trial in trials:
+        spent += trial["seconds"]
+        if trial["state"] == "complete" and trial["val_accuracy"] > reached:
+            reached, error = trial["val_accuracy"], trial["val_standard_error"]
+        if reached > -inf:
+            points.append((spent, reached))
+    return Stairs(points, error=error)
 
 
 def _start(run: StoredRun) -> Levels:
