@@ -56,9 +56,19 @@ class Judging:
     """
 
     mode = "max"
+    minimise: Sequence[str] = ()
 
     def __init__(self, space: search.FormatSpace, folder: Path) -> None:
         self.space, self.folder = space, folder
+
+    def check_limits(self) -> None:
+        """There are none."""
+
+    def refused(self, choice: Any) -> None:
+        """No choice costs too much."""
+
+    def shrunk(self, choice: Any, rng: Random) -> None:
+        """So none has to cost less."""
 
     def __call__(self, trial: JudgedTrial) -> float:
         """A value of the choices that no sampler learns from, so that they do not repeat."""

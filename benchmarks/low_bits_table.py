@@ -131,29 +131,42 @@ def markdown(title: str, known: Sequence[Line]) -> str:
     return f"### {title}\n\n{table}\n"
 
 
-def draw(path: Path, data: str, known: Sequence[Line]) -> None:
-    """Test accuracy over bits per weight, a curve for each family, with a teacher one more.
+# Formats of several widths are drawn beside each other, those of one weight width by themselves.
+_LAST = ("Ternary", "Binary")
 
-    Bars are standard errors over seeds and over rows, the squares added.
+
+def draw(path: Path, data: str, known: Sequence[Line]) -> None:
+    """Test accuracy over bits per weight, a curve for each family; distilled rows have a figure.
+
+    Bars are standard errors over seeds and over rows, the squares added. float32 is that of the
+    same figure: with a teacher, if the rows have one.
+
+    Args:
+        path: Of the rows without a teacher; ``_distilled`` is added to its name for the others.
+        data: Name of the data set.
+        known: The rows so far.
     """
-    curves: dict[str, list[Point]] = {}
-    for line in sorted(known, key=lambda line: line.bits):
-        if line.row.name != FLOAT32:
-            name = line.row.family + ", distilled" * line.distilled
-            over_seeds = line.over_seeds if line.seeds > 1 else 0.0
-            point = Point(round(line.bits, 2), line.test, sqrt(over_seeds**2 + line.over_rows**2))
-            curves.setdefault(name, []).append(point)
-    if not curves:
-        return
-    families = [row.family for row in ROWS.values()]
-    ordered = sorted(curves, key=lambda name: families.index(name.removesuffix(", distilled")))
-    plain = [line.test for line in known if line.row.name == FLOAT32 and not line.distilled]
-    draw_points(
-        path,
-        {name: curves[name] for name in ordered},
-        title=f"Accuracy over bits per weight: {data}",
-        subtitle="weights and inputs of all linear layers rounded; bars are standard errors",
-        x_label="bits per weight",
-        y_label="test accuracy",
-        compare=dict(zip([FLOAT32], plain, strict=False)),
-    )
+    for distilled in (False, True):
+        own = [line for line in known if line.distilled == distilled]
+        curves: dict[str, list[Point]] = {}
+        for line in sorted(own, key=lambda line: line.bits):
+            if line.row.name != FLOAT32:
+                over_seeds = line.over_seeds if line.seeds > 1 else 0.0
+                error = sqrt(over_seeds**2 + line.over_rows**2)
+                point = Point(round(line.bits, 2), line.test, error)
+                curves.setdefault(line.row.family, []).append(point)
+        if not curves:
+            continue
+        families = [row.family for row in ROWS.values()]
+        ordered = sorted(curves, key=lambda n: (n.startswith(_LAST), families.index(n)))
+        plain = [line.test for line in own if line.row.name == FLOAT32]
+        teacher = ", with a teacher" if distilled else ""
+        draw_points(
+            path.with_stem(path.stem + "_distilled" * distilled),
+            {name: curves[name] for name in ordered},
+            title=f"Accuracy over bits per weight: {data}{teacher}",
+            subtitle="weights and inputs of all linear layers rounded; bars are standard errors",
+            x_label="bits per weight",
+            y_label="test accuracy",
+            compare=dict(zip([FLOAT32 + teacher], plain, strict=False)),
+        )

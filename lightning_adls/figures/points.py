@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_MOST_TICKS = 16  # that a panel has room for
+
+
 class Point(NamedTuple):
     """A value of y at x, and its standard error, None if it has none."""
 
@@ -105,5 +108,6 @@ def _ticks(axes: "Axes", places: Sequence[float], log: bool) -> None:
         axes.set(xscale="log", yscale="log")
         plain_log(axes.yaxis)
         axes.xaxis.set_minor_locator(NullLocator())
-    if len(places) <= 16:
+    span = places[-1] - places[0]
+    if all(right - left >= span / _MOST_TICKS for left, right in pairwise(places)):
         axes.set_xticks(places, [plain(x) for x in places])
