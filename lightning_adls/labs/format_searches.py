@@ -19,7 +19,7 @@ from lightning_adls.labs.monitoring import Monitoring
 from lightning_adls.labs.one_shot import OneShot, SharedWeights, best_of
 from lightning_adls.labs.planned import Formats, Planning, planned, proposals
 from lightning_adls.labs.searching import add
-from lightning_adls.labs.strategies import SEARCHES, Strategy, searches_of, study_of
+from lightning_adls.labs.strategies import SCORES, SEARCHES, Strategy, searches_of, study_of
 from lightning_adls.report import Row
 from lightning_adls.search import (
     Budget,
@@ -169,7 +169,7 @@ class FormatSearches:
                 bits=self.bits,
                 trials=self.trials,
                 planning=self.planning,
-                kept=self.lab.folder / "scores.json",
+                kept=self.lab.folder / SCORES,
             ),
         )
         self.console.print(f"{study}: {row['says']}", highlight=False, soft_wrap=True)

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 Strategy = Literal["per_layer", "plan", "one_shot"]
 
+SCORES = "scores.json"  # of the formats of all plans of a run, in its folder
+
 # The searches of a study, by strategy: what is added to the name of the study.
 SEARCHES: dict[str, tuple[str, ...]] = {
     "per_layer": ("",),

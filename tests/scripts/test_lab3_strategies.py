@@ -46,6 +46,7 @@ def test_lab3_tries_plans_and_then_another_strategy_in_the_same_run(
     assert "MXInt: scoring its formats ..." in printed
     assert "random plans: rank correlation" in printed
     assert not (folder / "strategies.png").exists(), "there is only one"
+    assert (folder / "sensitivity_MXInt.png").read_bytes().startswith(b"\x89PNG")
 
     assert run(LAB3, *arguments) == 0
     assert rows(folder) == first

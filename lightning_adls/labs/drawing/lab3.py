@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from math import inf
 
-from lightning_adls.figures import Levels, Stairs, draw_format_map, draw_steps
+from lightning_adls.figures import Levels, Stairs, draw_format_map, draw_heat_map, draw_steps
 from lightning_adls.figures.maps import short_layer
 from lightning_adls.labs.drawing.drawn import Figure, chance, confusions, level
 from lightning_adls.labs.drawing.fronts import front_cost, front_figure, hypervolume_figures
@@ -18,17 +18,18 @@ from lightning_adls.labs.drawing.searches import (
     studies,
 )
 from lightning_adls.labs.stored import StoredRun
-from lightning_adls.labs.strategies import SEARCHES, searches_of
+from lightning_adls.labs.strategies import SCORES, SEARCHES, searches_of
 from lightning_adls.report import Row
 
 MOST_MATRICES = 4
 MOST_IMPORTANCES = 6
+MOST_FORMATS = 40
 
 
 def draw(run: StoredRun) -> list[Figure]:
     """Every figure that the trials so far give."""
     found = studies(run.rows)
-    figures = [*draw_running_best(run), *_strategies(run, found)]
+    figures = [*draw_running_best(run), *_strategies(run, found), *_sensitivities(run)]
     winners = winners_of(found)
     if winners:
         cost = front_cost(run.config, "bits_per_weight")
@@ -113,6 +114,36 @@ def _strategies(run: StoredRun, found: dict[str, list[Row]]) -> list[Figure]:
         "is counted, the float32 start is not."
     )
     return [Figure(path, caption)]
+
+
+def _sensitivities(run: StoredRun) -> list[Figure]:
+    """What rounding each weight was expected to cost, where plans were made."""
+    path = run.folder / SCORES
+    if not path.is_file():
+        return []
+    from lightning_adls.planning import Scores  # needs torch, which other runs do not
+
+    by_layer = Scores.load(path).by_format("weight")
+    names = {text.partition("(")[0]: None for row in by_layer.values() for text in row}
+    figures = []
+    for name in names:
+        rows = {
+            layer.removeprefix("model."): {
+                text: each for text, each in row.items() if text.partition("(")[0] == name
+            }
+            for layer, row in by_layer.items()
+        }
+        if 1 < len(next(iter(rows.values()))) <= MOST_FORMATS:
+            file = run.folder / f"sensitivity_{name}.png"
+            title = f"What rounding a weight to {name} is expected to cost"
+            label = "expected loss, nats"
+            draw_heat_map(file, rows, title=title, subtitle=run.subtitle, label=label)
+            caption = (
+                f"First-order scores of weights in {name}: half the mean square of the effect of "
+                "their rounding error on the loss of a training text."
+            )
+            figures.append(Figure(file, caption))
+    return figures
 
 
 def _over_seconds(trials: Sequence[Row]) -> Stairs:
