@@ -16,7 +16,7 @@ LEVELS = (
     {"labs"},
     {"supernet"},
     {"search", "bench"},
-    {"callbacks", "budget", "events", "loggers"},
+    {"callbacks", "budget", "events", "export", "loggers"},
     {"figures", "report"},
     {"classifier", "data", "devices", "mase"},
     {"checkpoints", "compiling", "planning"},

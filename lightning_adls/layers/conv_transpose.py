@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_adls.layers.coded_weight import RowOrder
 from lightning_adls.layers.conv import QuantizedConv
 
 _CONVOLVE = {
@@ -36,11 +37,11 @@ class _QuantizedConvTranspose(QuantizedConv):
         rows: Tensor = grouped.flatten(0, 1).flatten(1)
         return rows
 
-    def from_rows(self, rows: Tensor) -> Tensor:
-        """What :meth:`to_rows` made, in the shape of the weight."""
-        channels, *others = self._weight().shape
-        grouped = rows.view(self.groups, others[0], channels // self.groups, *others[1:])
-        return grouped.transpose(1, 2).flatten(0, 1)
+    def row_order(self) -> RowOrder:
+        """How what :meth:`to_rows` made becomes the weight again."""
+        channels, *others = shape = tuple(self._weight().shape)
+        grouped = (self.groups, others[0], channels // self.groups, *others[1:])
+        return RowOrder(grouped, (0, 2, 1, *range(3, len(grouped))), shape)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve ``input`` with the rounded weight; ``output_size`` as in the plain layer."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers.carrying import check_parameters, check_replaceable
+from lightning_adls.layers.coded_weight import CodedWeight, RowOrder
 from lightning_adls.layers.kept import KeptWeight
 from lightning_adls.layers.layer_formats import ROLES, LayerFormats
 from lightning_adls.layers.record import RECORD_KEY, LayerRecord
@@ -98,6 +99,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("weight_mask", None)
         self.scales_by_format = None
         self._kept: KeptWeight | None = None
+        self._coded = False
         for role in ROLES:
             fmt: NumberFormat | None = getattr(formats, role)
             absent = role == "bias" and self._parameters.get(self.bias_name) is None
@@ -132,6 +134,7 @@ class QuantizedLayer(nn.Module):
             dtype=weight.dtype,
         )
         new._share(layer)
+        new._look_whether_coded()
         for role in ROLES:
             if (scales := new.scales_of(role)) is not None:
                 setattr(new, f"{role}_scales", nn.Parameter(scales.detach().to(weight.device)))
@@ -305,9 +308,14 @@ class QuantizedLayer(nn.Module):
         """The weight as a matrix, each row of which is what one output sums over."""
         return weight.flatten(1)
 
+    def row_order(self) -> RowOrder:
+        """How what :meth:`to_rows` made becomes the weight again."""
+        shape = tuple(self._weight().shape)
+        return RowOrder(shape, tuple(range(len(shape))), shape)
+
     def from_rows(self, rows: Tensor) -> Tensor:
         """What :meth:`to_rows` made, in the shape of the weight."""
-        return rows.view(self._weight().shape)
+        return self.row_order()(rows)
 
     def rounded_input(self, input: Tensor) -> Tensor:
         """The input as it is multiplied: rounded, its smallest features set to zero."""
@@ -331,7 +339,7 @@ class QuantizedLayer(nn.Module):
         """The weight as it is multiplied: rounded, then masked."""
         if self.formats.weight is None and self.weight_mask is None:
             return self._weight()
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self._coded:
             return self._round_weight()
         tensors = (self._weight(), self.weight_mask, self.scales_of("weight"), self.weight_fitted)
         parts = [part for part in tensors if part is not None]
@@ -375,9 +383,25 @@ class QuantizedLayer(nn.Module):
         weight: Tensor = getattr(self, self.weight_name)
         return weight
 
+    def keep_codes(self, weight: nn.Parameter) -> None:
+        """Take a :class:`CodedWeight` as parameter, which is decoded where it is multiplied.
+
+        One in the codes of another format than the layer's is rounded like any weight.
+        """
+        self._parameters[self.weight_name] = weight
+        self._look_whether_coded()
+
+    def _look_whether_coded(self) -> None:
+        """Note it, because compilers cannot ask a weight for its format."""
+        weight: Any = self._parameters.get(self.weight_name)
+        self._coded = isinstance(weight, CodedWeight) and weight.format == self.formats.weight
+
     def _round_weight(self) -> Tensor:
         weight = self._weight()
-        if self.formats.weight is not None:
+        if self._coded:
+            # Any operator decodes it, and this one does nothing else.
+            weight = weight.view(weight.shape)
+        elif self.formats.weight is not None:
             rows = self.to_rows(weight)
             rounded = self._round("weight", rows)
             weight = rounded if rows is weight else self.from_rows(rounded)
@@ -472,6 +496,9 @@ class QuantizedLayer(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        weight = destination.get(prefix + self.weight_name)
+        if isinstance(weight, CodedWeight):  # for whom the state dict goes to it is a weight
+            destination[prefix + self.weight_name] = weight.unpacked()
         if not self.has_recipe:
             del destination[prefix + RECORD_KEY]
         if not self._enabled:
@@ -503,6 +530,7 @@ class QuantizedLayer(nn.Module):
             self._complete(state_dict, f"{prefix}{role}", scales, fitted)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._look_what_is_fitted()
+        self._look_whether_coded()  # by `assign=True` it is another parameter
 
     @staticmethod
     def _complete(

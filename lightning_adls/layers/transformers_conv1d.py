@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lightning_adls.layers.coded_weight import RowOrder
 from lightning_adls.layers.layer_formats import LayerFormats
 from lightning_adls.layers.quantized_layer import QuantizedLayer
 
@@ -61,9 +62,9 @@ class QuantizedTransformersConv1D(QuantizedLayer, Conv1D):  # type: ignore[misc]
         """The weight as a matrix of shape ``(nf, nx)``."""
         return weight.T
 
-    def from_rows(self, rows: Tensor) -> Tensor:
-        """What :meth:`to_rows` made, in the shape of the weight, ``(nx, nf)``."""
-        return rows.T
+    def row_order(self) -> RowOrder:
+        """How a matrix of shape ``(nf, nx)`` becomes the weight, ``(nx, nf)``."""
+        return RowOrder((self.nf, self.nx), (1, 0), (self.nx, self.nf))
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x``, ``(..., nx)``, giving ``(..., nf)``."""

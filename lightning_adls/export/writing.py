@@ -1,0 +1,291 @@
+"""Save a model in one file, its weights in as many bits as their formats say."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lightning_adls.classifier import TextClassifier
+from lightning_adls.data.tokens import load_encoder
+from lightning_adls.errors import InputValueError
+from lightning_adls.export.container import NAMES, Put, write
+from lightning_adls.export.contents import Contents, StoredWeight
+from lightning_adls.kernels.bits import pack_bits, packed_bytes
+from lightning_adls.kernels.coded import Coded, CodedShapes, encode, kept_by
+from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
+from lightning_adls.layers.coded_weight import CodedWeight
+from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.models.description import describe_network
+from lightning_adls.transforms.quantize import records_of
+
+_PACKAGES = ("lightning_adls", "torch", "transformers")
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    labels: Sequence[str] = (),
+    tokenizer: str | None = None,
+    **facts: Any,
+) -> None:
+    """Write a model into one file that :func:`load` reads and other programs can.
+
+    A safetensors file. Weights that a layer rounds are there in the codes of their format, as many
+    bits an element as the format says, with shared exponents and scales beside them; weights with
+    a mask without the zeros, where that is smaller. Everything else is there in its data type. The
+    header says in text what the layers, the network, the classes and the tokenizer are.
+
+    A weight is stored in full where something multiplies with it unrounded, or rounded to another
+    format or by other scales, and where another backend than the standard one rounds it.
+
+    Args:
+        model: A network or a :class:`TextClassifier`, on any device; not changed.
+        path: Of the file, by custom ``.safetensors``. An older file stays until the new one is
+            whole.
+        labels: Names of the classes, in order; by default those of the network's configuration.
+        tokenizer: Name on the hub or folder, which is loaded for a hash of its content.
+        facts: What else the file shall tell, such as ``accuracy=0.91``: numbers, texts and lists
+            of them.
+
+    Raises:
+        FileNotFoundError: If the tokenizer is not there.
+        ValueError: If a weight holds a NaN, a fact is none that JSON can hold, a state is no tensor
+            or of a data type that safetensors files cannot hold, or the file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lightning_adls import Quantize
+        >>> from lightning_adls.export import load
+        >>> model, x = nn.Sequential(nn.Linear(64, 64)).eval(), torch.ones(1, 64)
+        >>> Quantize({"*": "MXInt(width=4)"})(model)
+        >>> with TemporaryDirectory() as folder:
+        ...     save(model, f"{folder}/model.safetensors", accuracy=0.9)
+        ...     loaded = load(f"{folder}/model.safetensors", nn.Sequential(nn.Linear(64, 64)))
+        >>> torch.equal(loaded(x), model(x))
+        True
+    """
+    model = getattr(model, "_orig_mod", model)  # what was compiled
+    _check_facts(facts)
+    state = model.state_dict(keep_vars=True)
+    parts = _Parts(model, state)
+    contents = Contents(
+        {name: weight.stored for name, weight in parts.weights.items()},
+        parts.records,
+        parts.tied,
+        _described(model),
+        tuple(labels) or _labels(model),
+        None if tokenizer is None else _tokenizer(tokenizer),
+        {package: version(package) for package in _PACKAGES},
+        facts,
+    )
+    shapes = {key: (t.dtype, tuple(t.shape)) for key, t in parts.plain.items()}
+    for name, weight in parts.weights.items():
+        shapes |= {f"{name}.{part}": shape for part, shape in weight.shapes().items()}
+
+    def fill(put: Put) -> None:
+        for key, tensor in parts.plain.items():
+            put(key, tensor)
+        for name, weight in parts.weights.items():  # one at a time in memory
+            for part, tensor in weight.made().items():
+                put(f"{name}.{part}", tensor)
+
+    write(Path(path), shapes, contents.to_metadata(), fill)
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    for name, value in facts.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputValueError(
+                f"export: {name}={value!r} cannot be written into a file; give numbers, texts or "
+                "lists of them."
+            ) from error
+
+
+def _described(model: nn.Module) -> dict[str, Any]:
+    if not isinstance(model, TextClassifier):
+        return describe_network(model)
+    return {
+        "class": "lightning_adls.TextClassifier",
+        "arguments": dict(model.hparams),
+        "network": describe_network(model.model),
+    }
+
+
+def _labels(model: nn.Module) -> tuple[str, ...]:
+    network = model.model if isinstance(model, TextClassifier) else model
+    names: Mapping[int, str] = getattr(getattr(network, "config", None), "id2label", None) or {}
+    if all(name == f"LABEL_{number}" for number, name in names.items()):
+        return ()  # which Transformers makes up
+    return tuple(names[number] for number in sorted(names))
+
+
+def _tokenizer(name: str) -> dict[str, str]:
+    return {"name": name, "hash": load_encoder(name).digest}
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight that is stored otherwise than as a tensor of its shape."""
+
+    stored: StoredWeight
+    layer: QuantizedLayer
+
+    def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of its parts."""
+        if self.stored.format is not None:
+            return self.stored.coded_shapes().parts()
+        assert self.stored.kept is not None
+        elements = torch.Size(self.stored.shape).numel()
+        return {
+            "values": (self.stored.values_dtype, (self.stored.kept,)),
+            "mask": (torch.uint8, (packed_bytes(elements, 1),)),
+        }
+
+    def made(self) -> dict[str, Tensor]:
+        """Its parts."""
+        if self.stored.format is not None:
+            return _coded(self.layer).parts()
+        mask = self.layer.weight_mask
+        assert mask is not None
+        values = _parameter(self.layer).detach()[mask]
+        return {"values": values, "mask": pack_bits(mask.long(), 1)}
+
+
+class _Parts:
+    """What a file has of a model.
+
+    Attributes:
+        weights: Weights in codes or with a mask, by name.
+        plain: All other tensors, by name.
+        records: The recipe of each quantised layer.
+        tied: Each further name of a tensor, and the one that it is stored under.
+    """
+
+    def __init__(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        self.weights: dict[str, _Weight] = {}
+        self.plain: dict[str, Tensor] = {}
+        self.tied: dict[str, str] = {}
+        self.records: dict[str, LayerRecord] = records_of(state)
+        modules = dict(model.named_modules(remove_duplicate=False))
+        by_id = _names_by_id(modules)
+        done: set[str] = {_joined(name, RECORD_KEY) for name in self.records}
+        for names in by_id.values():
+            owners = [_owner(modules, name) for name in names]
+            if (weight := _weight(owners)) is None:
+                continue
+            self.weights[names[0]] = weight
+            self.tied |= dict.fromkeys(names[1:], names[0])
+            for name in names:
+                layer = name.rpartition(".")[0]
+                done |= {name, *(_joined(layer, key) for key in ("weight_mask",))}
+                if isinstance(modules[layer], PackedLinear):
+                    done |= {_joined(layer, key) for key in ("codes", "exponents")}
+        first: dict[int, str] = {}
+        for key, value in state.items():
+            if key in done:
+                continue
+            if not isinstance(value, Tensor):
+                raise InputValueError(
+                    f"export: {key!r} in the state of the model is a {type(value).__name__}; only "
+                    "tensors can be saved."
+                )
+            if (name := first.setdefault(id(value), key)) == key:
+                self.plain[key] = value
+            else:
+                self.tied[key] = name
+
+
+def _joined(layer: str, entry: str) -> str:
+    return f"{layer}.{entry}" if layer else entry
+
+
+def _names_by_id(modules: Mapping[str, nn.Module]) -> dict[int, list[str]]:
+    """All names of each parameter, in order."""
+    found: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append(_joined(name, key))
+    return found
+
+
+def _owner(modules: Mapping[str, nn.Module], name: str) -> QuantizedLayer | None:
+    """The quantised layer whose weight that is."""
+    layer, _, key = name.rpartition(".")
+    module = modules[layer]
+    return module if isinstance(module, QuantizedLayer) and module.weight_name == key else None
+
+
+def _weight(owners: Sequence[QuantizedLayer | None]) -> _Weight | None:
+    """How a weight that these layers share is stored; None if it is as a tensor of its shape."""
+    first = owners[0]
+    layers = [layer for layer in owners if layer is not None]
+    if first is None or len(layers) < len(owners) or not _agree(layers):
+        return None
+    weight, mask, fmt = _parameter(first), first.weight_mask, first.formats.weight
+    if weight.dtype not in NAMES:
+        return None  # as a tensor it is refused
+    if isinstance(weight, CodedWeight) and weight.format == fmt and mask is None:
+        shapes, masked = weight.coded.shapes, weight.coded.mask is not None
+    elif fmt is not None and (first.enabled or isinstance(first, PackedLinear)):
+        rows, columns = first.to_rows(torch.empty(weight.shape, device="meta")).shape
+        masked = mask is not None
+        kept = None if mask is None else kept_by(fmt, mask)
+        shapes = CodedShapes(fmt, (rows, columns), weight.dtype, kept)
+    elif fmt is None and mask is not None:
+        size, name = tuple(weight.shape), NAMES[weight.dtype]
+        return _Weight(StoredWeight(size, name, None, size, "bits", int(mask.sum())), first)
+    else:
+        return None
+    return _Weight(StoredWeight.of(tuple(weight.shape), shapes, masked), first)
+
+
+def _agree(layers: Iterable[QuantizedLayer]) -> bool:
+    """Whether layers multiply with the same values of a weight that they share."""
+    first, *others = layers
+    if first.backend != "standard":
+        return False
+    return all(
+        isinstance(each, PackedLinear) == isinstance(first, PackedLinear)
+        and each.backend == first.backend
+        and each.row_order() == first.row_order()
+        and each.enabled == first.enabled
+        and each.formats.weight == first.formats.weight
+        and _are_equal(each.weight_scales, first.weight_scales)
+        and _are_equal(each.weight_fitted, first.weight_fitted)
+        and _are_equal(each.weight_mask, first.weight_mask)
+        for each in others
+        if each is not first
+    )
+
+
+def _are_equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
+
+
+def _parameter(layer: QuantizedLayer) -> Tensor:
+    return cast(Tensor, layer._parameters[layer.weight_name])
+
+
+@torch.no_grad()
+def _coded(layer: QuantizedLayer) -> Coded:
+    """The weight as it is multiplied in eval mode, in codes."""
+    weight, fmt, mask = _parameter(layer), layer.formats.weight, layer.weight_mask
+    assert fmt is not None
+    if isinstance(weight, CodedWeight) and weight.format == fmt and mask is None:
+        return weight.coded
+    rows = layer.to_rows(weight.detach() + 0 if isinstance(layer, PackedLinear) else weight)
+    scales, fitted = layer.scales_of("weight"), layer.fitted_of("weight")
+    if scales is not None and fitted is not None and not fitted > 0:
+        fit = fmt.fit_scales(rows)  # as evaluating does
+        assert fit is not None
+        scales = nn.Parameter(fit.to(scales))
+    return encode(fmt, rows, scales, None if mask is None else layer.to_rows(mask))

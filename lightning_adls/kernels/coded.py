@@ -1,0 +1,232 @@
+"""A matrix in the codes of any number format, as many bits an element as the format says."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor, library
+
+from lightning_adls.errors import InputValueError
+from lightning_adls.formats import Encoded, NumberFormat, parse
+from lightning_adls.formats.base import narrow
+from lightning_adls.formats.block_base import BlockFormat
+from lightning_adls.kernels.bits import pack_bits, packed_bytes, unpack_bits
+
+
+@dataclass(frozen=True)
+class CodedShapes:
+    """What the parts of a :class:`Coded` matrix look like, told without its values.
+
+    Args:
+        format: Of the elements.
+        shape: Rows and columns.
+        dtype: Of the values.
+        kept: How many elements have a code, where the others are zeros that a mask tells of; None
+            if all have one.
+    """
+
+    format: NumberFormat
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    kept: int | None = None
+
+    @property
+    def code_count(self) -> int:
+        """Elements that have a code."""
+        return math.prod(self.shape) if self.kept is None else self.kept
+
+    def parts(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of each part that there is: ``codes``, ``shared``, ``mask``."""
+        parts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        size = packed_bytes(self.code_count, self.format.code_bits)
+        parts["codes"] = torch.uint8, (size,)
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        # Without memory or values: the format itself says what elements share.
+        shared = self.format.to_codes(torch.empty(self.shape, dtype=wide, device="meta"))[1]
+        if shared is not None and shared.is_floating_point():
+            parts["shared"] = shared.dtype, tuple(shared.shape)
+        elif shared is not None:
+            size = packed_bytes(shared.numel(), shared_bits(self.format))
+            parts["shared"] = torch.uint8, (size,)
+        if self.kept is not None:
+            parts["mask"] = torch.uint8, (packed_bytes(math.prod(self.shape), 1),)
+        return parts
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A matrix as its format stores it.
+
+    Args:
+        shapes: Format, rows and columns, dtype.
+        codes: uint8, the codes of the elements packed by :func:`pack_bits`.
+        shared: What elements share: codes of exponents, packed likewise, or scales in floating
+            point; None if they share nothing.
+        mask: uint8, a bit for each element, packed likewise; only elements of bit 1 have a code,
+            and the others are 0. None if all have one.
+    """
+
+    shapes: CodedShapes
+    codes: Tensor
+    shared: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts().values())
+
+    def parts(self) -> dict[str, Tensor]:
+        """The parts that there are, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def with_parts(self, parts: dict[str, Tensor], dtype: torch.dtype) -> "Coded":
+        """The same with other tensors, for values of ``dtype``."""
+        return Coded(replace(self.shapes, dtype=dtype), **parts)
+
+    def decode(self) -> Tensor:
+        """The values, of the shape and the dtype that were encoded.
+
+        One operator for ``torch.compile``, ``torch.ops.lightning_adls.decode``: what a compiler
+        makes of a format's arithmetic need not agree in every bit.
+        """
+        shapes = self.shapes
+        values: Tensor = _decode(
+            *(self.codes, self.shared, self.mask, str(shapes.format)),
+            *(list(shapes.shape), shapes.dtype, shapes.kept),
+        )
+        return values
+
+
+def shared_bits(fmt: NumberFormat) -> int:
+    """Bits of a shared code of a format whose elements share codes and no scale.
+
+    Raises:
+        TypeError: If the format does not say.
+    """
+    if isinstance(fmt, BlockFormat):
+        return fmt.shared_bits
+    raise TypeError(f"{type(fmt).__name__} shares codes of a number of bits that is not known.")
+
+
+@lru_cache(maxsize=256)
+def has_zero(fmt: NumberFormat) -> bool:
+    """Whether the format has a code that is zero whatever elements share."""
+    return bool(fmt.decode(_zero(fmt))[0, 0] == 0)
+
+
+@torch.no_grad()
+def encode(
+    fmt: NumberFormat, x: Tensor, scales: Tensor | None = None, mask: Tensor | None = None
+) -> Coded:
+    """Round a matrix and keep its codes.
+
+    Args:
+        fmt: What it is rounded to.
+        x: Shape ``(rows, columns)``, floating point.
+        scales: Learned scales, for the formats that have them.
+        mask: Bool, of the shape of ``x``: what is false becomes zero after rounding. Codes of
+            zeros or a bit for each element say so, whichever is smaller.
+
+    Returns:
+        What :meth:`Coded.decode` makes ``fmt(x, scales)`` of, masked; the sign of a zero is lost.
+
+    Raises:
+        ValueError: If ``x`` holds a NaN.
+
+    Example:
+        >>> coded = encode(parse("Integer(width=3, frac_width=1)"), torch.tensor([[0.5, -9.0]]))
+        >>> coded.codes, coded.decode()
+        (tensor([33], dtype=torch.uint8), tensor([[ 0.5000, -2.0000]]))
+    """
+    encoded = fmt.encode(x, scales)
+    codes, shared = encoded.codes, encoded.shared
+    rows, columns = x.shape
+    kept = None if mask is None else kept_by(fmt, mask)
+    bitmap = None
+    if mask is not None and kept is None:
+        codes = codes.masked_fill(~mask, int(_zero(fmt).codes[0, 0]))
+    elif mask is not None:
+        codes, bitmap = codes[mask], pack_bits(mask.long(), 1)
+    if shared is not None and not shared.is_floating_point():
+        shared = pack_bits(shared, shared_bits(fmt))
+    shapes = CodedShapes(fmt, (rows, columns), x.dtype, kept)
+    return Coded(shapes, pack_bits(codes, fmt.code_bits), shared, bitmap)
+
+
+def kept_by(fmt: NumberFormat, mask: Tensor) -> int | None:
+    """How many elements have a code where a mask is stored; None if zeros are stored instead."""
+    kept = int(mask.sum())
+    masked = mask.numel() + kept * fmt.code_bits
+    return None if has_zero(fmt) and mask.numel() * fmt.code_bits <= masked else kept
+
+
+def _zero(fmt: NumberFormat) -> Encoded:
+    """Of a zero beside another number, because a mean of zeros alone makes any code a zero."""
+    return fmt.encode(torch.tensor([[0.0, 1.0]]))
+
+
+@lru_cache(maxsize=256)
+def _format(text: str) -> NumberFormat:
+    return parse(text)
+
+
+@library.custom_op("lightning_adls::decode", mutates_args=())
+def _decode(
+    codes: Tensor,
+    shared: Tensor | None,
+    mask: Tensor | None,
+    format: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    kept: int | None,
+) -> Tensor:
+    fmt, size = _format(format), torch.Size(shape)
+    count = size.numel() if kept is None else kept
+    elements = unpack_bits(codes, fmt.code_bits, count)
+    keeps = None
+    if mask is not None:
+        keeps = unpack_bits(mask, 1, size.numel()).bool()
+        elements = elements.new_zeros(size.numel()).masked_scatter_(keeps, elements)
+    if shared is not None and not shared.is_floating_point():
+        width = shared_bits(fmt)
+        shared = unpack_bits(shared, width, _shared_count(fmt, size))
+    values = narrow(fmt.from_codes(elements.view(size), shared), dtype)
+    return values if keeps is None else values.masked_fill_(~keeps.view(size), 0.0)
+
+
+@_decode.register_fake
+def _decode_fake(
+    codes: Tensor,
+    shared: Tensor | None,  # noqa: ARG001
+    mask: Tensor | None,  # noqa: ARG001
+    format: str,  # noqa: ARG001
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    kept: int | None,  # noqa: ARG001
+) -> Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device=codes.device)
+
+
+def _shared_count(fmt: NumberFormat, shape: torch.Size) -> int:
+    bits = fmt.storage_bits(shape) - shape.numel() * fmt.code_bits
+    return bits // shared_bits(fmt)
+
+
+def check_parts(shapes: CodedShapes, parts: dict[str, Tensor]) -> None:
+    """Refuse parts that do not belong together.
+
+    Raises:
+        ValueError: If one is missing, too many, of another dtype or shape, or the mask keeps
+            another number of elements.
+    """
+    has = {name: (part.dtype, tuple(part.shape)) for name, part in parts.items()}
+    if has != shapes.parts():
+        raise InputValueError(f"Coded: parts={has} are not those of {shapes}.")
+    if "mask" in parts:
+        kept = int(unpack_bits(parts["mask"], 1, math.prod(shapes.shape)).sum())
+        if kept != shapes.kept:
+            raise InputValueError(f"Coded: mask keeps {kept} elements and not {shapes.kept}.")
