@@ -14,8 +14,9 @@ from lightning_adls.export.container import Container, opened
 from lightning_adls.export.contents import Contents, StoredWeight
 from lightning_adls.kernels.bits import packed_bytes, unpack_bits
 from lightning_adls.kernels.coded import Coded, check_parts
-from lightning_adls.layers import RECORD_KEY, QuantizedLayer
+from lightning_adls.layers import RECORD_KEY, QuantizedLayer, weight_of
 from lightning_adls.layers.coded_weight import CodedWeight
+from lightning_adls.layers.stored_weight import is_stored
 from lightning_adls.models.description import build_network
 from lightning_adls.transforms.fitting import renamed
 from lightning_adls.transforms.rebuild import rebuild
@@ -202,7 +203,10 @@ class _Loading:
         for key, tensor in state.items():
             module, leaf = self._place(key)
             parameter, buffer = module._parameters.get(leaf), module._buffers.get(leaf)
-            if parameter is not None and parameter.dtype != tensor.dtype:
+            if isinstance(module, QuantizedLayer) and is_stored(module):
+                values = torch.empty_like(tensor, device=weight_of(module).device)
+                module.keep_codes(nn.Parameter(values, requires_grad=False))  # to write into
+            elif parameter is not None and parameter.dtype != tensor.dtype:
                 parameter.data = torch.empty_like(parameter.data, dtype=tensor.dtype)
             elif buffer is not None and buffer.dtype != tensor.dtype:
                 module._buffers[leaf] = buffer.to(tensor.dtype)

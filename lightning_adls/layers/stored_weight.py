@@ -4,7 +4,7 @@ from abc import abstractmethod
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from lightning_adls.errors import InputValueError
@@ -94,6 +94,12 @@ class StoredWeight(Tensor):
                 _write(old, new)
                 result = old if isinstance(old, StoredWeight) else result
         return result
+
+
+def is_stored(layer: nn.Module) -> bool:
+    """Whether ``layer`` is a quantised layer whose weight is a :class:`StoredWeight`."""
+    weight: Any = layer._parameters.get(getattr(layer, "weight_name", ""))
+    return isinstance(weight, StoredWeight)
 
 
 def _write(old: Any, new: Any) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_adls.formats import LearnedInteger, NumberFormat
 from lightning_adls.layers import ROLES, LayerFormats, quantized, weight_of
-from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.layers.stored_weight import is_stored
 from lightning_adls.transforms.cost import stored_bits
 from lightning_adls.transforms.multiplied import Use, weights_of
 
@@ -57,7 +57,7 @@ class Storage:
                 self.fixed += 0 if owners else stored_bits(uses)
             elif owners:
                 self.fixed -= uses[0].full_bits
-            elif not isinstance(uses[0].module, PackedLinear):  # whose parameter is its storage
+            elif not is_stored(uses[0].module):  # whose parameter is its storage
                 self.fixed -= uses[0].full_bits - stored_bits(uses, scales=False)
             if owners:
                 self._weights[owners[0]] = uses

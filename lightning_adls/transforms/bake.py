@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import KINDS, QuantizedLayer
 from lightning_adls.layers.carrying import check_replaceable
-from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.layers.stored_weight import is_stored
 from lightning_adls.transforms.walk import replace_layers
 
 # What an attention holds besides what it rounds itself.
@@ -87,7 +87,7 @@ class Baked:
             bias = self._parameter(layer._parameters[layer.bias_name], bias)
             setattr(new, layer.bias_name, bias)
             weight = weight.to(bias.dtype)  # what was packed is unpacked in float32
-        old = None if isinstance(layer, PackedLinear) else layer._parameters[layer.weight_name]
+        old = None if is_stored(layer) else layer._parameters[layer.weight_name]
         setattr(new, layer.weight_name, self._parameter(old, weight))
         check_replaceable(layer, new)
         new.training = mode  # not `train`: what it holds keeps modes of its own

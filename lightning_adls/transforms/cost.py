@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import QuantizedLayer, formats_of, weight_of
-from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.layers.stored_weight import is_stored
 from lightning_adls.transforms.multiplied import (
     Use,
     multiplied_weights,
@@ -77,10 +77,6 @@ def sparsity_of(model: nn.Module) -> float:
     return sum(map(_pruned, weights)) / _count(weights)
 
 
-def _packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
-    return {name: m for name, m in model.named_modules() if isinstance(m, PackedLinear)}
-
-
 def _count(weights: Iterable[Sequence[Use]]) -> int:
     return sum(uses[0].elements for uses in weights)
 
@@ -100,8 +96,8 @@ def _pruned(uses: Sequence[Use]) -> int:
 
 def weight_bits(layer: nn.Module) -> int:
     """Storage of a layer's weight in bits, what its elements share included."""
-    if isinstance(layer, PackedLinear):
-        return 8 * layer.weight.nbytes
+    if is_stored(layer):
+        return 8 * weight_of(layer).nbytes
     weight, fmt = weight_of(layer), formats_of(layer).weight
     if fmt is None or not isinstance(layer, QuantizedLayer):
         return weight.nbytes * 8
@@ -144,7 +140,7 @@ def size_mb(model: nn.Module) -> float:
     saved_bits = sum(
         uses[0].full_bits - stored_bits(uses, scales=False)
         for uses in weights_of(model)
-        if not isinstance(uses[0].module, PackedLinear)  # which is as small as it gets
+        if not is_stored(uses[0].module)  # which is as small as it gets
     )
     return (_full_bytes(model) - saved_bits / 8) / 1e6
 
@@ -198,8 +194,8 @@ def summarize(model: nn.Module) -> str:
                 rows.setdefault(row, []).append(use)
     lines = [_line(uses, *row) for row, uses in rows.items()]
     # What packed weights once were is not known; they are taken for float32.
-    packed = _packed_layers(model).values()
-    full = _full_bytes(model) + sum(4 * m.weight.numel() - m.weight.nbytes for m in packed)
+    packed = {id(w): w for m in model.modules() if is_stored(m) for w in (weight_of(m),)}
+    full = _full_bytes(model) + sum(4 * w.numel() - w.nbytes for w in packed.values())
     lines.append(
         f"{bits_per_weight(model):.2f} bits per weight; "
         f"{size_mb(model):.2f} MB, {full / 1e6:.2f} MB unquantised"

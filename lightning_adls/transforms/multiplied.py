@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import KINDS, LayerFormats, QuantizedLayer
-from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.layers.stored_weight import is_stored
 from lightning_adls.transforms.walk import layers_of
 
 # What they hold scales element by element.
@@ -82,7 +82,7 @@ class Use:
         if self.obstacle is not None or not isinstance(layer, QuantizedLayer):
             return None
         # Of a packed layer the switch is about input and bias; one that waits is about to round.
-        rounds = layer.enabled or layer.waiting or isinstance(layer, PackedLinear)
+        rounds = layer.enabled or layer.waiting or is_stored(layer)
         return layer.formats.weight if rounds else None
 
     @property

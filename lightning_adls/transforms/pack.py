@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers.packed import PackedLinear
-from lightning_adls.layers.packed_weight import PackedWeight
+from lightning_adls.layers.stored_weight import StoredWeight
 from lightning_adls.transforms.walk import linear_layers, match, replace_layers
 
 _NORMS = (
@@ -18,6 +18,15 @@ MEMORY_KINDS = (
     *("packed_codes", "packed_exponents", "linear_weights", "embeddings", "norms", "biases"),
     "other",
 )
+
+
+# What packed weights are made of.
+_PACKED = {
+    "codes": "packed_codes",
+    "mask": "packed_codes",
+    "exponents": "packed_exponents",
+    "shared": "packed_exponents",
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ def memory(model: nn.Module) -> dict[str, int]:
     activations do not.
 
     Returns:
-        ``packed_codes`` and ``packed_exponents`` of packed layers; ``linear_weights`` of the
+        ``packed_codes``, masks included, and ``packed_exponents``, shared scales included, of
+        packed layers; ``linear_weights`` of the
         others; ``embeddings``; ``norms``, biases included; ``biases`` of all other layers; and
         ``other``, what is left (convolutions, masks, learned scales, positions). Their sum is
         everything.
@@ -95,16 +105,15 @@ def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     for module in model.modules():
         own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
         for name, tensor in own:
-            if isinstance(tensor, PackedWeight):
-                yield module, "codes", tensor.codes
-                yield module, "exponents", tensor.exponents
+            if isinstance(tensor, StoredWeight):
+                yield from ((module, part, stored) for part, stored in tensor.stored().items())
             else:
                 yield module, name, tensor
 
 
 def _kind(module: nn.Module, name: str) -> str:
-    if isinstance(module, PackedLinear) and name in ("codes", "exponents"):
-        return f"packed_{name}"
+    if name in _PACKED:
+        return _PACKED[name]
     if isinstance(module, _NORMS):
         return "norms"
     if name == "bias":

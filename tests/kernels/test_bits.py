@@ -1,0 +1,39 @@
+"""Codes of a few bits lie one after the other without a gap."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_adls.kernels import bits
+from lightning_adls.kernels.bits import pack_bits, packed_bytes, unpack_bits
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[int], int]:
+    width = draw(st.integers(1, 32))
+    return draw(st.lists(st.integers(0, 2**width - 1), max_size=40)), width
+
+
+@given(streams())
+@settings(deadline=None, max_examples=200)
+def test_bytes_are_those_of_one_large_integer(stream: tuple[list[int], int]) -> None:
+    codes, width = stream
+    whole = sum(code << (place * width) for place, code in enumerate(codes))
+    expected = whole.to_bytes(-(-len(codes) * width // 8), "little")
+    packed = pack_bits(torch.tensor(codes, dtype=torch.int64), width)
+    assert bytes(packed.tolist()) == expected
+    assert packed.numel() == packed_bytes(len(codes), width)
+    assert unpack_bits(packed, width, len(codes)).tolist() == codes
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 32])
+@pytest.mark.parametrize("count", [7, 8, 9, 24, 31])
+def test_large_tensors_are_packed_in_parts(
+    width: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = torch.randint(2**width, (count,), generator=torch.Generator().manual_seed(0))
+    whole = pack_bits(codes, width)
+    monkeypatch.setattr(bits, "_AT_ONCE", 8)
+    assert torch.equal(pack_bits(codes, width), whole)
+    assert torch.equal(unpack_bits(whole, width, count), codes)
