@@ -1,6 +1,7 @@
 """What the header of an exported file says in text: recipe, network, weights, facts."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -13,7 +14,7 @@ from lightning_adls.formats import parse
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.formats.blocks import split
 from lightning_adls.kernels.coded import CodedShapes
-from lightning_adls.layers import LayerRecord
+from lightning_adls.layers import BACKENDS, KINDS, ROLES, LayerRecord
 
 VERSION = "1"
 _VERSION_KEY = "lightning_adls.export"
@@ -22,7 +23,7 @@ _LARGEST_BLOCK = 256
 
 
 @dataclass(frozen=True)
-class StoredWeight:
+class WeightText:
     """A weight that is stored otherwise than as a tensor of its shape.
 
     Args:
@@ -45,7 +46,7 @@ class StoredWeight:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES or not DTYPES[self.dtype].is_floating_point:
             raise InputValueError(f"dtype={self.dtype!r} is none of a weight")
-        if not all(map(_is_size, (*self.shape, *self.rows))):
+        if not (_is_shape(self.shape) and _is_shape(self.rows)):
             raise InputValueError(f"shape={self.shape} and rows={self.rows} are none")
         if self.mask not in ("none", "zeros", "bits") or (self.kept is None) != (
             self.mask != "bits"
@@ -53,6 +54,8 @@ class StoredWeight:
             raise InputValueError(f"mask={self.mask!r} does not fit kept={self.kept}")
         if self.kept is not None and not _is_size(self.kept):
             raise InputValueError(f"kept={self.kept} is no number of elements")
+        if self.format is None and self.kept is None:
+            raise InputValueError("a weight has neither a format nor a mask")
         if self.format is not None:
             _check_blocks(self.format, self.rows)
 
@@ -68,7 +71,7 @@ class StoredWeight:
         return CodedShapes(parse(self.format), (rows, columns), self.values_dtype, self.kept)
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], shapes: CodedShapes, masked: bool) -> "StoredWeight":
+    def of(cls, shape: tuple[int, ...], shapes: CodedShapes, masked: bool) -> "WeightText":
         """That of a weight in codes."""
         mask = "none" if not masked else "zeros" if shapes.kept is None else "bits"
         text = str(shapes.format)
@@ -76,7 +79,11 @@ class StoredWeight:
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
+    return type(value) is int and 0 <= value < 2**48
+
+
+def _is_shape(value: Any) -> bool:
+    return all(map(_is_size, value)) and _is_size(math.prod(max(size, 1) for size in value))
 
 
 def _check_blocks(text: str, rows: tuple[int, ...]) -> None:
@@ -104,7 +111,7 @@ class Contents:
         facts: What else was told, such as an accuracy.
     """
 
-    weights: Mapping[str, StoredWeight] = field(default_factory=dict)
+    weights: Mapping[str, WeightText] = field(default_factory=dict)
     layers: Mapping[str, LayerRecord] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -142,14 +149,18 @@ class Contents:
         try:
             raw = {each.name: json.loads(metadata[each.name]) for each in fields(cls)}
             weights = {
-                name: StoredWeight(
+                name: WeightText(
                     **{**value, "shape": tuple(value["shape"]), "rows": tuple(value["rows"])}
                 )
                 for name, value in raw["weights"].items()
             }
             layers = {name: LayerRecord(**value) for name, value in raw["layers"].items()}
             for record in layers.values():
-                _ = record.formats  # which says what it cannot read
+                if record.kind not in KINDS or record.backend not in BACKENDS:
+                    raise InputValueError(f"there is no layer of {record.kind}, {record}")
+                for text in (getattr(record, role) for role in ROLES):
+                    if text is not None:
+                        parse(text)
             for name in ("network", "versions", "facts", "tied"):
                 if not isinstance(raw[name], dict):
                     raise TypeError(f"{name} is no object")

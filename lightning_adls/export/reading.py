@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputValueError
 from lightning_adls.export.container import Container, opened
-from lightning_adls.export.contents import Contents, StoredWeight
+from lightning_adls.export.contents import Contents, WeightText
 from lightning_adls.kernels.bits import packed_bytes, unpack_bits
 from lightning_adls.kernels.coded import Coded, check_parts
 from lightning_adls.layers import RECORD_KEY, QuantizedLayer, weight_of
 from lightning_adls.layers.coded_weight import CodedWeight
-from lightning_adls.layers.stored_weight import is_stored
+from lightning_adls.layers.record import ADAPTER_KEY
+from lightning_adls.layers.stored_weight import StoredWeight
 from lightning_adls.models.description import build_network
 from lightning_adls.transforms.fitting import renamed
 from lightning_adls.transforms.rebuild import rebuild
@@ -45,6 +46,8 @@ def load(
     keep_bytes: int = 0,
 ) -> nn.Module:
     """Load a model that computes in eval mode what the saved one computed, bit for bit.
+
+    That is so without gradients: torch multiplies in another order with a weight that can have one.
 
     Args:
         path: Of the file that :func:`save` wrote.
@@ -179,7 +182,9 @@ class _Loading:
         parts = _shapes(contents)
         state: dict[str, Tensor] = {}
         for name, entry in self._container.entries.items():
-            if name not in parts:
+            if name.rpartition(".")[2] == ADAPTER_KEY:
+                state[name] = self._container.read(name)
+            elif name not in parts:
                 state[name] = torch.empty(entry.shape, dtype=entry.dtype, device=meta)
         for name, weight in contents.weights.items():
             state[name] = torch.empty(weight.shape, dtype=weight.values_dtype, device=meta)
@@ -189,7 +194,9 @@ class _Loading:
             state[f"{name}.{RECORD_KEY}" if name else RECORD_KEY] = record.to_tensor()
         for name in (*contents.weights, *contents.tied):
             stored = contents.weights.get(contents.tied.get(name, name))
-            if stored is not None and stored.mask != "none" and not self._packed:
+            if stored is None or stored.mask == "none":
+                continue
+            if stored.format is None or not self._packed:  # with codes the mask is theirs
                 layer = name.rpartition(".")[0]
                 mask = torch.empty(stored.shape, dtype=torch.bool, device=meta)
                 state[f"{layer}.weight_mask" if layer else "weight_mask"] = mask
@@ -203,7 +210,8 @@ class _Loading:
         for key, tensor in state.items():
             module, leaf = self._place(key)
             parameter, buffer = module._parameters.get(leaf), module._buffers.get(leaf)
-            if isinstance(module, QuantizedLayer) and is_stored(module):
+            stored: Any = parameter
+            if isinstance(module, QuantizedLayer) and isinstance(stored, StoredWeight):
                 values = torch.empty_like(tensor, device=weight_of(module).device)
                 module.keep_codes(nn.Parameter(values, requires_grad=False))  # to write into
             elif parameter is not None and parameter.dtype != tensor.dtype:
@@ -234,7 +242,7 @@ class _Loading:
                 self._container.refuse(f"does not fit {module!r} of the model", error)
 
     def _load_weight(
-        self, key: str, name: str, weight: StoredWeight, loaded: dict[str, nn.Parameter]
+        self, key: str, name: str, weight: WeightText, loaded: dict[str, nn.Parameter]
     ) -> None:
         module, leaf = self._place(key)
         if not isinstance(module, QuantizedLayer) or module.weight_name != leaf:
@@ -259,7 +267,7 @@ class _Loading:
         module.weight_mask = None
         module.keep_codes(loaded[name])
 
-    def _coded(self, layer: QuantizedLayer, key: str, name: str, weight: StoredWeight) -> Coded:
+    def _coded(self, layer: QuantizedLayer, key: str, name: str, weight: WeightText) -> Coded:
         shapes = weight.coded_shapes()
         rows = layer.to_rows(torch.empty(weight.shape, device="meta")).shape
         if layer.formats.weight != shapes.format or rows != shapes.shape:
@@ -274,7 +282,7 @@ class _Loading:
             self._container.refuse(f"has codes of {key!r} that do not fit: {error}", error)
         return Coded(shapes, **parts)
 
-    def _rounds_alike(self, layer: QuantizedLayer, coded: Coded, weight: StoredWeight) -> bool:
+    def _rounds_alike(self, layer: QuantizedLayer, coded: Coded, weight: WeightText) -> bool:
         """Whether the layer rounds decoded values to themselves, which are in its weight then."""
         parameter: Any = layer._parameters[layer.weight_name]
         rows = coded.decode()
@@ -293,7 +301,7 @@ class _Loading:
         layer.eval()  # which forgets what was rounded
         return alike
 
-    def _load_masked(self, layer: QuantizedLayer, name: str, weight: StoredWeight) -> None:
+    def _load_masked(self, layer: QuantizedLayer, name: str, weight: WeightText) -> None:
         """A weight of which those elements are stored that its mask keeps."""
         parameter: Any = layer._parameters[layer.weight_name]
         elements = torch.Size(weight.shape).numel()

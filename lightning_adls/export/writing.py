@@ -14,7 +14,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.data.tokens import load_encoder
 from lightning_adls.errors import InputValueError
 from lightning_adls.export.container import NAMES, Put, write
-from lightning_adls.export.contents import Contents, StoredWeight
+from lightning_adls.export.contents import Contents, WeightText
 from lightning_adls.kernels.bits import pack_bits, packed_bytes
 from lightning_adls.kernels.coded import Coded, CodedShapes, encode, kept_by
 from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
@@ -135,7 +135,7 @@ def _tokenizer(name: str) -> dict[str, str]:
 class _Weight:
     """A weight that is stored otherwise than as a tensor of its shape."""
 
-    stored: StoredWeight
+    stored: WeightText
     layer: QuantizedLayer
 
     def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -242,10 +242,10 @@ def _weight(owners: Sequence[QuantizedLayer | None]) -> _Weight | None:
         shapes = CodedShapes(fmt, (rows, columns), weight.dtype, kept)
     elif fmt is None and mask is not None:
         size, name = tuple(weight.shape), NAMES[weight.dtype]
-        return _Weight(StoredWeight(size, name, None, size, "bits", int(mask.sum())), first)
+        return _Weight(WeightText(size, name, None, size, "bits", int(mask.sum())), first)
     else:
         return None
-    return _Weight(StoredWeight.of(tuple(weight.shape), shapes, masked), first)
+    return _Weight(WeightText.of(tuple(weight.shape), shapes, masked), first)
 
 
 def _agree(layers: Iterable[QuantizedLayer]) -> bool:

@@ -1,6 +1,7 @@
 """What is loaded computes what was saved, bit for bit, from as many bits as its formats count."""
 
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lightning_adls.formats import MXInt, NumberFormat, parse
 from lightning_adls.layers import LayerFormats, QuantizedLayer, QuantizedLinear
 from lightning_adls.layers.coded_weight import CodedWeight
 from lightning_adls.models import bert, sequence_classifier
-from lightning_adls.transforms import Drop, LoRA, Pack, Prune, Quantize
+from lightning_adls.transforms import LoRA, Pack, Prune, Quantize
 from lightning_adls.transforms.cost import costs
 
 VARIANTS = (
@@ -50,8 +51,11 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def without_gradients() -> Iterator[None]:
+    """Torch multiplies in another order with a weight that can have one."""
     torch.manual_seed(0)
+    with torch.no_grad():
+        yield
 
 
 def fitted(model: nn.Module) -> nn.Module:
@@ -64,24 +68,19 @@ def coded(model: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if isinstance(p, CodedWeight)]
 
 
-@every_way
 @every_format
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.9])
-def test_outputs_are_those_that_were_saved(
-    text: str, sparsity: float, way: str, path: Path
-) -> None:
+def test_outputs_are_those_that_were_saved(text: str, sparsity: float, path: Path) -> None:
     model = fitted(net(text, sparsity))
     expected = model(X)
     save(model, path)
     torch.manual_seed(1)
-    loaded = load(path, Net, **WAYS[way])
-    assert not loaded.training
-    assert torch.equal(loaded(X), expected)
-    if way == "decoded":
-        head, embedding = loaded.head, loaded.embedding
-        assert getattr(head, "weight") is getattr(embedding, "weight")  # noqa: B009
-    else:
-        assert coded(loaded) == ["embedding.weight", "conv.weight"]
+    for way in WAYS.values():
+        loaded = load(path, Net, **way)
+        assert not loaded.training
+        assert torch.equal(loaded(X), expected)
+        assert loaded.head.weight is loaded.embedding.weight  # type: ignore[union-attr]
+        assert not way or coded(loaded) == ["embedding.weight", "conv.weight"]
 
 
 @every_way
@@ -103,7 +102,7 @@ def test_everything_keeps_its_data_type(dtype: torch.dtype, way: str, path: Path
     st.floats(0, 0.95),
     st.sampled_from(sorted(WAYS)),
 )
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 def test_mixes_of_formats_stay_what_they_are(
     tmp_path_factory: pytest.TempPathFactory, weight: str, other: str | None, share: float, way: str
 ) -> None:
@@ -118,10 +117,10 @@ def test_mixes_of_formats_stay_what_they_are(
 
 
 @every_format
-@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3])
 def test_the_file_is_as_large_as_its_information(text: str, sparsity: float, path: Path) -> None:
     """Within 2 %, header and all, where the weights are as large as those of a BERT."""
-    model = nn.Sequential(nn.Linear(512, 700), nn.Linear(700, 768))
+    model = nn.Sequential(nn.Linear(1024, 512))
     if sparsity:
         Prune(sparsity)(model)
     Quantize({"*": {"weight": text}})(model)
@@ -144,12 +143,11 @@ def test_unrounded_weights_with_a_mask_are_kept_without_their_zeros(path: Path) 
     model = net(None, 0.9)
     expected = model(X)
     save(model, path)
-    kept = sum(int(m.sum()) for name, m in model.named_buffers() if name.endswith("weight_mask"))
     with safe_open(path, "pt") as file:
-        values = [key for key in file.keys() if key.endswith(".values")]  # noqa: SIM118
-        # Embedding and head share a weight, which their masks leave different parts of.
-        assert values == ["conv.weight.values"]
-        assert file.get_tensor(values[0]).numel() < kept
+        for name in ("conv", "embedding"):
+            kept = int(model.get_submodule(name).weight_mask.sum())  # type: ignore
+            assert file.get_tensor(f"{name}.weight.values").shape == (kept,)
+            assert f"{name}.weight" not in file.keys()  # noqa: SIM118
     for way in ({}, {"packed": True}):
         assert torch.equal(load(path, Net, **way)(X), expected)
 
@@ -174,7 +172,8 @@ def test_what_others_round_otherwise_is_stored_in_full(path: Path) -> None:
     assert describe(path)["weights"] == {}
     loaded = load(path, Net, packed=True)
     assert torch.equal(loaded(X), expected)
-    assert loaded.conv.enabled is False  # type: ignore[comparison-overlap]
+    assert isinstance(conv := loaded.get_submodule("conv"), QuantizedLayer)
+    assert not conv.enabled
 
 
 def test_scales_that_were_never_fitted_are_those_of_the_weight(path: Path) -> None:
@@ -293,7 +292,6 @@ def test_adapters_come_back(path: Path) -> None:
 
 def test_another_network_is_refused(path: Path) -> None:
     model = small_bert().eval()
-    Drop(("*intermediate.dense",))(model) if False else None
     save(model, path)
     with pytest.raises(InputValueError, match="build the network that was saved"):
         load(path, Net)
@@ -326,7 +324,7 @@ def test_other_programs_read_tensors_and_texts(path: Path) -> None:
     assert codes.dtype == torch.float32
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "accuracy": ({"accuracy": object()}, "accuracy=<object"),
     "infinity": ({"loss": float("inf")}, "loss=inf"),
 }
@@ -367,9 +365,9 @@ def test_a_full_disk_leaves_the_older_file_and_ends_in_a_line(path: Path) -> Non
 
 def test_a_limit_on_memory_needs_packed_weights(path: Path) -> None:
     save(Net(), path)
-    for way in ({"keep_bytes": 10}, {"packed": True, "keep_bytes": -1}):
+    for packed, limit in ((False, 10), (True, -1)):
         with pytest.raises(InputValueError, match="keep_bytes"):
-            load(path, Net, **way)
+            load(path, Net, packed=packed, keep_bytes=limit)
 
 
 def test_a_recipe_without_weights_needs_no_codes(path: Path) -> None:

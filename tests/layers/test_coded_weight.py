@@ -116,7 +116,7 @@ def test_what_was_decoded_in_inference_mode_serves_gradients_later() -> None:
     packed = coded(layer, keeps=True)
     with torch.inference_mode():
         call(packed, x)
-    packed.bias.requires_grad_(True)  # type: ignore[union-attr]
+    packed.requires_grad_(True)
     call(packed, x.requires_grad_()).sum().backward()
     assert x.grad is not None
 
