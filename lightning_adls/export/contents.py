@@ -12,13 +12,13 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.export.container import DTYPES, NAMES
 from lightning_adls.formats import parse
 from lightning_adls.formats.block_base import BlockFormat
-from lightning_adls.formats.blocks import split
+from lightning_adls.formats.blocks import tile
 from lightning_adls.kernels.coded import CodedShapes
 from lightning_adls.layers import BACKENDS, KINDS, ROLES, LayerRecord
 
 VERSION = "1"
 _VERSION_KEY = "lightning_adls.export"
-# The bytes of a block that is larger than its matrix, at most, as a multiple of the matrix.
+# What rows and columns are filled up to whole blocks, at most, as a multiple of the matrix.
 _LARGEST_BLOCK = 256
 
 
@@ -91,7 +91,8 @@ def _check_blocks(text: str, rows: tuple[int, ...]) -> None:
     if len(rows) != 2:
         raise InputValueError(f"rows={rows} are no matrix")
     if isinstance(fmt, BlockFormat):
-        padded = split(torch.empty(rows, device="meta"), fmt.block_size).numel()
+        sizes = tile(rows, fmt.block_size)
+        padded = math.prod(-(-n // size) * size for n, size in zip(rows, sizes, strict=True))
         if padded > _LARGEST_BLOCK * (rows[0] * rows[1] + 4096):
             raise InputValueError(f"format={text} has blocks far larger than rows={rows}")
 

@@ -153,6 +153,7 @@ def changed(whole: bytes, name: str, old: str, new: str) -> bytes:
 
 
 MADE_UP = {
+    "endless blocks": ("weights", "block_size=4)", f"block_size={2**62})"),
     "blocks": ("weights", "MXInt(width=4, block_size=4)", BLOCKS),
     "another format": ("weights", "Ternary(scale=per_channel)", "Ternary(scale=per_tensor)"),
     "kept": ("weights", '"kept":36', '"kept":37'),
