@@ -96,10 +96,15 @@ class StoredWeight(Tensor):
         return result
 
 
+def stored_weight_of(layer: nn.Module) -> StoredWeight | None:
+    """The weight of a quantised layer if it is a :class:`StoredWeight`."""
+    weight: Any = layer._parameters.get(getattr(layer, "weight_name", ""))
+    return weight if isinstance(weight, StoredWeight) else None
+
+
 def is_stored(layer: nn.Module) -> bool:
     """Whether ``layer`` is a quantised layer whose weight is a :class:`StoredWeight`."""
-    weight: Any = layer._parameters.get(getattr(layer, "weight_name", ""))
-    return isinstance(weight, StoredWeight)
+    return stored_weight_of(layer) is not None
 
 
 def _write(old: Any, new: Any) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
 from lightning_adls.layers import QuantizedLayer, formats_of, weight_of
-from lightning_adls.layers.stored_weight import is_stored
+from lightning_adls.layers.stored_weight import is_stored, stored_weight_of
 from lightning_adls.transforms.multiplied import (
     Use,
     multiplied_weights,
@@ -96,8 +96,8 @@ def _pruned(uses: Sequence[Use]) -> int:
 
 def weight_bits(layer: nn.Module) -> int:
     """Storage of a layer's weight in bits, what its elements share included."""
-    if is_stored(layer):
-        return 8 * weight_of(layer).nbytes
+    if (stored := stored_weight_of(layer)) is not None:
+        return 8 * stored.nbytes
     weight, fmt = weight_of(layer), formats_of(layer).weight
     if fmt is None or not isinstance(layer, QuantizedLayer):
         return weight.nbytes * 8
@@ -194,8 +194,8 @@ def summarize(model: nn.Module) -> str:
                 rows.setdefault(row, []).append(use)
     lines = [_line(uses, *row) for row, uses in rows.items()]
     # What packed weights once were is not known; they are taken for float32.
-    packed = {id(w): w for m in model.modules() if is_stored(m) for w in (weight_of(m),)}
-    full = _full_bytes(model) + sum(4 * w.numel() - w.nbytes for w in packed.values())
+    stored = {id(w): w for m in model.modules() if (w := stored_weight_of(m)) is not None}
+    full = _full_bytes(model) + sum(4 * w.numel() - w.nbytes for w in stored.values())
     lines.append(
         f"{bits_per_weight(model):.2f} bits per weight; "
         f"{size_mb(model):.2f} MB, {full / 1e6:.2f} MB unquantised"
