@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_adls import export as export
     from lightning_adls.callbacks import Calibration as Calibration
     from lightning_adls.callbacks import Distillation as Distillation
     from lightning_adls.callbacks import Pruning as Pruning
@@ -90,10 +91,12 @@ _MODULE_OF = {
     "summarize": "transforms",
 }
 
-__all__ = list(_MODULE_OF)
+__all__ = [*_MODULE_OF, "export"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":
+        return import_module(f"{__name__}.export")
     if name in _MODULE_OF:
         return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -156,7 +156,7 @@ class _Weight:
         mask = self.layer.weight_mask
         assert mask is not None
         values = _parameter(self.layer).detach()[mask]
-        return {"values": values, "mask": pack_bits(mask.long(), 1)}
+        return {"values": values, "mask": pack_bits(mask, 1)}
 
 
 class _Parts:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_AT_ONCE = 1 << 20  # codes, of 8 bytes each and several times
+_AT_ONCE = 1 << 18  # codes, of 8 bytes each and several times
 
 
 def packed_bytes(count: int, width: int) -> int:
@@ -27,7 +27,7 @@ def pack_bits(codes: Tensor, width: int) -> Tensor:
     """Write codes as a stream of bits, the lowest bit of each code and byte first.
 
     Args:
-        codes: int64 of any shape, each at least 0 and below ``2**width``; taken row by row.
+        codes: Integers or bools of any shape, at least 0 and below ``2**width``, row by row.
         width: Bits of a code, 1 to 32.
 
     Returns:
@@ -44,7 +44,8 @@ def pack_bits(codes: Tensor, width: int) -> Tensor:
 
 def _pack(codes: Tensor, width: int) -> Tensor:
     first, offset, span = _places(width, codes.device)
-    words = torch.nn.functional.pad(codes, (0, -codes.numel() % 8)).view(-1, 8) << offset
+    padded = torch.nn.functional.pad(codes.long(), (0, -codes.numel() % 8))
+    words = padded.view(-1, 8) << offset
     bytes_ = words.new_zeros(len(words), width + span)
     for byte in range(span):
         bytes_.index_add_(1, first + byte, words >> (8 * byte) & 255)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, library
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats import Encoded, NumberFormat, parse
-from lightning_adls.formats.base import narrow
+from lightning_adls.formats import Encoded, Integer, LearnedInteger, NumberFormat, parse
+from lightning_adls.formats.base import PART, narrow
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.kernels.bits import pack_bits, packed_bytes, unpack_bits
 
@@ -142,19 +142,41 @@ def encode(
         >>> coded.codes, coded.decode()
         (tensor([33], dtype=torch.uint8), tensor([[ 0.5000, -2.0000]]))
     """
-    encoded = fmt.encode(x, scales)
-    codes, shared = encoded.codes, encoded.shared
     rows, columns = x.shape
     kept = None if mask is None else kept_by(fmt, mask)
-    bitmap = None
-    if mask is not None and kept is None:
-        codes = codes.masked_fill(~mask, int(_zero(fmt).codes[0, 0]))
-    elif mask is not None:
-        codes, bitmap = codes[mask], pack_bits(mask.long(), 1)
-    if shared is not None and not shared.is_floating_point():
-        shared = pack_bits(shared, shared_bits(fmt))
+    codes: list[Tensor] = []
+    shared: list[Tensor] = []
+    apart = fmt.rounds_rows_apart or isinstance(fmt, Integer | LearnedInteger)
+    for part in _parts(rows, columns, x.device, apart):
+        encoded = fmt.encode(x[part], scales)
+        found = encoded.codes
+        if mask is not None:
+            keeps = mask[part]
+            found = (
+                found.masked_fill(~keeps, int(_zero(fmt).codes[0, 0]))
+                if kept is None
+                else found[keeps]
+            )
+        # Where elements are left out, parts do not end with bytes: they are packed together.
+        codes.append(found if kept is not None else pack_bits(found, fmt.code_bits))
+        if encoded.shared is not None and not encoded.shared.is_floating_point():
+            shared.append(pack_bits(encoded.shared, shared_bits(fmt)))
+        elif encoded.shared is not None and not shared:  # the same for all parts
+            shared.append(encoded.shared)
+    packed = torch.cat(codes)
+    if kept is not None:
+        packed = pack_bits(packed, fmt.code_bits)
+    bitmap = None if mask is None or kept is None else pack_bits(mask, 1)
     shapes = CodedShapes(fmt, (rows, columns), x.dtype, kept)
-    return Coded(shapes, pack_bits(codes, fmt.code_bits), shared, bitmap)
+    return Coded(shapes, packed, torch.cat(shared) if shared else None, bitmap)
+
+
+def _parts(rows: int, columns: int, device: torch.device, apart: bool) -> list[slice]:
+    """Rows that are computed at once: few, on a CPU, where each can be computed by itself."""
+    at_once = 8 * max(PART // max(8 * columns, 1), 1)  # so that the bits of a part fill bytes
+    if not apart or device.type != "cpu" or rows <= at_once:
+        return [slice(0, rows)]
+    return [slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once)]
 
 
 def kept_by(fmt: NumberFormat, mask: Tensor) -> int | None:
@@ -184,18 +206,50 @@ def _decode(
     dtype: torch.dtype,
     kept: int | None,
 ) -> Tensor:
-    fmt, size = _format(format), torch.Size(shape)
-    count = size.numel() if kept is None else kept
-    elements = unpack_bits(codes, fmt.code_bits, count)
-    keeps = None
-    if mask is not None:
-        keeps = unpack_bits(mask, 1, size.numel()).bool()
-        elements = elements.new_zeros(size.numel()).masked_scatter_(keeps, elements)
+    fmt, (rows, columns) = _format(format), shape
     if shared is not None and not shared.is_floating_point():
-        width = shared_bits(fmt)
-        shared = unpack_bits(shared, width, _shared_count(fmt, size))
-    values = narrow(fmt.from_codes(elements.view(size), shared), dtype)
-    return values if keeps is None else values.masked_fill_(~keeps.view(size), 0.0)
+        count = _shared_count(fmt, torch.Size(shape))
+        shared = unpack_bits(shared, shared_bits(fmt), count)
+    codes_kept = None if kept is None else unpack_bits(codes, fmt.code_bits, kept)
+    values = torch.empty((rows, columns), dtype=dtype, device=codes.device)
+    # Codes of shared exponents belong to rows unless blocks have several.
+    apart = shared is None or shared.is_floating_point() or fmt.rounds_rows_apart
+    done = 0
+    for part in _parts(rows, columns, codes.device, apart):
+        place = values[part]
+        if mask is None or codes_kept is None:
+            elements = _unpacked(codes, fmt.code_bits, place.numel(), part.start * columns)
+            place.copy_(_values(fmt, elements, part, rows, place, shared))
+            continue
+        keeps = _unpacked(mask, 1, place.numel(), part.start * columns).bool()
+        here = int(keeps.sum())
+        elements = torch.zeros(place.numel(), dtype=torch.int64, device=codes.device)
+        elements[keeps] = codes_kept[done : done + here]
+        done += here
+        place.copy_(_values(fmt, elements, part, rows, place, shared))
+        place.masked_fill_(~keeps.view(place.shape), 0.0)
+    return values
+
+
+def _unpacked(packed: Tensor, width: int, count: int, start: int) -> Tensor:
+    """So many codes after the first ``start``, which end with a byte."""
+    first = packed_bytes(start, width)
+    return unpack_bits(packed[first : first + packed_bytes(count, width)], width, count)
+
+
+def _values(
+    fmt: NumberFormat, elements: Tensor, part: slice, rows: int, like: Tensor, shared: Tensor | None
+) -> Tensor:
+    """What the codes of some rows stand for."""
+    if shared is None:
+        own = None
+    elif not shared.is_floating_point():
+        whole = part.stop - part.start == rows
+        own = shared if whole else shared.view(rows, -1)[part]
+    else:
+        each_row = shared.ndim > 1 and shared.shape[-2] == rows
+        own = shared[..., part, :] if each_row else shared
+    return narrow(fmt.from_codes(elements.view(like.shape), own), like.dtype)
 
 
 @_decode.register_fake

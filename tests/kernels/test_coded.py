@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import MXInt, NumberFormat, parse
+from lightning_adls.kernels import coded
 from lightning_adls.kernels.coded import check_parts, encode, has_zero
 
 VARIANTS = (
@@ -71,9 +72,9 @@ def test_what_is_decoded_is_what_was_rounded(
     text: str, shape: tuple[int, int], dtype: torch.dtype, seed: int, learned: bool
 ) -> None:
     fmt, x = parse(text), hard(shape, dtype, seed)
-    coded = encode(fmt, x, scales_of(fmt, learned))
-    check_parts(coded.shapes, coded.parts())
-    rounded, decoded = fmt(x, scales_of(fmt, learned)), coded.decode()
+    matrix = encode(fmt, x, scales_of(fmt, learned))
+    check_parts(matrix.shapes, matrix.parts())
+    rounded, decoded = fmt(x, scales_of(fmt, learned)), matrix.decode()
     assert decoded.dtype == dtype
     assert torch.equal(decoded, rounded)
 
@@ -91,9 +92,9 @@ def test_masked_elements_are_zero_and_the_others_as_without_a_mask(
 ) -> None:
     fmt, x = parse(text), hard(shape, dtype, seed)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) >= share
-    coded = encode(fmt, x, None, mask)
-    check_parts(coded.shapes, coded.parts())
-    assert torch.equal(coded.decode(), fmt(x).masked_fill(~mask, 0.0))
+    matrix = encode(fmt, x, None, mask)
+    check_parts(matrix.shapes, matrix.parts())
+    assert torch.equal(matrix.decode(), fmt(x).masked_fill(~mask, 0.0))
 
 
 @every_format
@@ -102,9 +103,9 @@ def test_the_parts_have_as_many_bits_as_the_format_counts(
     text: str, shape: tuple[int, int]
 ) -> None:
     fmt = parse(text)
-    coded = encode(fmt, torch.randn(shape))
+    matrix = encode(fmt, torch.randn(shape))
     counted = fmt.storage_bits(shape)
-    assert counted <= 8 * coded.nbytes < counted + 2 * 8  # each part ends at a byte
+    assert counted <= 8 * matrix.nbytes < counted + 2 * 8  # each part ends at a byte
 
 
 @every_format
@@ -112,11 +113,11 @@ def test_the_parts_have_as_many_bits_as_the_format_counts(
 def test_a_mask_takes_the_smaller_of_its_two_forms(text: str, sparsity: float) -> None:
     fmt, x = parse(text), torch.randn(64, 96)
     mask = torch.rand(x.shape) >= sparsity
-    coded = encode(fmt, x, None, mask)
+    matrix = encode(fmt, x, None, mask)
     shared = fmt.storage_bits(x.shape) - x.numel() * fmt.code_bits
     sparse = x.numel() + int(mask.sum()) * fmt.code_bits
     dense = x.numel() * fmt.code_bits if has_zero(fmt) else math.inf
-    assert 8 * coded.nbytes < shared + min(sparse, dense) + 3 * 8
+    assert 8 * matrix.nbytes < shared + min(sparse, dense) + 3 * 8
 
 
 @pytest.mark.parametrize("text", [t for t in FORMATS if parse(t).code_bits <= 8])
@@ -130,6 +131,24 @@ def test_every_code_of_an_element_is_kept(text: str) -> None:
     assert torch.equal(again, fmt(values))
 
 
+@every_format
+@pytest.mark.parametrize("masked", [False, True])
+def test_large_matrices_are_computed_in_parts(
+    text: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fmt, x = parse(text), hard((37, 13), torch.float32, 0)
+    mask = torch.rand(x.shape) < 0.2 if masked else None
+    whole = encode(fmt, x, None, mask)
+    monkeypatch.setattr(coded, "PART", 200)
+    in_parts = encode(fmt, x, None, mask)
+    assert in_parts.shapes == whole.shapes
+    for name, part in whole.parts().items():
+        assert torch.equal(in_parts.parts()[name], part)
+    values = in_parts.decode()
+    monkeypatch.undo()
+    assert torch.equal(values, whole.decode())
+
+
 def test_a_format_without_zero_is_told_from_one_with_it() -> None:
     without = {name for name in NumberFormat.classes if not has_zero(parse(name))}
     assert without == {"Binary", "ResidualSign"}
@@ -137,8 +156,8 @@ def test_a_format_without_zero_is_told_from_one_with_it() -> None:
 
 def test_parts_that_do_not_belong_together_are_refused() -> None:
     mask = torch.arange(64).view(4, 16) % 2 == 0
-    coded = encode(MXInt(width=8), torch.randn(4, 16), None, mask)
-    parts = coded.parts()
+    matrix = encode(MXInt(width=8), torch.randn(4, 16), None, mask)
+    parts = matrix.parts()
     for wrong in (
         {**parts, "codes": parts["codes"][1:]},
         {**parts, "shared": parts["shared"].float()},
@@ -146,7 +165,7 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
         {**parts, "mask": torch.zeros_like(parts["mask"])},
     ):
         with pytest.raises(InputValueError, match="Coded"):
-            check_parts(coded.shapes, wrong)
+            check_parts(matrix.shapes, wrong)
 
 
 def test_a_nan_is_refused() -> None:
