@@ -69,7 +69,7 @@ def coded(model: nn.Module) -> list[str]:
 
 
 @every_format
-@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3])
 def test_outputs_are_those_that_were_saved(text: str, sparsity: float, path: Path) -> None:
     model = fitted(net(text, sparsity))
     expected = model(X)

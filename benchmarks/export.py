@@ -1,0 +1,103 @@
+"""Speed of exported files: GB/s of a model that is written and read, and of decoding a weight.
+
+A model of linear layers is saved and loaded in each format. GB are those of its weights in float32,
+so that formats can be compared: what is on the disk is smaller. Decoding is a multiple of the time
+to copy the decoded weight; copies and decodings take turns.
+
+Run:
+    python benchmarks/export.py
+    python benchmarks/export.py --formats "Integer(width=3)" MXFP --layers 12 --threads 1
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from command_line import format_argument, machine, positive
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from lightning_adls.bench import Rounds, Spread, alternate
+from lightning_adls.export import load, save
+from lightning_adls.formats import NumberFormat
+from lightning_adls.kernels.coded import encode
+from lightning_adls.transforms import Quantize
+
+WIDTH = 1024
+
+
+def network(layers: int) -> nn.Module:
+    """Square linear layers."""
+    return nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers)))
+
+
+def seconds(call: Callable[[], object], repeats: int) -> float:
+    """The median time of a call, after one that is not timed."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def measure(fmt: NumberFormat, arguments: argparse.Namespace, path: Path) -> list[str]:
+    """Cells of a row."""
+    torch.manual_seed(0)
+    model, plain = network(arguments.layers).eval(), network(arguments.layers)
+    Quantize({"*": {"weight": fmt}})(model)
+    size_gb = arguments.layers * WIDTH**2 * 4 / 1e9
+    repeats = arguments.repeats
+    writing = size_gb / seconds(lambda: save(model, path), repeats)
+    reading = size_gb / seconds(lambda: load(path, plain, packed=True), repeats)
+    coded = encode(fmt, torch.randn(WIDTH, WIDTH))
+    values = coded.decode()
+    with torch.no_grad():
+        found = alternate({"copy": values.clone, "decode": coded.decode}, Rounds(timed=repeats))
+    ratio = Spread.of(found["decode"] / found["copy"])
+    return [
+        f"{path.stat().st_size / 1e6:.2f}",
+        f"{writing:.2f}",
+        f"{reading:.2f}",
+        f"{ratio.median:.1f} ({ratio.p10:.1f} - {ratio.p90:.1f})",
+    ]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        type=format_argument,
+        default=[cls() for cls in NumberFormat.classes.values()],
+        help="formats to time, as text (default: every format with its defaults)",
+    )
+    parser.add_argument("--layers", type=positive, default=4, help="of the model (default: 4)")
+    parser.add_argument("--repeats", type=positive, default=5, help="of each call (default: 5)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print a table with one row for each format."""
+    arguments = parse_arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(machine(torch.device("cpu")))
+    table = Table("format", "file (MB)", "write (GB/s)", "read (GB/s)", "decode (copies)")
+    with TemporaryDirectory() as folder:
+        for fmt in arguments.formats:
+            table.add_row(str(fmt), *measure(fmt, arguments, Path(folder) / "a.safetensors"))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
