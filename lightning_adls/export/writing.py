@@ -251,16 +251,18 @@ def _weight(owners: Sequence[QuantizedLayer | None]) -> _Weight | None:
 def _agree(layers: Iterable[QuantizedLayer]) -> bool:
     """Whether layers multiply with the same values of a weight that they share."""
     first, *others = layers
-    if first.backend != "standard":
-        return False
+    if first.backend != "standard" or any(
+        each.scales_by_format is not None for each in (first, *others)
+    ):
+        return False  # what is switched between formats has to keep its values
     return all(
         isinstance(each, PackedLinear) == isinstance(first, PackedLinear)
         and each.backend == first.backend
         and each.row_order() == first.row_order()
         and each.enabled == first.enabled
         and each.formats.weight == first.formats.weight
-        and _are_equal(each.weight_scales, first.weight_scales)
-        and _are_equal(each.weight_fitted, first.weight_fitted)
+        and _are_equal(each.scales_of("weight"), first.scales_of("weight"))
+        and _are_equal(each.fitted_of("weight"), first.fitted_of("weight"))
         and _are_equal(each.weight_mask, first.weight_mask)
         for each in others
         if each is not first

@@ -233,6 +233,7 @@ class QuantizedLayer(nn.Module):
                     f"{self.scales_by_format.extra_repr() or 'no format'}."
                 )
         self.formats = formats
+        self._look_whether_coded()
 
     @property
     def enabled(self) -> bool:

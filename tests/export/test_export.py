@@ -131,7 +131,7 @@ def test_the_file_is_as_large_as_its_information(text: str, sparsity: float, pat
         weight = fmt.storage_bits(layer.to_rows(layer.weight).shape)
         if (mask := layer.weight_mask) is not None:
             sparse = weight - (count - int(mask.sum())) * fmt.code_bits + count
-            has_zero = not text.startswith(("Binary", "ResidualSign"))
+            has_zero = not text.startswith(("Binary", "ElasticBinary", "ResidualSign"))
             weight = min(weight, sparse) if has_zero else sparse
         scales = [layer.scales_of("weight"), layer.fitted_of("weight"), layer._parameters["bias"]]
         bits += weight + sum(32 * s.numel() for s in scales if s is not None)
