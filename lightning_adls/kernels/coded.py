@@ -43,8 +43,7 @@ class CodedShapes:
         size = packed_bytes(self.code_count, self.format.code_bits)
         parts["codes"] = torch.uint8, (size,)
         wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        # Without memory or values: the format itself says what elements share.
-        shared = self.format.to_codes(torch.empty(self.shape, dtype=wide, device="meta"))[1]
+        shared = _shared_like(self.format, self.shape, wide)
         if shared is not None and shared.is_floating_point():
             parts["shared"] = shared.dtype, tuple(shared.shape)
         elif shared is not None:
@@ -53,6 +52,12 @@ class CodedShapes:
         if self.kept is not None:
             parts["mask"] = torch.uint8, (packed_bytes(math.prod(self.shape), 1),)
         return parts
+
+
+@lru_cache(maxsize=1024)
+def _shared_like(fmt: NumberFormat, shape: tuple[int, int], dtype: torch.dtype) -> Tensor | None:
+    """What elements share, without memory or values: the format itself says it."""
+    return fmt.to_codes(torch.empty(shape, dtype=dtype, device="meta"))[1]
 
 
 @dataclass(frozen=True)
