@@ -97,6 +97,18 @@ def _check_blocks(text: str, rows: tuple[int, ...]) -> None:
             raise InputValueError(f"format={text} has blocks far larger than rows={rows}")
 
 
+def _check_scales(scales_by_format: Any) -> None:
+    """Refuse what is not formats by tensor, of a layer that is switched between them."""
+    if scales_by_format is None:
+        return
+    for role, texts in scales_by_format.items():
+        if role not in ROLES or not isinstance(texts, list):
+            raise InputValueError(f"scales_by_format={scales_by_format} are no formats by tensor")
+        for text in texts:
+            if not parse(text).learns_scales:
+                raise InputValueError(f"{text} learns no scales")
+
+
 @dataclass(frozen=True)
 class Contents:
     """All that a file says beside its tensors.
@@ -157,6 +169,7 @@ class Contents:
             }
             layers = {name: LayerRecord(**value) for name, value in raw["layers"].items()}
             for record in layers.values():
+                _check_scales(record.scales_by_format)
                 if record.kind not in KINDS or record.backend not in BACKENDS:
                     raise InputValueError(f"there is no layer of {record.kind}, {record}")
                 for text in (getattr(record, role) for role in ROLES):

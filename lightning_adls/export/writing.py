@@ -55,8 +55,9 @@ def save(
 
     Raises:
         FileNotFoundError: If the tokenizer is not there.
-        ValueError: If a weight holds a NaN, a fact is none that JSON can hold, a state is no tensor
-            or of a data type that safetensors files cannot hold, or the file cannot be written.
+        ValueError: If a layer is switched between formats, a weight holds a NaN, a fact is none
+            that JSON can hold, a state is no tensor or of a data type that safetensors files cannot
+            hold, or the file cannot be written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -72,6 +73,12 @@ def save(
     """
     model = getattr(model, "_orig_mod", model)  # what was compiled
     _check_facts(facts)
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer) and module.scales_by_format is not None:
+            raise InputValueError(
+                f"export: layer {name!r} is switched between formats, and a file holds one of "
+                "them; give what lightning_adls.supernet.extract makes."
+            )
     state = model.state_dict(keep_vars=True)
     parts = _Parts(model, state)
     contents = Contents(
@@ -251,10 +258,8 @@ def _weight(owners: Sequence[QuantizedLayer | None]) -> _Weight | None:
 def _agree(layers: Iterable[QuantizedLayer]) -> bool:
     """Whether layers multiply with the same values of a weight that they share."""
     first, *others = layers
-    if first.backend != "standard" or any(
-        each.scales_by_format is not None for each in (first, *others)
-    ):
-        return False  # what is switched between formats has to keep its values
+    if first.backend != "standard":
+        return False
     return all(
         isinstance(each, PackedLinear) == isinstance(first, PackedLinear)
         and each.backend == first.backend

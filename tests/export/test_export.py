@@ -120,7 +120,7 @@ def test_mixes_of_formats_stay_what_they_are(
 @pytest.mark.parametrize("sparsity", [0.0, 0.3])
 def test_the_file_is_as_large_as_its_information(text: str, sparsity: float, path: Path) -> None:
     """Within 2 %, header and all, where the weights are as large as those of a BERT."""
-    model = nn.Sequential(nn.Linear(1024, 512))
+    model = nn.Sequential(nn.Linear(1024, 1024))
     if sparsity:
         Prune(sparsity)(model)
     Quantize({"*": {"weight": text}})(model)
@@ -377,3 +377,11 @@ def test_a_recipe_without_weights_needs_no_codes(path: Path) -> None:
     save(model, path)
     loaded = load(path, nn.Sequential(nn.Linear(24, 5)), packed=True)
     assert torch.equal(loaded(x), model(x))
+
+
+def test_a_layer_that_is_switched_between_formats_is_refused(path: Path) -> None:
+    model = net("LearnedInteger(width=4)")
+    assert isinstance(model.conv, QuantizedLayer)
+    model.conv.learn_by_format({"weight": (parse("LearnedInteger(width=2)"),)})
+    with pytest.raises(InputValueError, match="'conv' is switched between formats"):
+        save(model, path)
