@@ -152,6 +152,13 @@ class Stub:
     folder: Path
     space: Numbers = Numbers()
     mode: str = "max"
+    minimise: tuple[str, ...] = ()
+
+    def check_limits(self) -> None: ...
+
+    def refused(self, choice: int) -> None: ...
+
+    def shrunk(self, choice: int, rng: Any) -> None: ...
 
     def __call__(self, trial: Any) -> float:
         number = self.space.suggest(trial)
