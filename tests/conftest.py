@@ -1,6 +1,7 @@
 """Small models and data that tests share."""
 
 import gc
+import os
 import random
 import runpy
 import sys
@@ -67,6 +68,21 @@ def database(server: postgres.Server) -> str:
 def seeded() -> None:
     """Draw the same numbers in every test, whatever ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    """End what Lightning's strategies of several processes leave behind, for the tests after."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def standard_error_of_mean(values: Sequence[float]) -> float:
         InputValueError: If there are fewer than two.
 
     Example:
-        >>> standard_error_of_mean([0.8, 0.9])
+        >>> round(standard_error_of_mean([0.8, 0.9]), 4)
         0.05
     """
     if len(values) < 2:
