@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from lightning_adls.checkpoints import load
 from lightning_adls.errors import InputValueError
 from lightning_adls.layers import QuantizedLayer
+from lightning_adls.transforms.walk import part_of
 
 Teacher = nn.Module | str | Path
 
@@ -32,15 +33,7 @@ def network_of(module: L.LightningModule, name: str | None, who: str) -> nn.Modu
         children = [child for child in module.children() if _has_parameters(child)]
         own = any(True for _ in module.parameters(recurse=False))
         return children[0] if len(children) == 1 and not own else module
-    try:
-        return module.get_submodule(name)
-    except AttributeError as error:
-        children_names = ", ".join(child for child, _ in module.named_children())
-        raise InputValueError(
-            f"{who}: network={name!r} is no part of {type(module).__name__}, which has "
-            f"{children_names or 'none'}; what is made in its setup or configure_model comes too "
-            "late."
-        ) from error
+    return part_of(module, name, f"{who}: network")
 
 
 def teacher_for(

@@ -10,7 +10,7 @@ from lightning_adls.layers import LayerFormats, QuantizedLayer, is_switched, qua
 from lightning_adls.search.format_space import FormatSpace
 from lightning_adls.supernet.recipes import largest, learned_formats
 from lightning_adls.transforms.quantize import Quantize
-from lightning_adls.transforms.walk import layers_of, match, replace_layers
+from lightning_adls.transforms.walk import layers_of, match, part_of, replace_layers
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -136,28 +136,12 @@ def extract(module: ModuleT, recipe: Quantize, part: str = "") -> ModuleT:
     """
     check_backend(recipe)
     new = copy.deepcopy(module)
-    network = part_of(new, part)
+    network = part_of(new, part, "supernet: part")
     Supernet(network).switch(recipe)  # refuses what was not learned
     recipe(network)
     left = [name for name, layer in network.named_modules() if is_switched(layer)]
     replace_layers(network, left, lambda _, layer: quantized(layer, LayerFormats()))
     return new
-
-
-def part_of(module: nn.Module, name: str) -> nn.Module:
-    """The submodule of a name, the module itself for ``""``.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    try:
-        return module.get_submodule(name)
-    except AttributeError as error:
-        children = ", ".join(child for child, _ in module.named_children())
-        raise InputValueError(
-            f"supernet: part={name!r} is no submodule of {type(module).__name__}, which has "
-            f"{children or 'none'}."
-        ) from error
 
 
 def check_backend(recipe: Quantize) -> None:

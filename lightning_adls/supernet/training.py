@@ -24,9 +24,10 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.search.format_space import FormatSpace
 from lightning_adls.supernet.in_place import InPlaceTeacher
 from lightning_adls.supernet.recipes import choices_of, draw, largest, smallest
-from lightning_adls.supernet.switching import Supernet, make_supernet, part_of
+from lightning_adls.supernet.switching import Supernet, make_supernet
 from lightning_adls.transforms.parameter_groups import learned_scales
 from lightning_adls.transforms.quantize import Quantize
+from lightning_adls.transforms.walk import part_of
 
 _WHO = "SupernetTraining"
 
@@ -139,7 +140,7 @@ class SupernetTraining(LayerSwapping):
 
     def prepare(self, module: nn.Module) -> None:
         """Prepare ``module`` in place, as ``setup`` does."""
-        make_supernet(part_of(module, self.part), self.space)
+        make_supernet(part_of(module, self.part, "supernet: part"), self.space)
 
     def _choices(self) -> tuple[Mapping[str, bool], Sequence[str]]:
         prefix = self.part and f"{escape(self.part)}."
@@ -157,7 +158,7 @@ class SupernetTraining(LayerSwapping):
         self._refuse_others(trainer)
         super().setup(trainer, pl_module, stage)
         self._batches = 0
-        self._supernet = Supernet(part_of(pl_module, self.part))
+        self._supernet = Supernet(part_of(pl_module, self.part, "supernet: part"))
         self._supernet.switch(self._evaluated)
 
     def _refuse_others(self, trainer: L.Trainer) -> None:

@@ -35,6 +35,27 @@ def layers_of(model: nn.Module, kinds: Sequence[str] = COMPUTING) -> dict[str, n
     }
 
 
+def part_of(module: nn.Module, name: str, who: str) -> nn.Module:
+    """The submodule of a name, the module itself for ``""``.
+
+    Args:
+        module: Has it.
+        name: Its name.
+        who: Begins the error message, with the name of the argument.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return module.get_submodule(name)
+    except AttributeError as error:
+        children = ", ".join(child for child, _ in module.named_children())
+        raise InputValueError(
+            f"{who}={name!r} is no part of {type(module).__name__}, which has "
+            f"{children or 'none'}; what is made in its setup or configure_model comes too late."
+        ) from error
+
+
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers of ``model``, as :func:`layers_of` finds them."""
     layers = layers_of(model, ("Linear",))

@@ -261,7 +261,7 @@ def test_a_space_may_name_the_layers_of_a_part(tmp_path: Path) -> None:
     assert same(module.state_dict(), whole.state_dict())
     alone = extract(module, smallest(space), "net")
     assert same(alone.state_dict(), extract(whole, smallest(SPACE)).state_dict())
-    with pytest.raises(InputValueError, match="part='model' is no submodule of Plain"):
+    with pytest.raises(InputValueError, match="part='model' is no part of Plain"):
         fit(Plain(), SupernetTraining(space, part="model"))
 
 
