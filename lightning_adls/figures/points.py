@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -108,6 +109,7 @@ def _ticks(axes: "Axes", places: Sequence[float], log: bool) -> None:
         axes.set(xscale="log", yscale="log")
         plain_log(axes.yaxis)
         axes.xaxis.set_minor_locator(NullLocator())
-    span = places[-1] - places[0]
-    if all(right - left >= span / _MOST_TICKS for left, right in pairwise(places)):
+    at = [log10(x) for x in places] if log else places
+    span = at[-1] - at[0] if at else 0.0
+    if all(right - left >= span / _MOST_TICKS for left, right in pairwise(at)):
         axes.set_xticks(places, [plain(x) for x in places])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -294,13 +295,14 @@ def test_nothing_is_lost_with_a_node_and_one_that_joins_is_used(
     nodes: Nodes, engine: Engine
 ) -> None:
     seen: list[str] = []
+    more = count(1000)
 
     class Killing(Listed):
         """Kills a node in the middle of a call, starts another one, and ends when it is used."""
 
         def next(self) -> Call | None:
             if not self.left and len({*seen}) < 3:
-                number = len(self.results) + 1000
+                number = next(more)  # two workers may be free before one has ended
                 self.left.append(Call(str(number), slowly, Shared(None), number))
             return super().next()
 

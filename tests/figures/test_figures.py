@@ -259,6 +259,24 @@ def test_points_of_several_curves_at_one_x_stand_beside_each_other(drawn: Drawn)
     assert together == [[4, 6, 32]] * 3
 
 
+@pytest.mark.parametrize(
+    ("places", "log"),
+    [
+        ([], False),
+        *(([4.0], log) for log in (False, True)),
+        *(([1, 10, 100], log) for log in (False, True)),
+        *(([2, 2.01, 8], log) for log in (False, True)),
+    ],
+)
+def test_points_are_named_below_where_there_is_room(
+    drawn: Drawn, places: list[float], log: bool
+) -> None:
+    POINTS({"a": [Point(x, 0.5) for x in places]}, log=log)
+    ticks = [text.get_text() for text in drawn[0].axes[0].get_xticklabels()]
+    named = ticks == [canvas.plain(x) for x in places]
+    assert named == (2.01 not in places)
+
+
 @pytest.mark.parametrize("lowest", [0.739, 0.74, 0.741])
 def test_no_point_lies_half_upon_the_edge_that_others_are_cut_off_at(
     lowest: float, drawn: Drawn
