@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import escape
+from math import isnan
 from statistics import median
 from typing import Any
 
@@ -50,8 +51,11 @@ class PlanCheck:
         ]
 
     def __str__(self) -> str:
+        said = f"predicted {self.predicted:.3g}, measured {self.measured}"
+        if isnan(self.correlation.value):
+            return f"{said}\nall plans are predicted alike, so that nothing can be ranked"
         return (
-            f"predicted {self.predicted:.3g}, measured {self.measured}\n"
+            f"{said}\n"
             f"{len(self.others)} random plans: rank correlation {self.correlation.value:.2f} "
             f"(p={self.correlation.p_value:.2g}), measured {self.ratio:.2f} times "
             "what was predicted"

@@ -42,6 +42,15 @@ def test_a_check_says_what_was_predicted_and_what_is_measured() -> None:
     assert [row["plan"] for row in check.rows()][:2] == ["plan", "random 0"]
 
 
+def test_plans_that_are_all_alike_cannot_be_ranked() -> None:
+    model, batch = conv_net()
+    formats = [MXInt(4)]
+    scores = sensitivity(model, [batch], formats, loss=cross_entropy)
+    found = plan(model, scores, formats, bits_per_weight=8)
+    check = check_plan(model, [batch], scores, found, measure=MEASURE, plans=3)
+    assert str(check).endswith("all plans are predicted alike, so that nothing can be ranked")
+
+
 def test_random_plans_are_of_the_seed_and_their_measure_is_that_of_the_recipe() -> None:
     assert checked(plans=5) == checked(plans=5)
     assert checked(plans=5, seed=1) != checked(plans=5)
