@@ -10,8 +10,8 @@ from lightning_adls.formats import NumberFormat
 from lightning_adls.transforms import Prune, Quantize
 from lightning_adls.transforms.pack import Pack
 
-pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
-runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+runtime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 
 
 def run(model: nn.Module, example: Tensor, *inputs: Tensor, **options: Any) -> list[list[Tensor]]:
