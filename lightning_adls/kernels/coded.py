@@ -10,9 +10,10 @@ from torch import Tensor, library
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Encoded, Integer, LearnedInteger, NumberFormat, parse
-from lightning_adls.formats.base import PART, narrow
+from lightning_adls.formats.base import PART, narrow, widen
 from lightning_adls.formats.block_base import BlockFormat
-from lightning_adls.kernels.bits import pack_bits, packed_bytes, unpack_bits
+from lightning_adls.kernels.bits import pack_bits, packed_bytes, unpack_bits, unpack_few
+from lightning_adls.kernels.lookup import Lookup, find_block_codes, find_codes
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,7 @@ def encode(
     shared: list[Tensor] = []
     apart = fmt.rounds_rows_apart or isinstance(fmt, Integer | LearnedInteger)
     for part in _parts(rows, columns, x.device, apart):
-        encoded = fmt.encode(x[part], scales)
-        found = encoded.codes
+        found, own = _codes(fmt, x[part], scales)
         if mask is not None:
             keeps = mask[part]
             found = (
@@ -164,16 +164,36 @@ def encode(
             )
         # Where elements are left out, parts do not end with bytes: they are packed together.
         codes.append(found if kept is not None else pack_bits(found, fmt.code_bits))
-        if encoded.shared is not None and not encoded.shared.is_floating_point():
-            shared.append(pack_bits(encoded.shared, shared_bits(fmt)))
-        elif encoded.shared is not None and not shared:  # the same for all parts
-            shared.append(encoded.shared)
+        if own is not None and not own.is_floating_point():
+            shared.append(pack_bits(own, shared_bits(fmt)))
+        elif own is not None and not shared:  # the same for all parts
+            shared.append(own)
     packed = torch.cat(codes)
     if kept is not None:
         packed = pack_bits(packed, fmt.code_bits)
     bitmap = None if mask is None or kept is None else pack_bits(mask, 1)
     shapes = CodedShapes(fmt, (rows, columns), x.dtype, kept)
     return Coded(shapes, packed, torch.cat(shared) if shared else None, bitmap)
+
+
+def _codes(fmt: NumberFormat, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Codes and what they share: looked up by the rounded values, else computed by the format."""
+    if x.dtype != torch.float64 and not _holds_nan(x):
+        if isinstance(fmt, BlockFormat):
+            found = find_block_codes(fmt, widen(x))
+            if found is not None:
+                return found
+        elif _shared_like(fmt, (1, 1), torch.float32) is None:
+            codes = find_codes(fmt, fmt.round(widen(x)))
+            if codes is not None:
+                return codes, None
+    encoded = fmt.encode(x, scales)  # which refuses NaN
+    return encoded.codes, encoded.shared
+
+
+def _holds_nan(x: Tensor) -> bool:
+    # A sum is read faster; it may be NaN without one, of infinities of both signs.
+    return bool(x.sum().isnan()) and bool(x.isnan().any())
 
 
 def _parts(rows: int, columns: int, device: torch.device, apart: bool) -> list[slice]:
@@ -215,6 +235,7 @@ def _decode(
     if shared is not None and not shared.is_floating_point():
         count = _shared_count(fmt, torch.Size(shape))
         shared = unpack_bits(shared, shared_bits(fmt), count)
+    lookup = Lookup.of(fmt, torch.Size(shape), dtype, shared, codes.device)
     codes_kept = None if kept is None else unpack_bits(codes, fmt.code_bits, kept)
     values = torch.empty((rows, columns), dtype=dtype, device=codes.device)
     # Codes of shared exponents belong to rows unless blocks have several.
@@ -223,29 +244,34 @@ def _decode(
     for part in _parts(rows, columns, codes.device, apart):
         place = values[part]
         if mask is None or codes_kept is None:
-            elements = _unpacked(codes, fmt.code_bits, place.numel(), part.start * columns)
+            first = packed_bytes(part.start * columns, fmt.code_bits)
+            size = packed_bytes(place.numel(), fmt.code_bits)
+            here = codes[first : first + size]
+            if lookup is not None:
+                lookup.of_packed(here, part, place)
+                continue
+            elements = unpack_bits(here, fmt.code_bits, place.numel())
             place.copy_(_values(fmt, elements, part, rows, place, shared))
             continue
-        keeps = _unpacked(mask, 1, place.numel(), part.start * columns).bool()
-        here = int(keeps.sum())
+        first = packed_bytes(part.start * columns, 1)
+        bits = mask[first : first + packed_bytes(place.numel(), 1)]
+        keeps = unpack_few(bits, 1, place.numel()).bool()
+        count = int(keeps.sum())
         elements = torch.zeros(place.numel(), dtype=torch.int64, device=codes.device)
-        elements[keeps] = codes_kept[done : done + here]
-        done += here
-        place.copy_(_values(fmt, elements, part, rows, place, shared))
+        elements[keeps] = codes_kept[done : done + count]
+        done += count
+        if lookup is None:
+            place.copy_(_values(fmt, elements, part, rows, place, shared))
+        else:
+            lookup.of_codes(elements, part, place)
         place.masked_fill_(~keeps.view(place.shape), 0.0)
     return values
-
-
-def _unpacked(packed: Tensor, width: int, count: int, start: int) -> Tensor:
-    """So many codes after the first ``start``, which end with a byte."""
-    first = packed_bytes(start, width)
-    return unpack_bits(packed[first : first + packed_bytes(count, width)], width, count)
 
 
 def _values(
     fmt: NumberFormat, elements: Tensor, part: slice, rows: int, like: Tensor, shared: Tensor | None
 ) -> Tensor:
-    """What the codes of some rows stand for."""
+    """What the codes of some rows stand for, by the format's arithmetic."""
     if shared is None:
         own = None
     elif not shared.is_floating_point():
