@@ -1,42 +1,6 @@
-"""Write the lab report of a finished run, or of several side by side.
+"""A lab report, from a checkout: the same as ``adls report``."""
 
-    python scripts/report.py lightning_logs/lab1/default
-    python scripts/report.py lab3/default lab3/low_bit
-
-`report.md` has Setup, Results, Observations, Conclusion, Key takeaways and References. Write
-between its marks and call this again: then `report.html` has what you wrote, too.
-"""
-
-import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
-
-# isort: split
-import argparse
-from pathlib import Path
-
-from lightning_adls.labs.ending import piping
-
-
-def main() -> None:
-    """Write the report of the runs that are named."""
-    parser = argparse.ArgumentParser(
-        description="Write the lab report of a finished run, or of several side by side."
-    )
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="A folder such as lightning_logs/lab1/default."
-    )
-    parser.add_argument("--folder", type=Path, help="Where; by default that of the run.")
-    arguments = parser.parse_args()
-    # Not before, because --help needs no torch.
-    from lightning_adls.labs import cli
-    from lightning_adls.labs.lab_report import write_report
-    from lightning_adls.labs.stored import StoredRun
-
-    cli.quiet()
-    with cli.refusing():
-        for path in write_report([StoredRun.read(run) for run in arguments.runs], arguments.folder):
-            print(path)
-
+from lightning_adls.commands.start import start
 
 if __name__ == "__main__":
-    with piping():
-        main()
+    start("report")

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from lightning_adls.commands.table import COMMANDS
+
 PACKAGE = Path(__file__).parent.parent / "lightning_adls"
 
 # From the top down; a part may import from its own level's folder and from all levels below.
 LEVELS = (
+    {"commands"},
     {"labs"},
     {"supernet"},
     {"search", "bench"},
@@ -34,11 +37,11 @@ LEVELS = (
 ONLY_IN = {
     "lightning": {
         *("checkpoints", "classifier", "data", "devices", "budget", "callbacks", "loggers"),
-        *("search", "supernet", "labs"),
+        *("search", "supernet", "labs", "commands"),
     },
     # In layers, the quantised form of its own layer, for who has such a layer.
     "transformers": {"models", "data", "layers"},
-    "optuna": {"search", "callbacks", "labs"},
+    "optuna": {"search", "callbacks", "labs", "commands"},
     "optuna_integration": {"callbacks"},
     "matplotlib": {"figures"},
     "peft": {"transforms"},
@@ -108,14 +111,14 @@ def test_nothing_needs_the_configs_of_mase() -> None:
 
 def test_what_is_imported_stands_in_an_import_statement() -> None:
     # A name put together from strings is an import that nobody sees; the packages' lists of what
-    # they bring when it is first used, and networks that a user names, are the exceptions.
+    # they bring when it is first used, commands and networks that a user names, are the exceptions.
     hidden = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and IMPORTS.search(ast.unparse(node.func))
     }
-    assert hidden == LAZY | {"labs/network.py"}
+    assert hidden == LAZY | {"commands/start.py", "labs/network.py"}
 
 
 def test_wrong_input_has_an_error_of_its_own() -> None:
@@ -211,13 +214,24 @@ print(type(model[1]).__name__, isinstance(model[1], Conv1D))
 @pytest.mark.parametrize(
     "script", sorted((PACKAGE.parent / "scripts").glob("*.py")), ids=lambda path: path.stem
 )
-def test_scripts_say_how_threads_wait_before_torch_is_imported(script: Path) -> None:
-    imported = [
-        node
-        for node in ast.parse(script.read_text()).body
+def test_scripts_do_nothing_but_start_the_command_of_their_yaml(script: Path) -> None:
+    started = re.findall(r'start\("(\w+)"\)', script.read_text())
+    assert started == [n for n, c in COMMANDS.items() if (c.config or n) == script.stem]
+    (imported,) = imports_of(script)
+    assert imported == "from lightning_adls.commands.start import start"
+
+
+def test_how_threads_wait_is_said_before_torch_is_imported() -> None:
+    first = imports_of(PACKAGE / "commands" / "start.py")[0]
+    assert first == "import lightning_adls.labs.waiting"
+
+
+def imports_of(path: Path) -> list[str]:
+    return [
+        ast.unparse(node)
+        for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
-    assert ast.unparse(imported[0]) == "import lightning_adls.labs.waiting"
 
 
 @pytest.mark.parametrize(

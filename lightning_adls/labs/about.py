@@ -1,11 +1,10 @@
 """What a run is a run of: what its ``summary.json`` begins with, in every lab."""
 
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import lightning_adls
+from lightning_adls.labs.calling import call
 from lightning_adls.labs.environment import machine, versions
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task
@@ -24,10 +23,11 @@ def about(run: Run, task: Task | None = None, searched_seconds: float = 0.0) -> 
         What JSON can hold. ``rows`` are those of each split, of ``test`` None before it is read;
         ``total_seconds`` are those of all steps and trials, of all calls.
     """
+    here = call()
     found: Row = {
         "lab": run.lab,
         "run": run.name,
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": here.line(here.arguments),
         "commit": commit(),
         "environment": machine(),
         "versions": versions(),

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_adls.engines import EngineFailed
 from lightning_adls.errors import InputValueError
+from lightning_adls.labs.calling import call
 from lightning_adls.labs.ending import ending, failing, piping, refuse, refusing, with_room
 from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
@@ -51,6 +52,7 @@ def run(
     defaults: Path,
     factories: Mapping[str, Factory] | None = None,
     interrupted: str = "the same command continues",
+    arguments: Sequence[str] | None = None,
 ) -> None:
     """Run ``main`` with arguments from its YAML file and the command line.
 
@@ -67,15 +69,21 @@ def run(
             ``NetworkFactory`` stands for any network, named by its ``class_path``. A ``seed`` is
             what ``main`` gives, unless the user gave one.
         interrupted: What Ctrl-C means for the results.
+        arguments: The command line; by default that of this process.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     with piping():
-        _run(main, defaults, factories or {}, interrupted)
+        _run(main, defaults, factories or {}, interrupted, given)
 
 
 def _run(
-    main: Callable[..., None], defaults: Path, factories: Mapping[str, Factory], interrupted: str
+    main: Callable[..., None],
+    defaults: Path,
+    factories: Mapping[str, Factory],
+    interrupted: str,
+    given: Sequence[str],
 ) -> None:
-    arguments = parse(main, defaults, factories, sys.argv[1:])
+    arguments = parse(main, defaults, factories, given)
     quiet()
     # Each training has a folder of its own, which its loggers share.
     warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
@@ -98,6 +106,7 @@ def parse(
 ) -> dict[str, Any]:
     """What :func:`run` calls ``main`` with, or an end with status 2 and one line."""
     parser = ArgumentParser(
+        prog=call().words,
         description=(main.__doc__ or "").split("\n")[0],
         default_config_files=[str(defaults)],
         exit_on_error=False,

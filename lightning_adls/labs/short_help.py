@@ -1,7 +1,8 @@
 """What a script can say without torch: its short help, what is wrong with options, a run's status.
 
-The help is read from the script's own source and YAML: the parameters and docstring of its
-``main``, or its ``OPTIONS``, where another command line is made of them.
+The help is read from the source and the YAML of a lab, or of a script: the parameters and docstring
+of the function that takes ``config_yaml``, or ``OPTIONS``, where another command line is made of
+them.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import yaml
 from docstring_parser import parse
 
 from lightning_adls.errors import did_you_mean
+from lightning_adls.labs.calling import Call, call
 from lightning_adls.labs.ending import piping, refuse, refusing
 from lightning_adls.labs.folders import LABS
 from lightning_adls.labs.status import status
@@ -43,15 +45,20 @@ def defaults_of(script: str | Path) -> Path:
     return path.parent.parent / "configs" / f"{path.stem}.yaml"
 
 
-def answer(script: str | Path) -> None:
+def answer(
+    source: str | Path, arguments: Sequence[str] | None = None, defaults: Path | None = None
+) -> None:
     """End with the short help or a status if it is asked for, or where an option is not there.
 
     Otherwise nothing happens: only the first part of each option's name is known here.
 
     Args:
-        script: Path of the script that was started.
+        source: Path of the script that was started, or of the module of a lab.
+        arguments: The command line; by default that of this process.
+        defaults: Its YAML file; by default that of a script, see :func:`defaults_of`.
     """
-    described, arguments = read(script), sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    described = read(source, defaults or defaults_of(source), call())
     with piping():
         if {"-h", "--help"} & {*arguments}:
             print(described.help(), end="")
@@ -64,28 +71,28 @@ def answer(script: str | Path) -> None:
             sys.exit(0)
         if "--status" in arguments:
             with refusing():
-                print(status(lab_of(script), arguments, described.defaults))
+                print(status(lab_of(source), arguments, described.defaults))
             sys.exit(0)
 
 
-def lab_of(script: str | Path) -> str:
-    """The lab that a script is: ``lab3`` of ``lab3_mixed_precision.py``."""
-    return Path(script).stem.partition("_")[0]
+def lab_of(source: str | Path) -> str:
+    """The lab of a source: ``lab5`` of ``lab5_observers.py``."""
+    return Path(source).stem.partition("_")[0]
 
 
 @dataclass(frozen=True)
 class Described:
-    """A script's command line, as its source tells it.
+    """A command line, as its source tells it.
 
     Args:
-        script: Its path.
-        text: Its docstring.
+        call: How it was started.
+        text: The docstring of the source.
         options: What each option is, by name.
         defaults: Values of some options.
         commands: Subcommands, if there are any.
     """
 
-    script: Path
+    call: Call
     text: str
     options: Mapping[str, str]
     defaults: Mapping[str, Any]
@@ -93,10 +100,10 @@ class Described:
 
     def help(self) -> str:
         """The short help."""
-        command = " {" + ",".join(self.commands) + "}" if self.commands else ""
-        about, _, examples = self.text.partition("Run:\n")
+        command = "{" + ",".join(self.commands) + "} " if self.commands else ""
+        about, _, examples = self.call.examples(self.text).partition("Run:\n")
         parser = argparse.ArgumentParser(
-            usage=f"python scripts/{self.script.name}{command} [options]",
+            usage=self.call.line(f"{command}[options]").replace("%", "%%"),
             description=about.strip(),
             epilog=f"Examples:\n{examples.rstrip()}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -147,13 +154,13 @@ class Described:
                 option = argument[1:].partition("=")[0]
                 if len(option) > 1:
                     meant = did_you_mean(f"--{option}", [f"--{each}" for each in self.options])
-                    return f"-{option} is no option of {self.script.name}{meant or '.'}"
+                    return f"-{option} is no option of {self.call.name}{meant or '.'}"
                 waiting = "=" not in argument
             elif command:
                 if argument not in command:
                     meant = did_you_mean(argument, command) or ";"
                     return (
-                        f"{argument!r} is no command of {self.script.name}{meant} there are "
+                        f"{argument!r} is no command of {self.call.name}{meant} there are "
                         f"{', '.join(command)}."
                     )
                 command = []
@@ -191,7 +198,7 @@ class Described:
         if name in known:
             return None
         meant = did_you_mean(f"--{name}", [f"--{each}" for each in known])
-        return f"--{name} is no option of {self.script.name}{meant or ';'} --help lists them all."
+        return f"--{name} is no option of {self.call.name}{meant or ';'} --help lists them all."
 
 
 def split_list(arguments: Sequence[str], place: int) -> str | None:
@@ -214,11 +221,11 @@ def split_list(arguments: Sequence[str], place: int) -> str | None:
     return None
 
 
-def read(script: str | Path) -> Described:
-    """Read a script's source, which is not run."""
-    path = Path(script)
+def read(source: str | Path, defaults: Path, call: Call) -> Described:
+    """Read a source, which is not run."""
+    path = Path(source)
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    defaults = yaml.safe_load(defaults_of(path).read_text(encoding="utf-8"))
+    values = yaml.safe_load(defaults.read_text(encoding="utf-8"))
     own = _OF_EVERY_SCRIPT | (_OF_LABS if lab_of(path) in LABS else {})
     commands: Sequence[str] = ()
     named = _constants(tree)
@@ -226,19 +233,22 @@ def read(script: str | Path) -> Described:
         options, commands = named["OPTIONS"], named["COMMANDS"]
     else:
         (main,) = (
-            node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"
+            node
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef)
+            and any(each.arg == "config_yaml" for each in node.args.args)
         )
         about = {each.arg_name: each.description for each in parse(ast.get_docstring(main)).params}
         arguments = main.args.args
         for argument, value in zip(arguments[::-1], main.args.defaults[::-1], strict=False):
-            defaults.setdefault(argument.arg, ast.literal_eval(value))
+            values.setdefault(argument.arg, ast.literal_eval(value))
         options = {each.arg: about[each.arg] or "" for each in arguments if each.arg in about}
         options.pop("config_yaml")
     return Described(
-        path,
+        call,
         ast.get_docstring(tree) or "",
         {name: " ".join(text.split()) for name, text in {**options, **own}.items()},
-        defaults,
+        values,
         commands,
     )
 

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import runpy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,14 +16,17 @@ import yaml
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import nn
 
+from lightning_adls.commands.start import start
+from lightning_adls.commands.table import COMMANDS, defaults_of, source_of
 from lightning_adls.data import TextData
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs import cli, short_help
+from lightning_adls.labs.calling import call
 from lightning_adls.models import NetworkFactory, bert, sequence_classifier
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-SCRIPTS = sorted((ROOT / "scripts").glob("lab*.py"))
+LABS = [name for name in COMMANDS if name.startswith("lab")]
 NETWORKS = sorted((CONFIGS / "model").glob("*.yaml"))
 DIMENSIONS = {
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
@@ -36,16 +38,16 @@ Parse = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def labs() -> Mapping[str, Parse]:
-    """By script, what its ``main`` is called with on some arguments."""
+    """By lab, what its function is called with on some arguments."""
     found: dict[str, Parse] = {}
     with pytest.MonkeyPatch.context() as patch:
-        for script in SCRIPTS:
+        for name in LABS:
 
             def run(
                 main: Callable[..., None],
                 defaults: Path,
                 factories: Mapping[str, cli.Factory],
-                name: str = script.stem,
+                name: str = name,
                 **_: object,
             ) -> None:
                 def parse(*arguments: str) -> dict[str, Any]:
@@ -54,17 +56,16 @@ def labs() -> Mapping[str, Parse]:
                 found[name] = parse
 
             patch.setattr(cli, "run", run)
-            patch.setattr(sys, "argv", [str(script)])
-            runpy.run_path(str(script), run_name="__main__")
+            start(name, [])
     return found
 
 
-@pytest.fixture(params=[script.stem for script in SCRIPTS])
+@pytest.fixture(params=LABS)
 def any_lab(request: pytest.FixtureRequest, labs: Mapping[str, Parse]) -> Parse:
     return labs[request.param]
 
 
-@pytest.fixture(params=[script.stem for script in SCRIPTS if "nas" not in script.stem])
+@pytest.fixture(params=[name for name in LABS if name != "lab2"])
 def lab(request: pytest.FixtureRequest, labs: Mapping[str, Parse]) -> Parse:
     """All but Lab 2, which searches the dimensions."""
     return labs[request.param]
@@ -72,7 +73,7 @@ def lab(request: pytest.FixtureRequest, labs: Mapping[str, Parse]) -> Parse:
 
 @pytest.fixture
 def nas(labs: Mapping[str, Parse]) -> Parse:
-    return labs["lab2_nas"]
+    return labs["lab2"]
 
 
 def write(folder: Path, content: object, name: str = "user.yaml") -> str:
@@ -210,7 +211,7 @@ def test_every_network_in_configs_is_taken_as_written(lab: Parse, path: Path) ->
 def test_every_network_with_random_weights_reads_the_labs_texts(
     path: Path, labs: Mapping[str, Parse]
 ) -> None:
-    factory = labs["lab0_finetune"](f"--model={path}")["model"]
+    factory = labs["lab0"](f"--model={path}")["model"]
     if "checkpoint" in given(factory):
         pytest.skip("it is on the hub")
     from lightning_adls.models import check_length
@@ -247,34 +248,33 @@ def test_what_the_lab_gives_is_not_the_users_to_give(
     assert "'num_classes' is not accepted" in capsys.readouterr().err
 
 
-def yamls_of(script: str) -> list[list[str]]:
+def yamls_of(lab: str) -> list[list[str]]:
     """Calls with the YAML files of a lab; null over a value of the default is among them."""
-    number = script.partition("_")[0]
-    paths = sorted(CONFIGS.glob(f"{number}_*.yaml"))
+    paths = sorted(CONFIGS.glob(f"{lab}_*.yaml"))
     return [[], *(["--config", str(path)] for path in paths)]
 
 
-@pytest.mark.parametrize("script", [script.stem for script in SCRIPTS])
+@pytest.mark.parametrize("name", LABS)
 def test_the_config_yaml_of_a_run_repeats_it(
-    script: str, labs: Mapping[str, Parse], tmp_path: Path
+    name: str, labs: Mapping[str, Parse], tmp_path: Path
 ) -> None:
-    calls = yamls_of(script)
-    if "nas" not in script:
+    calls = yamls_of(name)
+    if name != "lab2":
         calls.append(["--model.checkpoint=some/where", "--seed=3"])
     for arguments in calls:
-        first = labs[script](*arguments)["config_yaml"]
+        first = labs[name](*arguments)["config_yaml"]
         again = write(tmp_path, yaml.safe_load(first))
-        assert labs[script]("--config", again)["config_yaml"] == first
+        assert labs[name]("--config", again)["config_yaml"] == first
 
 
-WITH_DATA = [script.stem for script in SCRIPTS if "performance" not in script.stem]
+WITH_DATA = [name for name in LABS if name != "lab4"]
 
 
-@pytest.mark.parametrize("script", WITH_DATA)
+@pytest.mark.parametrize("name", WITH_DATA)
 def test_the_data_take_the_labs_seed_unless_they_are_given_one(
-    script: str, labs: Mapping[str, Parse], tmp_path: Path
+    name: str, labs: Mapping[str, Parse], tmp_path: Path
 ) -> None:
-    lab = labs[script]
+    lab = labs[name]
     assert lab()["data"](seed=5).seed == 5
     assert lab()["data"]().seed == 0
     assert lab("--data.seed=3")["data"](seed=5).seed == 3
@@ -292,9 +292,9 @@ class Reached(Exception):
     """The data set was asked for."""
 
 
-@pytest.mark.parametrize("script", [name for name in WITH_DATA if "nas" not in name])
+@pytest.mark.parametrize("name", [name for name in WITH_DATA if name != "lab2"])
 def test_every_lab_gives_its_seed_to_the_data(
-    script: str, labs: Mapping[str, Parse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, labs: Mapping[str, Parse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     seeds = []
@@ -303,22 +303,22 @@ def test_every_lab_gives_its_seed_to_the_data(
         seeds.append(seed)
         raise Reached
 
-    arguments = labs[script]("--seed=7")
+    arguments = labs[name]("--seed=7")
     main = arguments.pop("main")
     with pytest.raises(Reached):
         main(**{**arguments, "data": data})
     assert seeds == [7]
 
 
-@pytest.mark.parametrize("script", [script.stem for script in SCRIPTS])
+@pytest.mark.parametrize("name", LABS)
 def test_the_short_help_has_the_options_of_the_parser(
-    script: str, labs: Mapping[str, Parse], capsys: pytest.CaptureFixture[str]
+    name: str, labs: Mapping[str, Parse], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        labs[script]("--help.all")
+        labs[name]("--help.all")
     assert not ended.value.code
     every = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
-    described = short_help.read(ROOT / "scripts" / f"{script}.py")
+    described = short_help.read(source_of(name), defaults_of(name), call())
     # What is answered without the parser.
     assert (every - {"help"}) | {"status"} == {*described.options}
     assert all(described.options.values()), "an option without a word about it"
@@ -375,7 +375,7 @@ def test_what_cannot_be_read_is_said_with_what_was_meant(
 ) -> None:
     given = [write(tmp_path, each) if isinstance(each, dict) else each for each in arguments]
     with pytest.raises(SystemExit) as ended:
-        labs["lab3_mixed_precision"](*given)
+        labs["lab3"](*given)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -403,7 +403,7 @@ def test_the_printed_config_lacks_the_defaults_that_are_dropped(
 def test_rounds_take_the_seed_of_lab_4_unless_they_are_given_one(
     labs: Mapping[str, Parse],
 ) -> None:
-    lab = labs["lab4_performance"]
+    lab = labs["lab4"]
     assert lab()["rounds"](seed=5).seed == 5
     assert lab()["rounds"](seed=5).timed == 10
     assert lab("--rounds.seed=3")["rounds"](seed=5).seed == 3
@@ -448,7 +448,7 @@ def test_a_config_that_cannot_be_read_is_one_line(
     path.write_bytes(content)
     for where in (path, tmp_path, tmp_path / "missing.yaml"):
         with pytest.raises(SystemExit) as ended:
-            labs["lab0_finetune"](f"--config={where}")
+            labs["lab0"](f"--config={where}")
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")

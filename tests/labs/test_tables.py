@@ -1,15 +1,13 @@
 """Tables on the screen."""
 
-import runpy
-from pathlib import Path
+from types import ModuleType
 
 import pytest
 from rich.console import Console
 
+from lightning_adls.commands import lab0, lab1, lab2, lab3
 from lightning_adls.labs.rows.columns import accuracy, measured
 from lightning_adls.labs.tables import table
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_table_shows_missing_values_as_dashes() -> None:
@@ -55,13 +53,13 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("script", sorted(ROOT.glob("scripts/lab[0-3]_*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("lab", [lab0, lab1, lab2, lab3], ids=lambda lab: lab.__name__)
 def test_the_tables_of_each_lab_fit_80_columns(
-    script: Path, capsys: pytest.CaptureFixture[str]
+    lab: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tables = [
         columns
-        for columns in runpy.run_path(str(script)).values()
+        for columns in vars(lab).values()
         if isinstance(columns, dict) and columns and set(columns) <= LARGE.keys()
     ]
     assert any("val_accuracy" in columns for columns in tables)

@@ -239,9 +239,9 @@ def test_lab4_without_a_gpu_says_so_in_the_rows_and_how_to_fill_them(
     assert [line for line in printed.splitlines() if line.endswith(" ...")] == [
         "attention on cpu, 1 of 1 ..."
     ], "nothing is done on a device that is missing"
-    command = next(line for line in printed.splitlines() if line.startswith("  python s"))
+    command = next(line for line in printed.splitlines() if line.startswith(f"  python {LAB4}"))
     given = shlex.split(command)
-    assert given[1] == "scripts/lab4_performance.py"
+    assert given[1] == str(LAB4)
     assert given[2:] == [*sys.argv[1:], "--devices", "[cuda]", "--run", "test-cuda"]
     assert run(LAB4, *given[2:]) == 1, "there is still no GPU"
     assert {row["device"] for row in rows(folder=FOLDER.with_name("test-cuda"))} == {"cuda"}

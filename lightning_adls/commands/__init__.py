@@ -1,0 +1,1 @@
+"""What ``adls`` does: ``table.py`` lists its commands, ``start.py`` starts one."""
