@@ -50,6 +50,7 @@ ONLY_IN = {
     "chop": {"layers"},
     "loky": {"engines"},
     "cloudpickle": {"engines"},
+    "compressed_tensors": {"export"},
     "ray": {"engines"},
 }
 # Where `__getattr__` imports what is asked for.

@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,6 +66,13 @@ class Encoder:
         start = next(i for i in places if full[i : i + len(probe)] == probe)
         self.prefix = tuple(full[:start])
         self.suffix = tuple(full[start + len(probe) :])
+
+    def to_save(self, max_length: int | None) -> Any:
+        """The tokenizer of Transformers, to be saved for a network of so many positions."""
+        tokenizer = deepcopy(self._tokenizer)
+        if max_length is not None:
+            tokenizer.model_max_length = max_length
+        return tokenizer
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         found = self._encoded(texts)

@@ -159,7 +159,7 @@ class _Weight:
     def made(self) -> dict[str, Tensor]:
         """Its parts."""
         if self.stored.format is not None:
-            return _coded(self.layer).parts()
+            return encoded_weight(self.layer).parts()
         mask = self.layer.weight_mask
         assert mask is not None
         values = _parameter(self.layer).detach()[mask]
@@ -283,7 +283,7 @@ def _parameter(layer: QuantizedLayer) -> Tensor:
 
 
 @torch.no_grad()
-def _coded(layer: QuantizedLayer) -> Coded:
+def encoded_weight(layer: QuantizedLayer) -> Coded:
     """The weight as it is multiplied in eval mode, in codes."""
     weight, fmt, mask = _parameter(layer), layer.formats.weight, layer.weight_mask
     assert fmt is not None

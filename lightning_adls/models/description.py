@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -38,6 +39,23 @@ def _is_of_transformers(cls: Any) -> bool:
         and issubclass(cls, transformers.PreTrainedModel)
         and getattr(transformers, cls.__name__, None) is cls
     )
+
+
+def plain_shapes(network: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes in the state dict of what Transformers makes of the configuration of a network.
+
+    Raises:
+        ValueError: If it is no network of Transformers.
+    """
+    cls = type(network)
+    if "transformers" not in sys.modules or not _is_of_transformers(cls):
+        raise InputValueError(
+            f"export: model={cls.__name__} is no network of Transformers, which others could make "
+            "by its configuration."
+        )
+    with quiet(), torch.random.fork_rng(devices=()), torch.device("meta"):
+        plain: nn.Module = cls._from_config(deepcopy(network.config))
+    return {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
 
 
 def build_network(description: Mapping[str, Any], tensors: int, elements: int) -> nn.Module:

@@ -17,16 +17,16 @@ def check_length(model: nn.Module, max_length: int) -> None:
     Raises:
         ValueError: If ``max_length`` tokens are more than the usable rows of the table.
     """
-    positions = _positions(model)
-    if positions is not None and max_length > positions:
+    longest = positions(model)
+    if longest is not None and max_length > longest:
         raise InputValueError(
-            f"check_length: max_length={max_length} is above the {positions} positions of the "
+            f"check_length: max_length={max_length} is above the {longest} positions of the "
             "model; lower it."
         )
 
 
-def _positions(model: nn.Module) -> int | None:
-    """Rows of the smallest table that a token can get; None if there is none."""
+def positions(model: nn.Module) -> int | None:
+    """Rows of the smallest table of positions that a token can get; None if there is none."""
     usable = []
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in _TABLES and isinstance(module, nn.Embedding):

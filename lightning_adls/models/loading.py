@@ -84,7 +84,20 @@ def load(who: str, checkpoint: str, **options: Any) -> tuple[Any, Collection[str
             f"{who}: checkpoint={checkpoint!r} is of a quantised, pruned, packed or adapted model; "
             f"make it by lightning_adls.load(transformers.{type(network).__name__}, folder)."
         )
+    if getattr(network, "hf_quantizer", None) is not None:
+        _decompress(network)
     return network, loading["missing_keys"]
+
+
+def _decompress(network: Any) -> None:
+    """Have weights that compressed-tensors keeps packed in the data type of the network.
+
+    Left alone they are unpacked by the first forward, those of MX formats to bfloat16, which layers
+    of float32 cannot multiply with.
+    """
+    dtype = network.dtype
+    network.hf_quantizer.compressor.decompress_model(network)
+    network.to(dtype)
 
 
 @contextmanager
