@@ -77,13 +77,15 @@ def compressed_tensors(
         )
     model = getattr(model, "_orig_mod", model)  # what was compiled
     network = model.model if isinstance(model, TextClassifier) else model
+    network = getattr(network, "_orig_mod", network)
     compressed = CompressedNetwork(network, approximate_inputs)
     config = _config(network, compressed, labels)
     folder = Path(folder)
     _check_folder(folder)
     if isinstance(tokenizer, str | Path):
         tokenizer = load_encoder(str(tokenizer)).to_save(positions(network))
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    place = folder.resolve()
+    part = place.with_name(f".{place.name}.{uuid.uuid4().hex}.part")
     try:
         part.mkdir(parents=True)
         if tokenizer is not None:
@@ -93,10 +95,11 @@ def compressed_tensors(
         metadata = {"format": "pt", _FILES: json.dumps(names)}
         save_file(compressed.tensors(), part / WEIGHTS, metadata)
         compressed.check(part)
-        _put(part, folder)
+        _put(part, place)
     except (OSError, SafetensorError) as error:
+        what = getattr(error, "strerror", None) or one_line(error)
         raise InputValueError(
-            f"export: folder={str(folder)!r} cannot be written: {one_line(error)}"
+            f"export: folder={str(folder)!r} cannot be written: {what}."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -155,7 +158,7 @@ def _put(part: Path, folder: Path) -> None:
     folder.rename(old)  # no system call that Python has replaces a folder that is not empty
     try:
         part.rename(folder)
-    except OSError:
+    except BaseException:
         old.rename(folder)
         raise
     shutil.rmtree(old)

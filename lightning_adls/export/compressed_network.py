@@ -40,8 +40,8 @@ class CompressedNetwork:
 
     Raises:
         ValueError: If the network is none of Transformers, is another one than its configuration
-            says, has parameters of several data types, or has a layer that the library has no
-            scheme for.
+            says, has parameters of several data types, has a layer that the library has no scheme
+            for, or none that rounds.
     """
 
     def __init__(self, network: nn.Module, approximate_inputs: bool) -> None:
@@ -53,6 +53,11 @@ class CompressedNetwork:
             if isinstance(module, QuantizedLayer)
         }
         self._schemes = _schemes(self._layers, approximate_inputs)
+        if not self._schemes:
+            raise InputValueError(
+                "export: no layer of the network rounds its input or weight, so nothing can be "
+                "compressed; quantise it, or use its save_pretrained."
+            )
         self._tensors = _tensors_of(network)
         has = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         if wrong := sorted(dict(has.items() ^ shapes.items())):
@@ -123,6 +128,10 @@ class CompressedNetwork:
     def _compressed(self, name: str, scheme: Scheme) -> dict[str, Tensor]:
         """What is stored of the weight and the input of a layer."""
         layer = self._layers[name]
+        if layer.weight.isnan().any():
+            raise InputValueError(
+                f"export: the weight of {name!r} holds NaN, which compressed weights cannot."
+            )
         values = _weight(layer)
         parts = {"weight": values}
         if (arguments := scheme.weights) is not None:
@@ -172,11 +181,11 @@ class CompressedNetwork:
             for name, _ in match_named_modules(self._network, scheme.targets, config.ignore)
         }
         if found.keys() != self._schemes.keys():
-            _differ(sorted(found.keys() ^ self._schemes.keys())[0], "not found alike")
+            _differ(f"{min(found.keys() ^ self._schemes.keys())!r}", "taken for another layer")
         with safe_open(folder / WEIGHTS, "pt") as file:
             for name, tensor in self._plain():
                 if not torch.equal(_bytes(file.get_tensor(name)), _bytes(tensor.cpu())):
-                    _differ(name, "stored as other values")
+                    _differ(repr(name), "stored as other values")
             keys = list(file.keys())
             for name, scheme in found.items():
                 own = [key for key in keys if key.rpartition(".")[0] == name]
@@ -192,7 +201,7 @@ class CompressedNetwork:
         compressor = BaseCompressor.get_value_from_registry(scheme.format)
         weight = compressor.decompress(parts, scheme)["weight"].to(self.dtype)
         if not torch.equal(weight, _weight(layer).cpu()):
-            _differ(name, f"weight={layer.formats.weight}, decompressed to other values")
+            _differ(f"{name!r} (weight={layer.formats.weight})", "decompressed to other values")
         given = scheme.input_activations
         if given is None or given.dynamic or not given.symmetric:
             return
@@ -203,12 +212,12 @@ class CompressedNetwork:
         x = halves.to(self.dtype) * input_scale(layer).cpu().to(self.dtype)
         expected = fmt(x, None if scales is None else scales.detach().cpu())
         if not torch.equal(fake_quantize(x, parts["input_scale"], None, given), expected):
-            _differ(name, f"input={fmt}, rounded to other values")
+            _differ(f"{name!r} (input={fmt})", "rounded to other values")
 
 
-def _differ(name: str, what: str) -> NoReturn:
+def _differ(who: str, what: str) -> NoReturn:
     raise InputValueError(
-        f"export: {name!r} is {what} by compressed-tensors, so nothing was written; leave the "
+        f"export: {who} is {what} by compressed-tensors, so nothing was written; leave the "
         "layer out of the recipe or give it another format."
     )
 

@@ -5,8 +5,7 @@ https://github.com/vllm-project/compressed-tensors. An integer of ``b`` bits lie
 is an E4M3, E2M3 or E2M1 of OCP, and 32 of them share a power of two.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,22 +87,29 @@ def scheme_of(layer: QuantizedLayer, approximate_inputs: bool) -> Scheme | None:
     if layer.input_sparsity:
         raise UnwritableError(f"input_sparsity={layer.input_sparsity}")
     columns = layer.weight.shape[-1]
-    inputs = None
+    inputs, stored = None, None
+    reasons: list[str] = []
     if layer.enabled and (fmt := layer.formats.input) is not None:
-        with _about(f"input={fmt}"):
+        try:
             inputs = _input_arguments(fmt, columns, approximate_inputs)
             if (fitted := layer.fitted_of("input")) is not None and not fitted > 0:
                 raise UnwritableError("its scales are not fitted yet")
-    if (weight := weight_format(layer)) is None:
+        except UnwritableError as error:
+            reasons.append(f"input={fmt}: {error}")
+    if (weight := weight_format(layer)) is not None:
+        try:
+            stored = _weight_arguments(weight, columns)
+        except UnwritableError as error:
+            reasons.append(f"weight={weight}: {error}")
+    if reasons:
+        raise UnwritableError("; ".join(reasons))
+    if stored is None:
         return None if inputs is None else Scheme(None, inputs, "dense")
-    with _about(f"weight={weight}"):
-        if isinstance(weight, MXFP):
-            arguments = _mx_arguments(weight, columns)
-            return Scheme(arguments, inputs, _MX_LAYOUTS[weight.code_bits])
-        arguments = _integer_arguments(weight, columns)
+    if stored["type"] == "float":
+        return Scheme(stored, inputs, _MX_LAYOUTS[stored["num_bits"]])
     # Whole bytes are for products of integers.
-    whole = arguments["num_bits"] == 8 and inputs is not None and inputs["type"] == "int"
-    return Scheme(arguments, inputs, "int-quantized" if whole else "pack-quantized")
+    whole = stored["num_bits"] == 8 and inputs is not None and inputs["type"] == "int"
+    return Scheme(stored, inputs, "int-quantized" if whole else "pack-quantized")
 
 
 def weight_format(layer: QuantizedLayer) -> NumberFormat | None:
@@ -112,17 +118,10 @@ def weight_format(layer: QuantizedLayer) -> NumberFormat | None:
     return layer.formats.weight if layer.enabled or isinstance(layer, PackedLinear) else None
 
 
-@contextmanager
-def _about(what: str) -> Iterator[None]:
-    """Say in a refusal what it is about."""
-    try:
-        yield
-    except UnwritableError as error:
-        raise UnwritableError(f"{what}: {error}") from None
-
-
-def _integer_arguments(fmt: NumberFormat, columns: int) -> Arguments:
+def _weight_arguments(fmt: NumberFormat, columns: int) -> Arguments:
     match fmt:
+        case MXFP():
+            return _mx_arguments(fmt, columns)
         case Integer() | LearnedInteger():
             return _integer(fmt.width, "tensor", fmt.signed)
         case Ternary():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.errors import InputValueError, MissingFileError, MissingPackageError
 from lightning_adls.hub import asking_hub, one_line
 from lightning_adls.layers.record import ADDED
 
@@ -59,6 +59,7 @@ def load(who: str, checkpoint: str, **options: Any) -> tuple[Any, Collection[str
         ValueError: If its head is one for another number of classes, or its layers were quantised,
             pruned, packed or adapted, which Transformers would leave out.
         FileNotFoundError: If its weights are not there.
+        ImportError: If its weights are compressed and what decompresses them is not installed.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
@@ -72,6 +73,10 @@ def load(who: str, checkpoint: str, **options: Any) -> tuple[Any, Collection[str
             raise InputValueError(
                 f"{who}: checkpoint={checkpoint!r} is damaged: {error}"
             ) from error
+        except ImportError as error:
+            raise MissingPackageError(
+                f"{who}: checkpoint={checkpoint!r} needs another package: {one_line(error)}"
+            ) from error
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
@@ -84,7 +89,7 @@ def load(who: str, checkpoint: str, **options: Any) -> tuple[Any, Collection[str
             f"{who}: checkpoint={checkpoint!r} is of a quantised, pruned, packed or adapted model; "
             f"make it by lightning_adls.load(transformers.{type(network).__name__}, folder)."
         )
-    if getattr(network, "hf_quantizer", None) is not None:
+    if hasattr(getattr(network, "hf_quantizer", None), "compressor"):
         _decompress(network)
     return network, loading["missing_keys"]
 

@@ -72,7 +72,8 @@ def plain() -> PreTrainedModel:
     torch.manual_seed(0)
     network = bert(vocab_size=50, hidden_size=64, num_hidden_layers=3, intermediate_size=192)
     assert isinstance(network, PreTrainedModel)
-    return network.eval()
+    network.eval()
+    return network
 
 
 def linear_layers(network: nn.Module) -> list[str]:
@@ -204,11 +205,17 @@ def test_transformers_alone_loads_and_runs_it(plain: PreTrainedModel, tmp_path: 
         assert torch.equal(loaded(X).logits, network(X).logits)
 
 
-def test_the_package_loads_and_runs_it(plain: PreTrainedModel, tmp_path: Path) -> None:
+def test_the_package_loads_and_runs_it(
+    plain: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = quantized(plain, {"*": {"weight": MX[2]}, "classifier": {"weight": INTEGERS[0]}})
     loaded: Any = sequence_classifier(str(compressed_tensors(network, tmp_path / "a"))).eval()
     assert loaded.dtype == torch.float32
     assert torch.equal(loaded(X).logits, network(X).logits)
+    available = "transformers.utils.quantization_config.is_compressed_tensors_available"
+    monkeypatch.setattr(available, lambda: False)
+    with pytest.raises(MissingPackageError, match="pip install"):
+        sequence_classifier(str(tmp_path / "a"))
 
 
 def test_networks_of_sixteen_bits(plain: PreTrainedModel, tmp_path: Path) -> None:
@@ -390,6 +397,9 @@ def test_other_formats_are_refused_by_layer_and_format(
 def test_layers_that_are_refused_alike_are_counted(plain: PreTrainedModel, tmp_path: Path) -> None:
     text = refused(quantized(plain, {"*": {"weight": "Binary"}}), tmp_path)
     assert "self.value' and 17 more (weight=Binary(" in text
+    both = refused(quantized(plain, {"classifier": "Log"}), tmp_path)
+    assert "'classifier' (input=Log(" in both
+    assert "; weight=Log(" in both
 
 
 @pytest.mark.parametrize(
@@ -437,21 +447,17 @@ def test_layers_that_compute_otherwise_are_refused(plain: PreTrainedModel, tmp_p
 
 
 def test_wrong_arguments_are_refused(plain: PreTrainedModel, tmp_path: Path) -> None:
-    assert "labels=['a'] are 1" in refused(plain, tmp_path, labels=["a"])
-    assert "tokenizer='./none'" in refused_tokenizer(plain, tmp_path)
+    assert "no layer of the network rounds" in refused(plain, tmp_path)
+    network = quantized(plain, {"classifier": {"weight": "Integer"}})
+    assert "labels=['a'] are 1" in refused(network, tmp_path, labels=["a"])
+    with pytest.raises(InputValueError, match=r"tokenizer='\./none'"):
+        compressed_tensors(network, tmp_path / "a", tokenizer="./none")
     narrow = quantized(deepcopy(plain).half(), {"*": {"weight": "MXInt(width=8)"}})
     narrow.classifier.weight.mul_(2.0**-15)
     assert "a scale that torch.float16 cannot hold" in refused(narrow, tmp_path)
     broken = quantized(plain, {"*": {"weight": "Integer"}})
     broken.classifier.weight[0, 0] = torch.nan
-    with pytest.raises(InputValueError, match="NaN"):
-        compressed_tensors(broken, tmp_path / "a")
-
-
-def refused_tokenizer(plain: nn.Module, tmp_path: Path) -> str:
-    with pytest.raises(InputValueError) as raised:
-        compressed_tensors(plain, tmp_path / "a", tokenizer="./none")
-    return str(raised.value)
+    assert "'classifier' holds NaN" in refused(broken, tmp_path)
 
 
 def test_a_missing_library_is_named(
@@ -553,5 +559,5 @@ def test_a_layer_that_no_group_names_is_found(
         return config
 
     monkeypatch.setattr(compressed_network.CompressedNetwork, "quantization_config", without_one)
-    with pytest.raises(InputValueError, match="'classifier' is not found alike"):
+    with pytest.raises(InputValueError, match="'classifier' is taken for another layer"):
         compressed_tensors(small, tmp_path / "a")
