@@ -1,10 +1,13 @@
 # The commands of the README. Each makes .venv on its first call and starts at once afterwards.
 PYTHON ?= python3
 ARGS ?=
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Help and messages then say `make lab1 ARGS=...`.
+ADLS := LIGHTNING_ADLS_MAKE=1 $(BIN)/python -m lightning_adls
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 lab4 train figures report test test-slow lint format clean help \
+.PHONY: lab0 lab1 lab2 lab3 lab4 train figures report doctor test test-slow lint format clean help \
   bench bench-formats bench-step bench-flow
 
 help:
@@ -16,6 +19,7 @@ help:
 	@echo "make train   fit, validate, test or predict: ARGS='fit --config configs/train.yaml'"
 	@echo "make figures draw the figures of runs again: ARGS='lightning_logs/lab1/default'"
 	@echo "make report  write a lab report of one run or several, side by side: ARGS='lab1/default'"
+	@echo "make doctor  say whether this machine has what is needed, and what it can do"
 	@echo "make test    the test suite"
 	@echo "make test-slow  a hundred kills of workers and drivers: some minutes"
 	@echo "make lint    ruff and mypy"
@@ -24,77 +28,93 @@ help:
 	@echo "make bench-step      a training step with each format against one in float32"
 	@echo "make bench-flow      Lab 3 against MASE's flow"
 
-lab0: .venv/.lora
-	$(BIN)/python scripts/lab0_finetune.py $(ARGS)
+lab0: $(VENV)/.lora
+	$(ADLS) lab0 $(ARGS)
 
-lab1: .venv/.package
-	$(BIN)/python scripts/lab1_compression.py $(ARGS)
+lab1: $(VENV)/.package
+	$(ADLS) lab1 $(ARGS)
 
-lab2: .venv/.package
-	$(BIN)/python scripts/lab2_nas.py $(ARGS)
+lab2: $(VENV)/.package
+	$(ADLS) lab2 $(ARGS)
 
-lab3: .venv/.package
-	$(BIN)/python scripts/lab3_mixed_precision.py $(ARGS)
+lab3: $(VENV)/.package
+	$(ADLS) lab3 $(ARGS)
 
-lab4: .venv/.package
-	$(BIN)/python scripts/lab4_performance.py $(ARGS)
+lab4: $(VENV)/.package
+	$(ADLS) lab4 $(ARGS)
 
-train: .venv/.package
-	$(BIN)/python scripts/train.py $(ARGS)
+train: $(VENV)/.package
+	$(ADLS) train $(ARGS)
 
-figures: .venv/.package
-	$(BIN)/python scripts/figures.py $(ARGS)
+figures: $(VENV)/.package
+	$(ADLS) figures $(ARGS)
 
-report: .venv/.package
-	$(BIN)/python scripts/report.py $(ARGS)
+report: $(VENV)/.package
+	$(ADLS) report $(ARGS)
+
+doctor: $(VENV)/.package
+	$(ADLS) doctor $(ARGS)
 
 # A process per core, of one thread each: threads that wait for each other spin.
-test: .venv/.dev
+test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
 
 # A hundred kills of workers and drivers, on a journal and on PostgreSQL.
-test-slow: .venv/.dev
+test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow $(ARGS)
 
-lint: .venv/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/.dev
+format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # Sizes at which all three are done in a quarter of an hour on two cores.
-bench: .venv/.bench
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/formats.py --repeats 10
 	$(BIN)/python benchmarks/step.py --rounds 5
 	$(BIN)/python benchmarks/step.py --rounds 5 --compile --formats Integer MXInt Binary
 	$(BIN)/python benchmarks/mase_flow.py --reviews 500 --validation 250 --minutes 5
 
-bench-formats: .venv/.package
+bench-formats: $(VENV)/.package
 	$(BIN)/python benchmarks/formats.py $(ARGS)
 
-bench-step: .venv/.package
+bench-step: $(VENV)/.package
 	$(BIN)/python benchmarks/step.py $(ARGS)
 
-bench-flow: .venv/.bench
+bench-flow: $(VENV)/.bench
 	$(BIN)/python benchmarks/mase_flow.py $(ARGS)
 
 clean:
-	rm -rf .venv
+	rm -rf $(VENV)
 
-.venv/bin/python:
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "make: $(PYTHON) is older than Python 3.11; name another with PYTHON=..."; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
+
+# PyPI's torch brings gigabytes for NVIDIA's GPUs. Where there is none, torch's own index has a build
+# without them; where that index cannot be reached, PyPI's does as well.
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@if [ "$$(uname -sm)" = "Linux x86_64" ] && [ ! -e /proc/driver/nvidia ] \
+	  && ! command -v nvidia-smi > /dev/null; then \
+	  echo "No NVIDIA GPU here: installing torch's CPU build ..."; \
+	  $(PIP) --no-deps --timeout 5 --retries 0 --index-url $(CPU_TORCH) torch 2> $(VENV)/torch.log \
+	    || echo "$(CPU_TORCH) cannot be reached: torch comes from PyPI, which may take gigabytes."; \
+	fi
+	@touch $@
 
 # The stamp files say what was installed; a change of the requirements installs again.
-.venv/.package: EXTRAS :=
-.venv/.lora: EXTRAS := [lora]
-.venv/.dev: EXTRAS := [dev]
-.venv/.bench: EXTRAS := [bench]
-.venv/.package .venv/.lora .venv/.dev .venv/.bench: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "Installing lightning_adls$(EXTRAS) into .venv (the first time takes a minute or more) ..."
+$(VENV)/.package: EXTRAS :=
+$(VENV)/.lora: EXTRAS := [lora]
+$(VENV)/.dev: EXTRAS := [dev]
+$(VENV)/.bench: EXTRAS := [bench]
+$(VENV)/.package $(VENV)/.lora $(VENV)/.dev $(VENV)/.bench: pyproject.toml setup.py constraints.txt \
+  | $(VENV)/.torch
+	@echo "Installing lightning_adls$(EXTRAS) into $(VENV) (the first time takes a minute or more) ..."
 	@$(PIP) --editable '.$(EXTRAS)'
-	@touch $@ .venv/.package $(if $(findstring dev,$@),.venv/.lora .venv/.bench)
+	@touch $@ $(VENV)/.package $(if $(findstring dev,$@),$(VENV)/.lora $(VENV)/.bench)

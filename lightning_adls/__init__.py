@@ -91,6 +91,8 @@ _MODULE_OF = {
     "summarize": "transforms",
 }
 
+__version__ = "0.1.0"  # the one place: pyproject.toml reads it here
+
 __all__ = [*_MODULE_OF, "export"]
 
 

@@ -6,17 +6,16 @@
 Each is written into the run's folder, as PNG and as PDF. Nothing is trained or measured.
 """
 
-import argparse
 from collections.abc import Sequence
 
-from lightning_adls.labs.calling import call
+from lightning_adls.commands.parser import CommandParser
 
 
 def main(arguments: Sequence[str]) -> None:
     """Draw the figures of each run that is named."""
-    parser = argparse.ArgumentParser(
-        usage=call().line("RUN [RUN ...]"),
-        description="Draw the figures of runs again, from what they have written.",
+    parser = CommandParser(
+        "RUN [RUN ...]",
+        "Draw the figures of runs again, from what they have written.",
     )
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="A folder such as lightning_logs/lab1/default."

@@ -7,18 +7,17 @@
 between its marks and call this again: then `report.html` has what you wrote, too.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_adls.labs.calling import call
+from lightning_adls.commands.parser import CommandParser
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the report of the runs that are named."""
-    parser = argparse.ArgumentParser(
-        usage=call().line("RUN [RUN ...] [--folder FOLDER]"),
-        description="Write the lab report of a finished run, or of several side by side.",
+    parser = CommandParser(
+        "RUN [RUN ...] [--folder FOLDER]",
+        "Write the lab report of a finished run, or of several side by side.",
     )
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="A folder such as lightning_logs/lab1/default."

@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command("fit, validate, test or predict with one model, quantised or not", "train"),
     "figures": Command("draw the figures of runs again"),
     "report": Command("write a lab report of one run or several, side by side"),
+    "doctor": Command("say whether this machine has what is needed, and what it can do"),
 }
 
 

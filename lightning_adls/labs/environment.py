@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import lightning_adls
 from lightning_adls.threads import wait_policy
 
 # The first are always there; the others by the command beside them.
@@ -46,7 +47,7 @@ def versions() -> dict[str, str]:
     says how to install it.
     """
     return {
-        "lightning_adls": _version("lightning_adls") or _NO_VERSION,
+        "lightning_adls": lightning_adls.__version__,
         "torch": torch.__version__,
         **{name: _version(name) or "not installed" for name in _REQUIRED},
         **{
