@@ -104,7 +104,7 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	  && ! command -v nvidia-smi > /dev/null; then \
 	  echo "No NVIDIA GPU here: installing torch's CPU build ..."; \
 	  $(PIP) --no-deps --timeout 5 --retries 0 --index-url $(CPU_TORCH) torch 2> $(VENV)/torch.log \
-	    || echo "$(CPU_TORCH) cannot be reached: torch comes from PyPI, which may take gigabytes."; \
+	    || echo "None from $(CPU_TORCH), see $(VENV)/torch.log: PyPI's, which may take gigabytes."; \
 	fi
 	@touch $@
 

@@ -136,7 +136,7 @@ def test_where_runs_are_written_nothing_is_left_behind(
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(places.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     (found,) = places.check_writable(folder)
     assert found.kind == "problem"
     assert "(Permission denied)" in found.text

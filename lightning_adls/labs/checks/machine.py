@@ -79,11 +79,14 @@ def check_threads(
     else:
         yield Finding("ok", f"torch computes with {threads} of {usable} processors ({said})")
     waits = environment.get(WAIT_POLICY, "not set")
-    kind = "ok" if waits.lower() == "passive" else "note"
-    text = f"{WAIT_POLICY}={waits}"
-    if kind == "note":
-        text += ": idle threads spin and slow down other work; unset it, and adls lets them sleep"
-    yield Finding(kind, text)
+    if waits.lower() == "passive":
+        yield Finding("ok", f"{WAIT_POLICY}={waits}")
+    else:
+        yield Finding(
+            "note",
+            f"{WAIT_POLICY}={waits}: idle threads spin and slow down other work; unset it, and "
+            "adls lets them sleep",
+        )
 
 
 def check_torch(version: str, cuda: str | None, gpus: list[str], nvidia: bool) -> Iterator[Finding]:
