@@ -166,14 +166,14 @@ class Budget:
             raise InputValueError(
                 f"Budget: num_nodes={self.num_nodes} is not for labs and searches, whose trainings "
                 "are each on one machine; several machines share a search by its studies, and "
-                "scripts/train.py trains one model on several."
+                "`adls train` trains one model on several."
             )
         launcher = self.trainer(steps_per_epoch=1).strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
             raise InputValueError(
                 f"Budget: strategy={self.strategy!r} runs the whole script again for each device, "
                 "which labs and searches cannot, having many trainings; use 'ddp' there, and "
-                f"{self.strategy!r} in scripts/train.py."
+                f"{self.strategy!r} in `adls train`."
             )
         if isinstance(launcher, _MultiProcessingLauncher):
             raise InputValueError(

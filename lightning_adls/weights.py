@@ -7,7 +7,7 @@ from torch import nn
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a checkpoint that ``load_weights`` and ``scripts/train.py --weights`` read.
+    """Write a checkpoint that ``load_weights`` and ``adls train --weights`` read.
 
     It takes the place of an older one in one step, when it is whole.
 

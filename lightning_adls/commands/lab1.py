@@ -138,7 +138,7 @@ def run_lab(
         logger: Lightning's loggers, for each training.
         tensorboard: What is written for TensorBoard besides; null for nothing.
         finetune: Budget of the fine-tune in full precision that everything starts from.
-        weights: A checkpoint to start from instead, written by ``train``.
+        weights: A checkpoint to start from instead, written by ``adls train``.
         observer: How ``calibrated`` chooses: by ``minmax``, ``percentile`` or ``mse``.
         calibration_batches: Training batches that are observed.
         scope: Whether each layer reaches the sparsity (``local``) or all together (``global``).

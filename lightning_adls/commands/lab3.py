@@ -165,7 +165,7 @@ def run_lab(
         logger: Lightning's loggers, for each training.
         tensorboard: What is written for TensorBoard besides; null for nothing.
         finetune: Budget of a fine-tune in full precision from which all trials start.
-        weights: A checkpoint to start from instead, written by ``train``.
+        weights: A checkpoint to start from instead, written by ``adls train``.
         train: Train after quantising; if false, the trials of all studies only evaluate.
         backend: What computes with rounded numbers: standard, mase (as MASE does, faults included)
             or chop (MASE itself).

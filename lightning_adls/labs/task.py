@@ -46,7 +46,7 @@ class Task:
         seed: Of the network's random weights, of the data and of every training.
         budgets: Of all trainings there will be; see :meth:`Budget.check`.
         finetune: Budget of the training in full precision that the others start from, or None.
-        weights: A checkpoint to start from instead, as scripts/train.py writes it.
+        weights: A checkpoint to start from instead, as ``adls train`` writes it.
         callbacks: Each is called before each training, for a callback of its own.
         loggers: Each is called before each training with ``save_dir``, ``name`` and ``version``.
 
