@@ -42,6 +42,10 @@ def test_packages_that_are_missing_or_old_come_with_the_command_that_installs_th
     assert list(packages.check_extra("postgres", REQUIRED, here.get)) == [
         Finding("note", "Extra postgres lacks psycopg; pip install 'psycopg[binary]>=3.2'")
     ]
+    del here["ruff"]
+    assert list(packages.check_extra("dev", REQUIRED, here.get)) == [
+        Finding("ok", "Extra dev, of a checkout, lacks ruff; pip install --editable '.[dev]'")
+    ]
 
 
 def test_without_its_packages_nothing_else_is_looked_at(

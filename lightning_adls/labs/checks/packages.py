@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from lightning_adls.labs.checks.finding import Finding
 
 DISTRIBUTION = "lightning_adls"
+_OF_A_CHECKOUT = ("bench", "dev", "docs", "notebooks")  # for work on the package itself
 VersionOf = Callable[[str], str | None]
 
 
@@ -72,7 +73,11 @@ def check_extra(
     ]
     if missing := unmet(asked, version_of):
         names = ", ".join(each.name for each in missing)
-        yield Finding("note", f"Extra {extra} lacks {names}; {pip_install(missing)}")
+        if extra in _OF_A_CHECKOUT:
+            command = f"pip install --editable '.[{extra}]'"
+            yield Finding("ok", f"Extra {extra}, of a checkout, lacks {names}; {command}")
+        else:
+            yield Finding("note", f"Extra {extra} lacks {names}; {pip_install(missing)}")
     else:
         yield Finding("ok", f"Extra {extra}: {', '.join(each.name for each in asked)}")
 
