@@ -54,7 +54,7 @@ ONLY_IN = {
     "ray": {"engines"},
 }
 # Where `__getattr__` imports what is asked for.
-LAZY = {"__init__.py", "search/__init__.py"}
+LAZY = {"__init__.py", "export/__init__.py", "search/__init__.py"}
 IMPORTS = re.compile(r"\b(__import__|import_module)$")
 
 

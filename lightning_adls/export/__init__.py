@@ -1,7 +1,42 @@
-"""One file that others can load: weights in the bits of their formats, all else in text beside."""
+"""Files that others can load, imported when they are first used.
 
-from lightning_adls.export.compressed import compressed_tensors
-from lightning_adls.export.reading import describe, load
-from lightning_adls.export.writing import save
+One of our own, with the weights in the bits of their formats, and those of other engines.
+"""
 
-__all__ = ["compressed_tensors", "describe", "load", "save"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_adls.export.compressed import compressed_tensors as compressed_tensors
+    from lightning_adls.export.example_inputs import ExampleInputs as ExampleInputs
+    from lightning_adls.export.example_inputs import example_inputs as example_inputs
+    from lightning_adls.export.onnx_graph import onnx as onnx
+    from lightning_adls.export.onnx_session import session as session
+    from lightning_adls.export.reading import describe as describe
+    from lightning_adls.export.reading import load as load
+    from lightning_adls.export.torch_program import program as program
+    from lightning_adls.export.writing import save as save
+
+_MODULE_OF = {
+    "ExampleInputs": "export.example_inputs",
+    "compressed_tensors": "export.compressed",
+    "describe": "export.reading",
+    "example_inputs": "export.example_inputs",
+    "load": "export.reading",
+    "onnx": "export.onnx_graph",
+    "program": "export.torch_program",
+    "save": "export.writing",
+    "session": "export.onnx_session",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(import_module(f"lightning_adls.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

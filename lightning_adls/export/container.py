@@ -9,7 +9,6 @@ the size of the file.
 import json
 import math
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_adls.errors import InputValueError, MissingFileError
+from lightning_adls.export.replacing import replacing
 
 DTYPES = {
     "F64": torch.float64,
@@ -83,21 +83,9 @@ def write(
                 f"export: {name!r} is of {dtype}, which safetensors files cannot hold; convert it."
             )
     entries, header = _laid_out(shapes, metadata)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(header)
-            fill(lambda name, tensor: _put(file, entries[name], tensor))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise InputValueError(
-            f"export: {str(path)!r} cannot be written: {error.strerror}."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(header)
+        fill(lambda name, tensor: _put(file, entries[name], tensor))
 
 
 def _laid_out(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[dict[str, Entry], bytes]:

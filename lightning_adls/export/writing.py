@@ -1,29 +1,23 @@
 """Save a model in one file, its weights in as many bits as their formats say."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lightning_adls.classifier import TextClassifier
-from lightning_adls.data.tokens import load_encoder
 from lightning_adls.errors import InputValueError
 from lightning_adls.export.container import NAMES, Put, write
 from lightning_adls.export.contents import Contents, WeightText
+from lightning_adls.export.facts import check_facts, described, labels_of, tokenizer_of, versions
 from lightning_adls.kernels.bits import pack_bits, packed_bytes
 from lightning_adls.kernels.coded import Coded, CodedShapes, encode, kept_by
 from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
 from lightning_adls.layers.coded_weight import CodedWeight
 from lightning_adls.layers.packed import PackedLinear
-from lightning_adls.models.description import describe_network
 from lightning_adls.transforms.quantize import records_of
-
-_PACKAGES = ("lightning_adls", "torch", "transformers")
 
 
 def save(
@@ -72,7 +66,7 @@ def save(
         True
     """
     model = getattr(model, "_orig_mod", model)  # what was compiled
-    _check_facts(facts)
+    check_facts(facts)
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer) and module.scales_by_format is not None:
             raise InputValueError(
@@ -85,10 +79,10 @@ def save(
         {name: weight.stored for name, weight in parts.weights.items()},
         parts.records,
         parts.tied,
-        _described(model),
-        tuple(labels) or _labels(model),
-        None if tokenizer is None else _tokenizer(tokenizer),
-        {package: version(package) for package in _PACKAGES},
+        described(model),
+        tuple(labels) or labels_of(model),
+        None if tokenizer is None else tokenizer_of(tokenizer),
+        versions(),
         facts,
     )
     shapes = {key: (t.dtype, tuple(t.shape)) for key, t in parts.plain.items()}
@@ -103,39 +97,6 @@ def save(
                 put(f"{name}.{part}", tensor)
 
     write(Path(path), shapes, contents.to_metadata(), fill)
-
-
-def _check_facts(facts: Mapping[str, Any]) -> None:
-    for name, value in facts.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InputValueError(
-                f"export: {name}={value!r} cannot be written into a file; give numbers, texts or "
-                "lists of them."
-            ) from error
-
-
-def _described(model: nn.Module) -> dict[str, Any]:
-    if not isinstance(model, TextClassifier):
-        return describe_network(model)
-    return {
-        "class": "lightning_adls.TextClassifier",
-        "arguments": dict(model.hparams),
-        "network": describe_network(model.model),
-    }
-
-
-def _labels(model: nn.Module) -> tuple[str, ...]:
-    network = model.model if isinstance(model, TextClassifier) else model
-    names: Mapping[int, str] = getattr(getattr(network, "config", None), "id2label", None) or {}
-    if all(name == f"LABEL_{number}" for number, name in names.items()):
-        return ()  # which Transformers makes up
-    return tuple(names[number] for number in sorted(names))
-
-
-def _tokenizer(name: str) -> dict[str, str]:
-    return {"name": name, "hash": load_encoder(name).digest}
 
 
 @dataclass(frozen=True)

@@ -84,16 +84,17 @@ class Baked:
         finally:
             layer.training = mode
         if bias is not None:
-            bias = self._parameter(layer._parameters[layer.bias_name], bias)
+            bias = self.parameter(layer._parameters[layer.bias_name], bias)
             setattr(new, layer.bias_name, bias)
             weight = weight.to(bias.dtype)  # what was packed is unpacked in float32
         old = None if is_stored(layer) else layer._parameters[layer.weight_name]
-        setattr(new, layer.weight_name, self._parameter(old, weight))
+        setattr(new, layer.weight_name, self.parameter(old, weight))
         check_replaceable(layer, new)
         new.training = mode  # not `train`: what it holds keeps modes of its own
         return cast(nn.Module, new)
 
-    def _parameter(self, rounded: nn.Parameter | None, values: Tensor) -> nn.Parameter:
+    def parameter(self, rounded: nn.Parameter | None, values: Tensor) -> nn.Parameter:
+        """One of these values, for what was rounded to them; None is shared with nothing."""
         if rounded is None:
             return nn.Parameter(values.clone())
         made = self._made.setdefault(id(rounded), [rounded])
