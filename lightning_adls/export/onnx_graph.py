@@ -13,12 +13,17 @@ import torch
 from torch import nn
 
 from lightning_adls.errors import InputValueError, MissingPackageError
-from lightning_adls.export.example_inputs import ExampleInputs, Inputs, example_inputs, network_of
+from lightning_adls.export.example_inputs import (
+    ExampleInputs,
+    Inputs,
+    example_inputs,
+    network_of,
+)
 from lightning_adls.export.facts import check_facts, texts
 from lightning_adls.export.frozen import check_exportable, frozen
 from lightning_adls.export.replacing import replacing
 from lightning_adls.export.steps import OPSET, check_finite, held_steps
-from lightning_adls.export.traced import computing
+from lightning_adls.export.traced import computing, free, refusing
 from lightning_adls.layers import QuantizedLayer
 
 _WHO = "export.onnx"
@@ -64,7 +69,7 @@ def onnx(
         ImportError: If onnx or onnxscript is not installed.
         ValueError: If inputs are missing or wrong, a fact is none that JSON can hold, a layer
             cannot be exported (see :func:`lightning_adls.export.frozen.check_exportable`) or has a
-            NaN, the weights take more than 2 GB, or the file cannot be written.
+            NaN, the weights are of bfloat16 or take more than 2 GB, or the file cannot be written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -111,6 +116,12 @@ def _check(model: nn.Module) -> None:
             f"{_WHO}: the network has {size / 1e9:.1f} GB of weights, and a file in ONNX holds 2; "
             "use export.program or export.save."
         )
+    for name, parameter in network.named_parameters():
+        if parameter.dtype == torch.bfloat16:
+            raise InputValueError(
+                f"{_WHO}: {name!r} is of bfloat16, in which ONNX Runtime does not multiply; export "
+                "copy.deepcopy(model).float(), or use export.program."
+            )
     for name, layer in network.named_modules():
         if isinstance(layer, QuantizedLayer):
             check_finite(name, layer, _WHO)
@@ -118,20 +129,27 @@ def _check(model: nn.Module) -> None:
 
 def _graph(network: nn.Module, examples: ExampleInputs) -> Any:
     """The graph, whose constants are those of torch."""
-    dims: list[Any] = list(examples.dims.values())
-    with torch.no_grad(), _quiet():
+    computes = computing(network)
+    # From the module and no program: what is traced has to know that it becomes ONNX.
+    with torch.no_grad(), _quiet(), refusing("torch.onnx", computes):
         made = torch.onnx.export(
-            computing(network),
+            computes,
             examples.args,
             kwargs=examples.kwargs,
             input_names=list(examples.tensors),
-            output_names=["logits"] if computing(network) is not network else None,
+            output_names=None if computes is network else ["logits"],
             opset_version=OPSET,
-            dynamic_shapes=examples.dims if examples.named else tuple(dims),
+            dynamic_shapes=free(computes, examples),
             dynamo=True,
             verbose=False,
         )
     assert made is not None
+    graph = made.model.graph
+    called: dict[Any, str] = {}
+    for value, dims in zip(graph.inputs, examples.dims.values(), strict=True):
+        called |= {value.shape[dim]: name for dim, name in dims.items()}
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = type(value.shape)([called.get(size, size) for size in value.shape])
     return made.model
 
 

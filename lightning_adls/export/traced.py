@@ -1,5 +1,8 @@
 """A model as a graph of torch's operators."""
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,14 +54,39 @@ def traced(network: nn.Module, examples: ExampleInputs) -> ExportedProgram:
     Raises:
         ValueError: If torch cannot trace it; the message has torch's reason.
     """
-    dims: list[Any] = [dict.fromkeys(dims, Dim.DYNAMIC) for dims in examples.dims.values()]
-    shapes = dict(zip(examples.dims, dims, strict=True)) if examples.named else tuple(dims)
-    try:
+    network = computing(network)
+    with refusing("torch.export", network):
         return torch.export.export(
-            computing(network), examples.args, examples.kwargs, dynamic_shapes=shapes, strict=False
+            network,
+            examples.args,
+            examples.kwargs,
+            dynamic_shapes=free(network, examples),
+            strict=False,
         )
+
+
+@contextmanager
+def refusing(what: str, network: nn.Module) -> Iterator[None]:
+    """Say in a line that an exporter cannot do with a network.
+
+    Raises:
+        ValueError: If anything is raised.
+    """
+    try:
+        yield
     except Exception as error:
-        why = " ".join(str(error).split())[:300]
+        why = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputValueError(
-            f"export: torch.export cannot trace {type(network).__name__}: {why}"
+            f"export: {what} cannot export {type(network).__name__}: {why}"
         ) from error
+
+
+def free(network: nn.Module, examples: ExampleInputs) -> Any:
+    """Which sizes are free, in the structure of the arguments of ``network``."""
+    dims = {name: dict.fromkeys(sizes, Dim.DYNAMIC) for name, sizes in examples.dims.items()}
+    if examples.named:
+        return dims
+    kinds = [each.kind for each in inspect.signature(network.forward).parameters.values()]
+    each, rest = tuple(dims.values()), inspect.Parameter.VAR_POSITIONAL
+    alone = kinds.index(rest) if rest in kinds else len(each)
+    return each[:alone] if alone >= len(each) else (*each[:alone], each[alone:])

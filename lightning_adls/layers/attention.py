@@ -169,7 +169,7 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
             moved = [x[None] for x in inputs]
         else:
             moved = [x if self.batch_first else x.transpose(0, 1) for x in inputs]
-        if len(moved[0]) != len(moved[1]):
+        if moved[0].shape[0] != moved[1].shape[0]:  # `len` would fix it in a graph
             raise self._error(
                 f"query, key and value are {shapes} with batch_first={self.batch_first}; give as "
                 "many samples of each"
@@ -204,8 +204,8 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
         rounded = self._rounded_inputs(*inputs)
         query, key, value = map(functional.linear, rounded, weight.chunk(3), biases)
         if self.bias_k is not None and self.bias_v is not None:
-            key = torch.cat([key, self.bias_k.expand(len(key), -1, -1)], 1)
-            value = torch.cat([value, self.bias_v.expand(len(value), -1, -1)], 1)
+            key = torch.cat([key, self.bias_k.expand(key.shape[0], -1, -1)], 1)
+            value = torch.cat([value, self.bias_v.expand(value.shape[0], -1, -1)], 1)
         if self.add_zero_attn:
             key, value = (functional.pad(x, (0, 0, 0, 1)) for x in (key, value))
         heads = (x.unflatten(-1, (self.num_heads, -1)) for x in (query, key, value))
