@@ -144,7 +144,7 @@ def _graph(network: nn.Module, examples: ExampleInputs) -> Any:
             verbose=False,
         )
     assert made is not None
-    graph = made.model.graph
+    graph: Any = made.model.graph
     called: dict[Any, str] = {}
     for value, dims in zip(graph.inputs, examples.dims.values(), strict=True):
         called |= {value.shape[dim]: name for dim, name in dims.items()}

@@ -1,17 +1,13 @@
 """One network with a layer of each format and kind: one export for all, which takes seconds."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from layer_samples import PAIRS, call
 from torch import Tensor, nn
 
 from lightning_adls.formats import NumberFormat
 from lightning_adls.transforms import Prune, Quantize
-
-sys.path.append(str(Path(__file__).parent.parent / "layers"))
-from samples import PAIRS, call
 
 FEATURES = 768
 INTEGERS = (
@@ -45,8 +41,8 @@ class Every(nn.Module):
         super().__init__()
         self.formats = nn.ModuleList(nn.Linear(40, 8) for _ in (*INTEGERS, *OTHERS))
         self.inputs = nn.ModuleList(nn.Linear(40, 40, bias=False) for _ in INTEGERS)
-        for layer in self.inputs:
-            nn.init.eye_(layer.weight)
+        for parameter in self.inputs.parameters():
+            nn.init.eye_(parameter)
         self.full = nn.Linear(FEATURES, 4)
         nn.init.constant_(self.full.weight, 9.0)
         self.plain = nn.Linear(40, 3)

@@ -201,7 +201,6 @@ def test_a_classifier_takes_texts_of_any_number_and_length(
     classifier: nn.Module, classifier_path: Path
 ) -> None:
     flipped = elements = 0
-    worst = []
     for size in SIZES:
         given = texts(*size)
         with torch.no_grad():
@@ -210,8 +209,6 @@ def test_a_classifier_takes_texts_of_any_number_and_length(
         # A sum that is off in its last bit may lie on the other side of a tie of what rounds next.
         flipped += int(((found - expected).abs() > TOLERANCE * expected.abs().max()).sum())
         elements += expected.numel()
-        worst.append(error(found, expected))
-    print("FLIPS", flipped, elements, worst)
     assert flipped <= elements // 10
 
 
@@ -245,7 +242,7 @@ def test_openvino_computes_the_same(classifier: nn.Module, classifier_path: Path
     found = compiled({name: tensor.numpy() for name, tensor in given.items()})["logits"]
     with torch.no_grad():
         expected = classifier(**given).logits
-    print("OPENVINO", error(torch.from_numpy(found.copy()), expected))
+    # OpenVINO may round between its layers once more.
     assert error(torch.from_numpy(found.copy()), expected) < 0.02
 
 
@@ -260,7 +257,7 @@ def linear(recipe: Any = "Integer", fit: bool = True) -> nn.Sequential:
 def with_nan() -> nn.Module:
     model = linear()
     with torch.no_grad():
-        model[0].weight[0, 0] = torch.nan
+        next(model.parameters())[0, 0] = torch.nan
     return model
 
 

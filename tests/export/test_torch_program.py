@@ -69,8 +69,13 @@ print(told["lightning_adls.json"])
 
 
 def test_texts_may_have_any_length(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
-    model = bert(vocab_size=60, max_position_embeddings=24, **sizes).eval()
+    model = bert(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=1,
+        intermediate_size=64,
+        max_position_embeddings=24,
+    ).eval()
     Quantize({"*": "MXInt(width=4)"}, kinds=("Linear", "Embedding"))(model)
     loaded = torch.export.load(export.program(model, tmp_path / "bert.pt2")).module()
     for rows, length in ((1, 1), (3, 7), (5, 24)):
@@ -94,21 +99,21 @@ class Parts(nn.Module):
         return tuple(part(x.to(next(part.parameters()).dtype)) for part in self.parts)
 
 
-def layers(text: str | None, **options: str) -> nn.Sequential:
+def layers(text: str | None, backend: str = "standard") -> nn.Sequential:
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
     if text is not None:
-        Quantize({"*": text}, **options)(model)
+        Quantize({"*": text}, backend=backend)(model)
     return model
 
 
 def test_packed_layers_adapters_other_arithmetic_and_data_types(tmp_path: Path) -> None:
     packed, adapted = layers("MXInt(width=8)"), layers("Integer")
     Pack()(packed)
-    LoRA(rank=2, layers=["0"], trainable=["2.*"])(adapted)
+    LoRA(rank=2, layers=("0",), trainable=("2.*",))(adapted)
     export.save(layers("Log"), tmp_path / "coded.safetensors")
     coded = export.load(tmp_path / "coded.safetensors", layers(None), packed=True)
     off = layers("Integer")
-    off[0].enabled = False
+    off.get_submodule("0").enabled = False  # type: ignore[assignment]
     parts = (
         *(packed, adapted, coded, off, layers("MXInt(width=6)", backend="mase")),
         *(layers("Integer").bfloat16(), layers("MXInt").half(), layers("Integer").double()),
