@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from layer_samples import PAIRS, call
+from samples import PAIRS, call
 from torch import Tensor, nn
 
 from lightning_adls.formats import NumberFormat

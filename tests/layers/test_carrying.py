@@ -11,8 +11,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from layer_samples import PAIRS, call
 from lightning.pytorch.callbacks import ModelPruning
+from samples import PAIRS, call
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.data import DataLoader

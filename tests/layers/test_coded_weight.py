@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from layer_samples import PAIRS, call
+from samples import PAIRS, call
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError

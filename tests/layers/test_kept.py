@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from layer_samples import BACKENDS, PAIRS, call
+from samples import BACKENDS, PAIRS, call
 from torch import Tensor, nn
 from torch.func import functional_call
 

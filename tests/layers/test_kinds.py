@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from layer_samples import PAIRS, call
+from samples import PAIRS, call
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from layer_samples import PAIRS, call
+from samples import PAIRS, call
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from waits import Waits

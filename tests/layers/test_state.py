@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from layer_samples import BACKENDS, PAIRS, call
+from samples import BACKENDS, PAIRS, call
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
