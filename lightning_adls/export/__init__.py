@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_adls.export.compressed import compressed_tensors as compressed_tensors
-    from lightning_adls.export.example_inputs import ExampleInputs as ExampleInputs
-    from lightning_adls.export.example_inputs import example_inputs as example_inputs
+    from lightning_adls.export.examples import ExampleInputs as ExampleInputs
+    from lightning_adls.export.examples import example_inputs as example_inputs
     from lightning_adls.export.onnx_graph import onnx as onnx
     from lightning_adls.export.onnx_session import session as session
     from lightning_adls.export.reading import describe as describe
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from lightning_adls.export.writing import save as save
 
 _MODULE_OF = {
-    "ExampleInputs": "export.example_inputs",
+    "ExampleInputs": "export.examples",
     "compressed_tensors": "export.compressed",
     "describe": "export.reading",
-    "example_inputs": "export.example_inputs",
+    "example_inputs": "export.examples",
     "load": "export.reading",
     "onnx": "export.onnx_graph",
     "program": "export.torch_program",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.export.example_inputs import network_of
+from lightning_adls.export.examples import network_of
 from lightning_adls.layers import ROLES, QuantizedLayer
 from lightning_adls.layers.stored_weight import StoredWeight
 from lightning_adls.transforms.bake import Baked

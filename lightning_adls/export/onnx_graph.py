@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lightning_adls.errors import InputValueError, MissingPackageError
-from lightning_adls.export.example_inputs import (
+from lightning_adls.export.examples import (
     ExampleInputs,
     Inputs,
     example_inputs,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.export.example_inputs import Inputs, example_inputs
+from lightning_adls.export.examples import Inputs, example_inputs
 from lightning_adls.export.facts import check_facts, texts
 from lightning_adls.export.frozen import check_exportable, frozen
 from lightning_adls.export.replacing import replacing

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.export.example_inputs import ExampleInputs, is_text_classifier
+from lightning_adls.export.examples import ExampleInputs, is_text_classifier
 
 
 class Logits(nn.Module):
