@@ -69,7 +69,7 @@ def example_inputs(model: nn.Module, inputs: Inputs | None = None) -> ExampleInp
         inputs: A tensor, several in the order of the arguments, or by their names. The first
             dimension of each is the batch, at least 1; of a classifier of texts the second is the
             length. None makes ``input_ids``, ``attention_mask`` and ``token_type_ids``, int64 of
-            shape ``(3, 7)``, as far as the network takes them; a part of the mask is 0.
+            shape ``(3, 7)``, as far as the network tells by them; a part of the mask is 0.
 
     Raises:
         ValueError: If there are no inputs and ``model`` is no classifier of Transformers, or
@@ -112,6 +112,9 @@ def _of_texts(model: nn.Module) -> dict[str, Tensor]:
     mask = torch.ones_like(ids)
     mask[0, size[1] // 2 :] = 0
     made = dict(zip(_TEXT, (ids, mask, torch.zeros_like(ids)), strict=True))
+    if getattr(config, "type_vocab_size", 0) < 2:
+        # GPT-2 takes them, too, and adds words for them, which no tokenizer of it means.
+        del made["token_type_ids"]
     return {name: tensor for name, tensor in made.items() if name in names}
 
 
