@@ -46,12 +46,15 @@ class Every(nn.Module):
         self.full = nn.Linear(FEATURES, 4)
         nn.init.constant_(self.full.weight, 9.0)
         self.plain = nn.Linear(40, 3)
+        self.fine = nn.Linear(40, 64)
+        with torch.no_grad():  # rows of many exponents
+            self.fine.weight.mul_(torch.logspace(-2, 2, 64)[:, None])
         self.kinds = nn.ModuleList()
         self.examples: list[Tensor] = []
         self.names = [
             *(f"formats {text}" for text in (*INTEGERS, *OTHERS)),
             *(f"inputs {text}" for text in INTEGERS),
-            *("full", "plain"),
+            *("full", "plain", "fine"),
         ]
         for kind, make in PAIRS.items():
             layer, x = make()
@@ -62,7 +65,7 @@ class Every(nn.Module):
     def forward(self, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         outputs = [layer(x) for layer in (*self.formats, *self.inputs)]
         wide = x.repeat(1, FEATURES // 40 + 1)[:, :FEATURES]
-        outputs += [self.full(wide), self.plain(x)]
+        outputs += [self.full(wide), self.plain(x), self.fine(x)]
         return (*outputs, *map(call, self.kinds, others))
 
 
@@ -76,6 +79,7 @@ def every(round_inputs: bool) -> Every:
     model = Every()
     Prune(0.3, layers=["kinds.0", "kinds.1"], activation_sparsity=0.25)(model)
     recipe: dict[str, Any] = {"full": "Integer(width=8, frac_width=4)"}
+    recipe["fine"] = {"weight": "MXInt(width=8)"}
     recipe |= {f"formats.{n}": text for n, text in enumerate((*INTEGERS, *OTHERS))}
     if not round_inputs:
         others = range(len(INTEGERS), len(INTEGERS) + len(OTHERS))

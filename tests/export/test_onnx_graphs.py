@@ -160,6 +160,9 @@ def test_weights_of_other_formats_are_stored_rounded_and_small(graph: Any) -> No
         ]
         widths = [array.dtype.itemsize for array in weight]
         assert widths == ([4] if "width=24" in text else [1]), text
+    # More than 256 different values, which 16 bits hold.
+    assert types_of(graph, "fine") == {"FLOAT16", "FLOAT"}
+    assert stored["fine.weight.half"].shape == (64, 40)
 
 
 def bert_like(text: str = "Integer(width=8, frac_width=5)") -> nn.Module:
