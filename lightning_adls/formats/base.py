@@ -164,6 +164,14 @@ class NumberFormat(ABC):
         return math.prod(shape) * self.code_bits
 
     @property
+    def rounds_elements_apart(self) -> bool:
+        """Whether outside of training an element alone decides what it is rounded to.
+
+        Not so with learned scales.
+        """
+        return False
+
+    @property
     def rounds_rows_apart(self) -> bool:
         """Whether rows of the last dimension, rounded by themselves, are rounded as together.
 

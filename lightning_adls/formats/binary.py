@@ -121,6 +121,10 @@ class Binary(NumberFormat):
         return self.stochastic
 
     @property
+    def rounds_elements_apart(self) -> bool:
+        return self.scale == "none"
+
+    @property
     def rounds_rows_apart(self) -> bool:
         return self.scale == "none" and not self.stochastic  # parts would draw other numbers
 

@@ -168,6 +168,8 @@ class BlockLog(BlockFormat):
         tensor([256., 128.,  64.,   0.])
     """
 
+    scales_by_exponent = False
+
     width: int = 8
     exponent_bias_width: int = 8
 

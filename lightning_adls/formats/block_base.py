@@ -4,6 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class BlockFormat(NumberFormat):
             the last two; -1 is a whole dimension. The last blocks of a row are shorter where it
             does not divide evenly.
     """
+
+    # Whether the scale depends on no more than the exponent of the largest magnitude.
+    scales_by_exponent: ClassVar[bool] = True
 
     block_size: BlockSize = field(default=16, kw_only=True)
 

@@ -47,6 +47,10 @@ class Integer(NumberFormat):
         check_choice(self, "signed", (True, False))
 
     @property
+    def rounds_elements_apart(self) -> bool:
+        return True
+
+    @property
     def code_bits(self) -> int:
         return self.width
 

@@ -118,6 +118,10 @@ class Log(NumberFormat):
         return self.width
 
     @property
+    def rounds_elements_apart(self) -> bool:
+        return True
+
+    @property
     def rounds_rows_apart(self) -> bool:
         return True
 

@@ -96,6 +96,10 @@ class _Minifloat(NumberFormat):
         return self.width
 
     @property
+    def rounds_elements_apart(self) -> bool:
+        return True
+
+    @property
     def rounds_rows_apart(self) -> bool:
         return True
 

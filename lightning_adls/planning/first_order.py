@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat
-from lightning_adls.formats.base import widen
 from lightning_adls.layers import COMPUTING, ROLES, LayerFormats, quantized, weight_of
 from lightning_adls.planning.candidates import FreeChoice, read_candidates
+from lightning_adls.planning.effects import Effects
 from lightning_adls.planning.samples import (
     Split,
     fingerprint,
@@ -27,6 +28,8 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 # Numbers of weights' gradients that are kept at a time, 512 MiB of float32.
 MOST_KEPT = 1 << 27
+# Numbers of inputs and their gradients that wait to be rounded together, 32 MiB.
+MOST_WAITING = 1 << 23
 
 
 def sensitivity(
@@ -98,9 +101,10 @@ def sensitivity(
     for cell in known.missing(names, candidates):
         wanted.setdefault(cell[0], []).append(cell)
     found: dict[Cell, float] = {}
+    effects = Effects()
     with same_random_numbers(model), torch.inference_mode(False), torch.enable_grad():
         for part in _parts(model, wanted, len(samples)):
-            found |= _scored(unrounded(model, tuple(kinds)), samples, loss, part)
+            found |= _scored(unrounded(model, tuple(kinds)), samples, loss, part, effects)
     return known.joined(found)
 
 
@@ -135,6 +139,27 @@ def _parts(
         yield part
 
 
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A tensor as it is now; equal where several layers have the same input.
+
+    It is held so that no other tensor takes its place in memory.
+    """
+
+    x: Tensor
+    version: int
+
+    @property
+    def _mark(self) -> tuple[object, ...]:
+        return self.x.data_ptr(), self.x.shape, self.x.stride(), self.x.dtype, self.version
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and self._mark == other._mark
+
+    def __hash__(self) -> int:
+        return hash(self._mark)
+
+
 @dataclass
 class _Probe:
     """Stands where a layer has a format: rounds nothing and keeps what would be rounded.
@@ -143,7 +168,8 @@ class _Probe:
     """
 
     role: str
-    seen: list[Tensor] = field(default_factory=list)
+    # Of each call what is differentiated, and what tells of an input which tensor it is.
+    seen: list[tuple[Tensor, "_Source | None"]] = field(default_factory=list)
     rounds_at_random = False
 
     def initial_scales(self) -> None:
@@ -161,17 +187,23 @@ class _Probe:
             y = x.clone()  # what comes after may change x in place
         else:
             y = (x.detach().clone() if self.role == "input" else x.detach()).requires_grad_()
-        self.seen.append(y)
+        self.seen.append((y, _Source(x, x._version) if self.role == "input" else None))
         return y
 
 
 def _scored(
-    copy: nn.Module, samples: Sequence[Any], loss: Loss, wanted: Mapping[str, list[Cell]]
+    copy: nn.Module,
+    samples: Sequence[Any],
+    loss: Loss,
+    wanted: Mapping[str, list[Cell]],
+    rounding: Effects,
 ) -> dict[Cell, float]:
     probes = {(name, role): _Probe(role) for name in wanted for role in ROLES}
     replace_layers(copy, wanted, lambda name, layer: _probed(layer, name, probes))
-    sums = {cell: 0.0 for cells in wanted.values() for cell in cells}
-    formats = {cell: NumberFormat.parse(cell[2]) for cell in sums}
+    texts = {
+        key: tuple(text for _, role, text in wanted[key[0]] if role == key[1]) for key in probes
+    }
+    waiting = _Waiting(rounding, len(samples))
     # Weights and biases are the same for all samples: they are rounded once, at the end.
     constant: dict[tuple[str, str], tuple[Tensor, list[Tensor]]] = {}
     reached = False
@@ -181,41 +213,101 @@ def _scored(
             probe.seen.clear()
         value = loss(copy, sample)
         _check_loss(value, place)
-        seen = [(key, x) for key, probe in probes.items() for x in probe.seen]
+        seen = [(key, *each) for key, probe in probes.items() for each in probe.seen]
         if not seen:
             continue
         reached = True
-        grads: tuple[Tensor | None, ...] = torch.autograd.grad(
-            value, [x for _, x in seen], allow_unused=True
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            value, [x for _, x, _ in seen], allow_unused=True
         )
-        effects: dict[Cell, float] = {}
-        for ((name, role), x), grad in zip(seen, grads, strict=True):
-            if grad is None:
+        inputs: dict[object, list[tuple[str, Tensor, Tensor]]] = {}
+        for (key, x, source), grad in zip(seen, found, strict=True):
+            if grad is None or not texts[key]:
                 continue
             x = x.detach()
-            if role == "input":
-                cells = [cell for cell in wanted[name] if cell[1] == role]
-                found = _effects([grad], x, [formats[cell] for cell in cells])
-                for cell, effect in zip(cells, found, strict=True):
-                    effects[cell] = effects.get(cell, 0.0) + effect.item()
-            elif any(cell[1] == role for cell in wanted[name]):
-                kept = constant.setdefault((name, role), (x, []))[1]
-                if len(kept) <= place:
-                    kept += [torch.zeros_like(grad)] * (place - len(kept)) + [grad]
-                else:  # of a layer that is called again
-                    kept[place] = kept[place] + grad
-        for cell, sum_of_calls in effects.items():
-            sums[cell] += sum_of_calls**2
+            if source is not None:
+                inputs.setdefault((source, texts[key]), []).append((key[0], x, grad))
+                continue
+            kept = constant.setdefault(key, (x, []))[1]
+            if len(kept) <= place:
+                kept += [torch.zeros_like(grad)] * (place - len(kept)) + [grad]
+            else:  # of a layer that is called again
+                kept[place] = kept[place] + grad
+        for alike in inputs.values():
+            names = tuple(name for name, _, _ in alike)
+            waiting.add(place, names, texts[names[0], "input"], alike[0][1], [g for *_, g in alike])
     if not reached:
         raise InputValueError(
             "sensitivity: loss reaches none of the layers; call the module that loss is given, "
             "which is a copy, and not another one."
         )
-    for (name, role), (x, kept) in constant.items():
-        cells = [cell for cell in wanted[name] if cell[1] == role]
-        found = _effects(kept, x, [formats[cell] for cell in cells])
-        sums |= {cell: each.square().sum().item() for cell, each in zip(cells, found, strict=True)}
-    return {cell: total / (2 * len(samples)) for cell, total in sums.items()}
+    effects = waiting.finished()
+    for key, (x, kept) in constant.items():
+        each_format = rounding.of(x[None], torch.stack(kept)[None], _parsed(texts[key]))
+        for text, of_samples in zip(texts[key], each_format, strict=True):
+            effects[(*key, text)] = of_samples[0]
+    cells = [cell for each in wanted.values() for cell in each]
+    return {
+        cell: effects[cell].square().sum().item() / (2 * len(samples)) if cell in effects else 0.0
+        for cell in cells
+    }
+
+
+class _Waiting:
+    """Inputs of several samples, to be rounded in few calls.
+
+    Args:
+        rounding: What rounds them.
+        samples: Their number.
+    """
+
+    def __init__(self, rounding: Effects, samples: int) -> None:
+        self._rounding = rounding
+        self._samples = samples
+        self._effects: dict[Cell, Tensor] = {}
+        # By names of layers that have the input in common, formats, and what can be stacked.
+        self._waiting: dict[tuple[Any, ...], list[tuple[int, Tensor, Tensor]]] = {}
+        self._elements = 0
+
+    def add(
+        self,
+        place: int,
+        names: tuple[str, ...],
+        texts: tuple[str, ...],
+        x: Tensor,
+        grads: list[Tensor],
+    ) -> None:
+        """Take the input that some layers have in a sample, with the gradient of each layer."""
+        key = (names, texts, x.shape, x.dtype)
+        self._waiting.setdefault(key, []).append((place, x, torch.stack(grads)))
+        self._elements += x.numel() * (1 + len(grads))
+        if self._elements >= MOST_WAITING:
+            self._round()
+
+    def finished(self) -> dict[Cell, Tensor]:
+        """By cell, the effects in all samples, float64."""
+        self._round()
+        return self._effects
+
+    def _round(self) -> None:
+        for (names, texts, *_), alike in self._waiting.items():
+            places, x, grads = zip(*alike, strict=True)
+            found = self._rounding.of(torch.stack(x), torch.stack(grads), _parsed(texts))
+            where = torch.tensor(places, device=found[0].device)
+            for text, of_samples in zip(texts, found, strict=True):
+                for name, column in zip(names, of_samples.T, strict=True):
+                    cell = (name, "input", text)
+                    if cell not in self._effects:
+                        self._effects[cell] = column.new_zeros(self._samples)
+                    # A layer that is called twice in a sample has two inputs.
+                    self._effects[cell].index_add_(0, where, column)
+        self._waiting.clear()
+        self._elements = 0
+
+
+@lru_cache(maxsize=256)
+def _parsed(texts: tuple[str, ...]) -> tuple[NumberFormat, ...]:
+    return tuple(map(NumberFormat.parse, texts))
 
 
 def _probed(layer: nn.Module, name: str, probes: Mapping[tuple[str, str], _Probe]) -> nn.Module:
@@ -233,16 +325,3 @@ def _check_loss(value: Any, place: int) -> None:
         raise InputValueError(
             f"sensitivity: the loss of sample {place} is {value.item()}; leave that sample out."
         )
-
-
-def _effects(grads: Sequence[Tensor], x: Tensor, formats: Sequence[NumberFormat]) -> list[Tensor]:
-    """For each format, what rounding ``x`` does to first order, by each of the gradients."""
-    rows = torch.stack([grad.flatten() for grad in grads]).double()
-    return [rows @ _error(fmt, x).flatten().double() for fmt in formats]
-
-
-def _error(fmt: NumberFormat, x: Tensor) -> Tensor:
-    """What rounding adds; with scales as a layer has them before it is trained."""
-    scales = fmt.fit_scales(x)
-    with torch.no_grad():
-        return widen(fmt(x, fmt.initial_scales() if scales is None else scales)) - widen(x)
