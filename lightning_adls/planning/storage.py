@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_adls.formats import LearnedInteger, NumberFormat
 from lightning_adls.layers import ROLES, LayerFormats, quantized, weight_of
@@ -105,6 +106,10 @@ class Storage:
             bits += sum(_learned_bits(getattr(choice, role)) for role in learning)
         return bits
 
+    def learned(self, name: str, choice: LayerFormats) -> int:
+        """Scales that a layer learns in a choice, each of which is a parameter."""
+        return sum(len(_scales(getattr(choice, role))) for role in self._shape_of[name].roles)
+
     def _given(self, uses: Sequence[Use], choice: LayerFormats) -> list[Use]:
         """The uses of a weight, with those layers that are free as the choice makes them."""
         mine = {id(layer) for layer in self.layers.values()}
@@ -127,5 +132,10 @@ class Storage:
 
 
 def _learned_bits(fmt: NumberFormat | None) -> int:
+    return 8 * _scales(fmt).nbytes
+
+
+def _scales(fmt: NumberFormat | None) -> Tensor:
+    """Those that a format starts to learn from; empty if it learns none."""
     scales = None if fmt is None else fmt.initial_scales()
-    return 0 if scales is None else 8 * scales.nbytes
+    return torch.empty(0) if scales is None else scales

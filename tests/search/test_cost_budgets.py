@@ -1,6 +1,7 @@
 """Budgets of storage and arithmetic: known before anything is trained, or even built."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -84,6 +85,36 @@ def test_foreseen_costs_of_every_format_are_those_of_the_model(name: str) -> Non
     made = quantised(Countable, recipe)
     expected = {**costs(made), "bit_operations": bit_operations(made, macs)}
     assert RecipeCosts(model, macs)(recipe) == expected
+
+
+def test_costs_are_foreseen_without_making_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, made = RecipeCosts(Net()), Quantize({"*": "MXInt(width=4)"})
+    other = Quantize({"first": "MXInt(width=4)", "second": "MXInt(width=8)"})
+    expected = [costs(quantised(Net, recipe)) for recipe in (made, other)]
+    assert [known(recipe) for recipe in (made, other)] == expected
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Quantize, "__call__", never)
+    assert known(made) == expected[0]
+    with pytest.raises(AssertionError):  # a weight that is stored in two formats
+        known(other)
+    with pytest.raises(ValueError, match="pattern 'third' matches none"):
+        known(Quantize({"third": "MXInt(width=4)"}))
+
+
+def test_costs_of_an_attention_and_of_what_cannot_be_rounded_are_those_of_the_model() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(32, 2, 64, batch_first=True), nn.Linear(32, 4))
+    parametrized = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    for made in (model, nn.Sequential(nn.Linear(4, 4), parametrized)):
+        known = RecipeCosts(made)
+        for choice in ("LearnedInteger(width=4)", {"input": "MXInt", "weight": "Ternary"}):
+            recipe = Quantize({"0*": choice})
+            rounded = deepcopy(made)
+            recipe(rounded)
+            assert known(recipe) == costs(rounded)
 
 
 def test_what_foresees_leaves_the_network_as_it_is() -> None:
