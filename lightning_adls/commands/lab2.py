@@ -90,7 +90,7 @@ RANKING = {
     "trials_to_best": ("after trials", ".1f"),
 }
 FIGURES = ("samplers", "compression_aware")
-LAYOUT = search_layout("Architecture search", "size_mb")
+TITLE = "Architecture search"
 
 Template = str | dict[str, str | None] | None
 console = Console()
@@ -163,6 +163,7 @@ def run_lab(
     """
     only = list(samplers) if only is None else only
     minimise = minimise or []
+    layout = search_layout(TITLE, "size_mb", minimises=bool(minimise))
     check_arguments(only, samplers, seeds, trials, minimise)
     computing = computing_by(engine, workers, ray, budget)
     for name in only:
@@ -205,7 +206,11 @@ def run_lab(
         )
         listeners = [results, bars]
         if tensorboard is not None:
-            listeners.append(tensorboard.listener(lab.folder, f"lab2/{run}", "size_mb"))
+            listeners.append(
+                tensorboard.listener(
+                    lab.folder, f"lab2/{run}", "size_mb", 1 / tasks[seeds[0]].num_classes
+                )
+            )
 
         def name_in_storage(name: str) -> str:
             return f"lab2/{run}/{name}" if storage else name
@@ -272,7 +277,7 @@ def run_lab(
                 log(lab.folder, "samplers", compared)
                 draw_samplers(StoredRun.read(lab.folder))
                 if tensorboard is not None:
-                    tensorboard.write_page(lab.folder, LAYOUT)
+                    tensorboard.write_page(lab.folder, layout)
             ranking = rank(compared, val_rows)
             best = next(iter(ranking))
             if ranking[best]["mean_best"] is None:
@@ -287,7 +292,7 @@ def run_lab(
                 labelled = {SEARCHES[kind]: each for kind, each in found.items()}
                 log(lab.folder, "compression_aware", labelled)
                 if tensorboard is not None:
-                    tensorboard.write_page(lab.folder, LAYOUT)
+                    tensorboard.write_page(lab.folder, layout)
 
         say(about_searches(searches.values(), val_rows))
         rows, found_by = dict[str, Row](), dict[str, Search[Architecture]]()
@@ -319,7 +324,7 @@ def run_lab(
                 "samplers": shown(named(ranking), RANKING),
                 "models": shown(named(rows), {**ACCURACIES, **COSTS}),
             }
-            tensorboard.write_page(lab.folder, LAYOUT, tables)
+            tensorboard.write_page(lab.folder, layout, tables)
     show(ranking, rows, alike, lab.folder)
 
 

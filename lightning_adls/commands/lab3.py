@@ -90,7 +90,7 @@ TRIALS = {
 }
 
 COSTS_OF_FORMATS = ("bits_per_weight", "size_mb", "bit_operations")
-LAYOUT = search_layout("Mixed-precision search")
+TITLE = "Mixed-precision search"
 
 Ranges = dict[str, list[int | str | tuple[int, ...]]]
 Template = str | dict[str, str | None] | None
@@ -282,6 +282,7 @@ def run_lab(
         )
         searches = lists.searches
         front = (minimise or ["bits_per_weight"])[0]
+        layout = search_layout(TITLE, minimises=bool(minimise))
         results = TrialTable(
             lab.folder / "results.csv",
             searches,
@@ -293,7 +294,9 @@ def run_lab(
         )
         lists.listeners.extend([results, bars])
         if tensorboard is not None:
-            lists.listeners.append(tensorboard.listener(lab.folder, f"lab3/{run}"))
+            lists.listeners.append(
+                tensorboard.listener(lab.folder, f"lab3/{run}", chance=1 / task.num_classes)
+            )
         lists.open_begun(only)
         lab.begin()
         console.print(f"{len(found)} linear layers; {len(only)} studies of up to {trials} trials")
@@ -309,7 +312,7 @@ def run_lab(
                     results.write()  # also where all trials were there already
                     draw_running_best(StoredRun.read(lab.folder))
                     if tensorboard is not None:
-                        tensorboard.write_page(lab.folder, LAYOUT)
+                        tensorboard.write_page(lab.folder, layout)
         if monitoring.by_accuracy:
             say(about_searches(ran, monitoring.choosing_rows))
         here = {name for name, each in searches.items() if each in ran}
@@ -320,7 +323,7 @@ def run_lab(
         if tensorboard is not None:
             recipes = {row["study"]: row["best_recipe"] for row in rows if "best_recipe" in row}
             tables = {"best of each study": shown(ranked, {**COLUMNS, **TRIALS})}
-            tensorboard.write_page(lab.folder, LAYOUT, tables, recipes)
+            tensorboard.write_page(lab.folder, layout, tables, recipes)
             for row in rows:
                 if tensorboard.histograms and row.get("best_checkpoint") and row["study"] in here:
                     each = searches[row["study"]]

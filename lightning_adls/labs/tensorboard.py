@@ -15,7 +15,14 @@ from lightning_adls.formats import NumberFormat
 from lightning_adls.labs.tables import cell
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.report import Curve, Row
-from lightning_adls.search import FRONTS, RUNNING_BEST, TRIALS_PER_HOUR, VALUE, TensorBoardRuns
+from lightning_adls.search import (
+    FRONTS,
+    HYPERVOLUME,
+    RUNNING_BEST,
+    TRIALS_PER_HOUR,
+    VALUE,
+    TensorBoardRuns,
+)
 
 # Of more than 40 runs TensorBoard shows none before it is told which: this name finds the few that
 # tell what a lab found, among those of all its trials.
@@ -38,15 +45,18 @@ class TensorBoard:
 
     histograms: bool = False
 
-    def listener(self, folder: Path, place: str, cost: str = "bits_per_weight") -> TensorBoardRuns:
+    def listener(
+        self, folder: Path, place: str, cost: str = "bits_per_weight", chance: float = 0.0
+    ) -> TensorBoardRuns:
         """Shows searches while they run; see there.
 
         Args:
             folder: Of the lab's run.
             place: See :class:`TensorBoardRuns`.
             cost: See :class:`TensorBoardRuns`.
+            chance: See :class:`TensorBoardRuns`.
         """
-        return TensorBoardRuns(place, cost, folder / OVERVIEW)
+        return TensorBoardRuns(place, cost, folder / OVERVIEW, chance)
 
     def write_page(
         self,
@@ -71,16 +81,23 @@ class TensorBoard:
         write_run(folder / OVERVIEW, images=images, texts=texts, layout=layout)
 
 
-def search_layout(title: str, cost: str = "bits_per_weight") -> Layout:
-    """The first page of a search."""
-    return {
-        title: {
-            "best value so far, over trials": [RUNNING_BEST],
-            "best value over cost (steps: see the tag)": [FRONTS[cost]],
-            "trials per hour": [TRIALS_PER_HOUR],
-            "value of each trial": [VALUE],
-        }
+def search_layout(title: str, cost: str = "bits_per_weight", minimises: bool = False) -> Layout:
+    """The first page of a search.
+
+    Args:
+        title: Of the page.
+        cost: Of the front.
+        minimises: Whether costs are objectives, so that there are hypervolumes.
+    """
+    charts = {
+        "best value so far, over trials": [RUNNING_BEST],
+        "best value over cost (steps: see the tag)": [FRONTS[cost]],
+        "trials per hour": [TRIALS_PER_HOUR],
+        "value of each trial": [VALUE],
     }
+    if minimises:
+        charts["hypervolume (cost times value) of the trials so far"] = [HYPERVOLUME]
+    return {title: charts}
 
 
 def shown(rows: Iterable[Row], columns: Mapping[str, tuple[str, str]]) -> list[Row]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lightning_adls.search.study import study_names as study_names
     from lightning_adls.search.templates import expand as expand
     from lightning_adls.search.tensorboard import FRONTS as FRONTS
+    from lightning_adls.search.tensorboard import HYPERVOLUME as HYPERVOLUME
     from lightning_adls.search.tensorboard import RUNNING_BEST as RUNNING_BEST
     from lightning_adls.search.tensorboard import TRIALS_PER_HOUR as TRIALS_PER_HOUR
     from lightning_adls.search.tensorboard import VALUE as VALUE
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "BUDGETS": "search.limits",
     "FRONTS": "search.tensorboard",
+    "HYPERVOLUME": "search.tensorboard",
     "RUNNING_BEST": "search.tensorboard",
     "TRIALS_PER_HOUR": "search.tensorboard",
     "Architecture": "search.architecture_space",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.pruners import NopPruner
+from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial
 from studies import Recipes, run, study_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,6 +16,7 @@ from tensorboard.plugins.hparams import metadata
 from lightning_adls import search
 from lightning_adls.search import FormatSpace, Listener, Search, TensorBoardRuns
 from lightning_adls.search.columns import short_names
+from lightning_adls.search.front import hypervolumes, reference_of
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -81,8 +84,34 @@ def test_the_front_has_the_trials_that_no_other_outdoes(quick: Recipes, tmp_path
         if not any(b <= bits and v >= value and (b, v) != (bits, value) for b, v in points)
     ]
     front = scalars(quick.folder / "pareto")["search/front_by_bits_x100"]
+    assert "search/hypervolume" not in scalars(quick.folder)  # of one objective
     assert [step for step, _ in front] == [step for step, _ in expected]
     assert [value for _, value in front] == [value for _, value in expected]
+
+
+def test_hypervolumes_count_from_the_highest_cost_of_all_searches(
+    quick: Recipes, tmp_path: Path
+) -> None:
+    listener = TensorBoardRuns("place", overview=tmp_path / "overview", chance=0.25)
+    trials = {}
+    with search.open_storage(tmp_path / "journal") as storage:
+        for name, width in (("narrow", 3), ("wide", 8)):
+            space = FormatSpace.from_templates(["*"], {"": "MXInt"}, {"width": [2, width]})
+            objective = replace(
+                quick, space=space, folder=tmp_path / name, minimise=("bits_per_weight",)
+            )
+            study = search.open_study(
+                storage, name, space.to_dict(), NopPruner(), minimise=objective.minimise
+            )
+            Search(study, objective, NSGAIISampler, trials=2, listeners=[listener]).run()
+            trials[name] = search.counted_trials(study)
+    reference = reference_of([t for each in trials.values() for t in each], "bits_per_weight", 0.25)
+    for name, each in trials.items():
+        curve = scalars(tmp_path / "overview" / name)["search/hypervolume"]
+        expected = hypervolumes(each, "bits_per_weight", reference)
+        assert [step for step, _ in curve] == [1, 2]
+        assert [value for _, value in curve] == pytest.approx(expected)
+    assert reference[0] > max(t.user_attrs["bits_per_weight"] for t in trials["narrow"])
 
 
 def test_a_continued_search_writes_what_an_uninterrupted_one_does(
