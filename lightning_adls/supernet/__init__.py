@@ -1,6 +1,7 @@
 """One training for all recipes of a space, and what is taken out of it."""
 
 from lightning_adls.supernet.batch_norm import recalibrate_batch_norm
+from lightning_adls.supernet.racing import Raced, race
 from lightning_adls.supernet.recipes import draw, largest, smallest
 from lightning_adls.supernet.subnetworks import Finished, Subnetworks, finish
 from lightning_adls.supernet.switching import Supernet, extract, make_supernet
@@ -8,6 +9,7 @@ from lightning_adls.supernet.training import SupernetTraining
 
 __all__ = [
     "Finished",
+    "Raced",
     "Subnetworks",
     "Supernet",
     "SupernetTraining",
@@ -16,6 +18,7 @@ __all__ = [
     "finish",
     "largest",
     "make_supernet",
+    "race",
     "recalibrate_batch_norm",
     "smallest",
 ]
