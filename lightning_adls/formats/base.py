@@ -167,7 +167,7 @@ class NumberFormat(ABC):
     def rounds_elements_apart(self) -> bool:
         """Whether outside of training an element alone decides what it is rounded to.
 
-        Not so with learned scales.
+        Larger elements are then rounded to no smaller numbers. Not so with learned scales.
         """
         return False
 

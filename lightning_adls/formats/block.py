@@ -34,6 +34,8 @@ class BlockFP(BlockFormat):
         tensor([ 1.0000,  0.2500, 40.0000,  0.0000])
     """
 
+    scales_by_exponent = True
+
     width: int = 8
     exponent_width: int = 8
     exponent_bias: int | None = None
@@ -103,6 +105,8 @@ class BlockMinifloat(BlockFormat):
         tensor([256.,  96.,   0.])
     """
 
+    scales_by_exponent = True
+
     width: int = 8
     exponent_width: int = 4
     exponent_bias_width: int = 8
@@ -167,8 +171,6 @@ class BlockLog(BlockFormat):
         >>> BlockLog(width=3)(torch.tensor([300.0, 100.0, 50.0, 7.0]))
         tensor([256., 128.,  64.,   0.])
     """
-
-    scales_by_exponent = False
 
     width: int = 8
     exponent_bias_width: int = 8

@@ -28,8 +28,9 @@ class BlockFormat(NumberFormat):
             does not divide evenly.
     """
 
-    # Whether the scale depends on no more than the exponent of the largest magnitude.
-    scales_by_exponent: ClassVar[bool] = True
+    # Whether the scale is the power of two of the largest magnitude times a constant, limited,
+    # and each element is rounded by itself, larger ones to no smaller numbers.
+    scales_by_exponent: ClassVar[bool] = False
 
     block_size: BlockSize = field(default=16, kw_only=True)
 

@@ -27,6 +27,8 @@ _ELEMENTS = {
 
 @dataclass(frozen=True)
 class _MX(BlockFormat):
+    scales_by_exponent = True
+
     block_size: BlockSize = field(default=32, kw_only=True)
 
     @property
