@@ -28,7 +28,7 @@ class BlockFormat(NumberFormat):
             does not divide evenly.
     """
 
-    # Whether the scale is the power of two of the largest magnitude times a constant, limited,
+    # Whether the scale is the largest magnitude's power of two times a constant, within limits,
     # and each element is rounded by itself, larger ones to no smaller numbers.
     scales_by_exponent: ClassVar[bool] = False
 

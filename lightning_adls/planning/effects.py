@@ -161,11 +161,11 @@ class _Bins:
         x, number = elements.x, elements.number
         _, bias, integer = layout(x.dtype)
         self.dtype, self.powers = x.dtype, _Powers(0, 0)
-        grads = rows.view(*rows.shape[:2], *x.shape[1:])
+        powers: Tensor | None = None
         if sorting == "elements":
             largest = int(floor_log2(x.abs().amax()))
             # A multiple of four, so that most tensors have bins in common.
-            self.top = max(-(-largest // 4) * 4, _POWERS + 2 - bias)
+            self.top = min(max(-(-largest // 4) * 4, _POWERS + 2 - bias), bias)
             number = number - _first(self.top, bias)
         else:
             self.top = 0
@@ -179,14 +179,15 @@ class _Bins:
                 self.powers = _Powers(low, high)
             first = (floor_log2(powers) * (4 << _DIGITS) + _first(0, bias)).to(integer)
             number = split(number, sorting) - first
-            grads = split(grads, sorting) * powers[:, None]
         number = number.clamp_(min=0).flatten(1)  # what is small is one bin, of both signs
         number += torch.arange(len(x), dtype=integer)[:, None] * _BINS
         self._index = number.flatten()
-        sums = [
-            self._index.bincount(grads[:, place].flatten(), minlength=len(x) * _BINS)
-            for place in range(grads.shape[1])
-        ]
+        sums = []
+        for grad in rows.unbind(1):  # one by one, because weights have many
+            if powers is not None:
+                assert sorting != "elements"
+                grad = split(grad.view(x.shape), sorting) * powers
+            sums.append(self._index.bincount(grad.flatten(), minlength=len(x) * _BINS))
         self.sums = torch.stack([each.view(len(x), _BINS) for each in sums], 1)
 
     @cached_property

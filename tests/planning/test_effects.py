@@ -55,6 +55,7 @@ def tensors(dtype: torch.dtype) -> dict[str, Tensor]:
         "some": normal * (normal > 1),
         "small": normal * 2.0**-30,
         "vector": normal[0, :37],
+        "large": normal * 2.0**124,
     }
 
 
@@ -78,11 +79,10 @@ def test_an_effect_does_not_depend_on_other_formats_or_tensors() -> None:
     together = rounding.of(x, grads, [FORMATS[n] for n in order])
     for n, effects in zip(order, together, strict=True):
         alone = [
-            Effects().of(x[i, None], grads[i, None, j, None], [FORMATS[n]])[0].item()
+            Effects().of(x[i, None], grads[i, None, 1, None], [FORMATS[n]])[0].item()
             for i in range(5)
-            for j in range(3)
         ]
-        assert effects.flatten().tolist() == pytest.approx(alone, rel=1e-6, abs=1e-12)
+        assert effects[:, 1].tolist() == pytest.approx(alone, rel=1e-6, abs=1e-12)
 
 
 def test_numbers_that_are_not_finite_reach_the_effect() -> None:
