@@ -102,7 +102,7 @@ def int8_linear(
         # One operator, which rounds a row while it is in the cache.
         low, high, down = rounding.low, rounding.high, rounding.down
         return _avx2(x.contiguous(), packed, bias, steps, low, high, down, columns)
-    whole = x.flatten(0, -2) / steps[0]
+    whole = x.reshape(-1, x.shape[-1]) / steps[0]
     whole = whole.clamp(rounding.low, rounding.high)
     # A NaN becomes the bound, as elsewhere; what a cast makes of it is not said.
     whole = (whole.floor() if rounding.down else whole.round()).nan_to_num(rounding.low)
@@ -113,8 +113,17 @@ def int8_linear(
     return (sums * (steps[0] * steps[1]) + bias[:columns]).view(*x.shape[:-1], columns)
 
 
-@library.custom_op("lightning_adls::int8_linear", mutates_args=(), device_types="cpu")
-def _avx2(
+# Not by `custom_op`, whose calls take twice as long: it is called for each layer.
+library.define(
+    "lightning_adls::int8_linear",
+    "(Tensor x, Tensor packed, Tensor bias, Tensor steps, int low, int high, bool down, "
+    "int columns) -> Tensor",
+)
+_avx2: Any = torch.ops.lightning_adls.int8_linear.default
+
+
+@library.impl("lightning_adls::int8_linear", "cpu")
+def _multiply(
     x: Tensor,
     packed: Tensor,
     bias: Tensor,
@@ -139,9 +148,19 @@ def _avx2(
     return out
 
 
-@_avx2.register_fake
-def _avx2_fake(x: Tensor, *arguments: Any) -> Tensor:
+@library.register_fake("lightning_adls::int8_linear")
+def _multiply_fake(x: Tensor, *arguments: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], arguments[-1])
+
+
+def _no_gradient(*_: Any) -> Any:
+    raise InputValueError(
+        "int8_linear: a gradient was asked for, and int8 products have none; differentiate the "
+        "model that was lowered."
+    )
+
+
+library.register_autograd("lightning_adls::int8_linear", _no_gradient)
 
 
 @cache
