@@ -101,7 +101,8 @@ def int8_linear(
     if engine == "avx2":
         # One operator, which rounds a row while it is in the cache.
         low, high, down = rounding.low, rounding.high, rounding.down
-        return _avx2(x.contiguous(), packed, bias, steps, low, high, down, columns)
+        out: Tensor = _avx2(x.contiguous(), packed, bias, steps, low, high, down, columns)
+        return out
     whole = x.reshape(-1, x.shape[-1]) / steps[0]
     whole = whole.clamp(rounding.low, rounding.high)
     # A NaN becomes the bound, as elsewhere; what a cast makes of it is not said.
@@ -148,7 +149,6 @@ def _multiply(
     return out
 
 
-@library.register_fake("lightning_adls::int8_linear")
 def _multiply_fake(x: Tensor, *arguments: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], arguments[-1])
 
@@ -160,6 +160,7 @@ def _no_gradient(*_: Any) -> Any:
     )
 
 
+library.register_fake("lightning_adls::int8_linear", _multiply_fake)
 library.register_autograd("lightning_adls::int8_linear", _no_gradient)
 
 

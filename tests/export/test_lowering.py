@@ -154,7 +154,7 @@ def test_a_layer_by_itself_and_one_used_twice() -> None:
     model = nn.Sequential(shared, nn.ReLU(), shared).eval()
     Quantize(RECIPE)(model)
     low = lower(model)
-    assert low[0] is low[2]
+    assert low.get_submodule("0") is low.get_submodule("2")
     x = torch.randn(3, 16)
     assert torch.equal(low(x), model(x))
     alone = lower(model[0])
