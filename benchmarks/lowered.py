@@ -12,6 +12,7 @@ Run:
     python benchmarks/lowered.py
     python benchmarks/lowered.py --network 2x128 --batches 1 8 --rounds 50
     python benchmarks/lowered.py --network 12x768 --batches 1 --what lowered onnxruntime openvino
+    python benchmarks/lowered.py --format MXInt --what emulated lowered
     python benchmarks/lowered.py --clock process --threads 1   # beside other work
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from command_line import machine, positive
+from command_line import format_argument, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -35,12 +36,12 @@ from torch import Tensor, nn
 from lightning_adls import Quantize, bert, calibrate, export
 from lightning_adls.bench import Rounds, Spread, alternate
 from lightning_adls.compiling import compile_whole
+from lightning_adls.formats import Integer, NumberFormat
 from lightning_adls.kernels.int8 import fastest_engine
 
 BASE = "float32 compiled"
 WHAT = ("eager", "bfloat16", "emulated", "lowered", "onnxruntime", "openvino")
 VOCABULARY = 2000
-RECIPE = Quantize({"*": {"input": "Integer(width=8)", "weight": "Integer(width=8)"}})
 
 Call = Callable[[], object]
 Batch = Mapping[str, Tensor]
@@ -60,10 +61,10 @@ def texts(batch: int, tokens: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros}
 
 
-def quantised(model: nn.Module, batch: Batch) -> nn.Module:
-    """A copy whose linear layers round to integers of 8 bits that suit the batch."""
-    new = deepcopy(model)
-    calibrate(new, RECIPE, [batch], forward=lambda each: new(**each))(new)
+def quantised(model: nn.Module, fmt: NumberFormat, batch: Batch) -> nn.Module:
+    """A copy whose linear layers round inputs and weights to a format that suits the batch."""
+    new, recipe = deepcopy(model), Quantize({"*": {"input": fmt, "weight": fmt}})
+    calibrate(new, recipe, [batch], forward=lambda each: new(**each))(new)
     return new
 
 
@@ -103,9 +104,11 @@ def dynamically_quantised(model: nn.Module, batch: Batch, folder: Path) -> Path:
 class Contestants:
     """What is timed for one network; compiled for each batch size by itself."""
 
-    def __init__(self, model: nn.Module, what: list[str], folder: Path, tokens: int) -> None:
+    def __init__(
+        self, model: nn.Module, fmt: NumberFormat, what: list[str], folder: Path, tokens: int
+    ) -> None:
         self.what, sample = what, texts(4, tokens)
-        self.rounding = quantised(model, sample)
+        self.rounding = quantised(model, fmt, sample)
         self.eager, self.compiled = {}, {BASE: model}
         if "eager" in what:
             self.eager["float32 eager"] = model
@@ -154,7 +157,8 @@ def difference(found: Any, expected: Tensor) -> float:
 def rows(arguments: argparse.Namespace, text: str, folder: Path) -> list[list[str]]:
     """Cells of the table for one network."""
     layers, hidden = map(int, text.split("x"))
-    contestants = Contestants(network(layers, hidden), arguments.what, folder, arguments.tokens)
+    model, fmt = network(layers, hidden), arguments.format
+    contestants = Contestants(model, fmt, arguments.what, folder, arguments.tokens)
     clock = time.process_time if arguments.clock == "process" else None
     found = []
     for size in arguments.batches:
@@ -198,6 +202,12 @@ def parse_arguments() -> argparse.Namespace:
         choices=WHAT,
         default=list(WHAT),
         help="what is timed beside compiled float32 (default: all)",
+    )
+    parser.add_argument(
+        "--format",
+        type=format_argument,
+        default=Integer(),
+        help="of inputs and weights (default: Integer, whose step is chosen from data)",
     )
     parser.add_argument("--rounds", type=positive, default=10, help="timed calls (default: 10)")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")

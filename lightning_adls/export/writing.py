@@ -19,7 +19,7 @@ from lightning_adls.kernels.bits import pack_bits, packed_bytes
 from lightning_adls.kernels.coded import Coded, CodedShapes, encode, kept_by
 from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
 from lightning_adls.layers.coded_weight import CodedWeight
-from lightning_adls.layers.int8_linear import Int8Linear
+from lightning_adls.layers.int8_linear import LoweredLinear
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.models.description import describe_network
 from lightning_adls.transforms.quantize import records_of
@@ -75,7 +75,7 @@ def save(
     model = getattr(model, "_orig_mod", model)  # what was compiled
     _check_facts(facts)
     for name, module in model.named_modules():
-        if isinstance(module, Int8Linear):
+        if isinstance(module, LoweredLinear):
             raise InputValueError(
                 f"export: layer {name!r} is lowered to int8 products; save the model that was "
                 "lowered, and lower what is loaded."

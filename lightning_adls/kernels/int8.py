@@ -114,13 +114,73 @@ def int8_linear(
     return (sums * (steps[0] * steps[1]) + bias[:columns]).view(*x.shape[:-1], columns)
 
 
+@dataclass(frozen=True)
+class BlockRounding:
+    """How a row becomes blocks of integers of at most 8 bits, each block with a step.
+
+    Args:
+        size: Numbers in a block, even; those at the end of a row may be fewer.
+        lowest: Smallest exponent of a block's scale, at least -127.
+        highest: Largest exponent; between, it is that of the block's largest magnitude.
+        width: Bits of an integer, sign included; it counts steps of ``2**(2 - width)`` scales.
+    """
+
+    size: int
+    lowest: int
+    highest: int
+    width: int
+
+
+def int8_block_linear(
+    x: Tensor, packed: Tensor, bias: Tensor, steps: Tensor, rounding: BlockRounding, columns: int
+) -> Tensor:
+    """Multiply integers of each block, and add what blocks give in float32, from the bias on.
+
+    Args:
+        x: float32, shape ``(..., inner)``.
+        packed: What :func:`pack` made for ``avx2``.
+        bias: float32, shape ``(columns,)`` padded with zeros to a multiple of 16.
+        steps: What :func:`pack_steps` made.
+        rounding: Of ``x``.
+        columns: Outputs.
+
+    Returns:
+        float32, shape ``(..., columns)``.
+    """
+    by = rounding
+    out: Tensor = _avx2_blocks(
+        *(x.contiguous(), packed, bias, steps),
+        *(by.size, by.lowest, by.highest, by.width, columns),
+    )
+    return out
+
+
+def pack_steps(steps: Tensor) -> Tensor:
+    """Steps of blocks of weights in the order in which the kernel reads them.
+
+    Args:
+        steps: float32, shape ``(columns, blocks)``.
+
+    Returns:
+        Shape ``(columns / 16, blocks, 16)``, rounded up and padded with zeros.
+    """
+    padded = functional.pad(steps, (0, 0, 0, -steps.shape[0] % COLUMNS))
+    return padded.view(-1, COLUMNS, steps.shape[1]).transpose(1, 2).contiguous()
+
+
 # Not by `custom_op`, whose calls take twice as long: it is called for each layer.
 library.define(
     "lightning_adls::int8_linear",
     "(Tensor x, Tensor packed, Tensor bias, Tensor steps, int low, int high, bool down, "
     "int columns) -> Tensor",
 )
+library.define(
+    "lightning_adls::int8_block_linear",
+    "(Tensor x, Tensor packed, Tensor bias, Tensor steps, int size, int lowest, int highest, "
+    "int width, int columns) -> Tensor",
+)
 _avx2: Any = torch.ops.lightning_adls.int8_linear.default
+_avx2_blocks: Any = torch.ops.lightning_adls.int8_block_linear.default
 
 
 @library.impl("lightning_adls::int8_linear", "cpu")
@@ -134,22 +194,49 @@ def _multiply(
     down: bool,
     columns: int,
 ) -> Tensor:
+    input_step, weight_step = steps.tolist()
+    by_step = (input_step, input_step * weight_step, low, high, down)
+    return _call(x, packed, bias, columns, by_step, (None, 0, 0, 0, 0))
+
+
+@library.impl("lightning_adls::int8_block_linear", "cpu")
+def _multiply_blocks(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    steps: Tensor,
+    size: int,
+    lowest: int,
+    highest: int,
+    width: int,
+    columns: int,
+) -> Tensor:
+    blocks = (steps.data_ptr(), size, lowest, highest, width)
+    return _call(x, packed, bias, columns, (1.0, 1.0, 0, 0, False), blocks)
+
+
+def _call(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    columns: int,
+    by_step: tuple[float, ...],
+    blocks: tuple[int | None, ...],
+) -> Tensor:
     out = x.new_empty(*x.shape[:-1], columns)
     inner = x.shape[-1]
     if not out.numel():
         return out
-    input_step, weight_step = steps.tolist()
     enough = _function()(
         *(x.data_ptr(), packed.data_ptr(), bias.data_ptr(), out.data_ptr()),
-        *(x.numel() // inner, inner, columns, input_step, input_step * weight_step),
-        *(low, high, down, torch.get_num_threads()),
+        *(x.numel() // inner, inner, columns, *by_step, *blocks, torch.get_num_threads()),
     )
     if not enough:
         raise MemoryError("int8_linear: no memory for the rounded input.")
     return out
 
 
-def _multiply_fake(x: Tensor, *arguments: Any) -> Tensor:
+def _fake(x: Tensor, *arguments: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], arguments[-1])
 
 
@@ -160,14 +247,21 @@ def _no_gradient(*_: Any) -> Any:
     )
 
 
-library.register_fake("lightning_adls::int8_linear", _multiply_fake)
-library.register_autograd("lightning_adls::int8_linear", _no_gradient)
+for _name in ("lightning_adls::int8_linear", "lightning_adls::int8_block_linear"):
+    library.register_fake(_name, _fake)
+    library.register_autograd(_name, _no_gradient)
 
 
 @cache
 def _function() -> Any:
     function = compiled.library("int8").int8_linear
-    pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
-    function.argtypes = [pointer] * 4 + [size] * 3 + [number] * 4 + [ctypes.c_bool, ctypes.c_int]
+    pointer, size, number, whole = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+    function.argtypes = [
+        *(pointer,) * 4,
+        *(size,) * 3,
+        *(number,) * 4,
+        ctypes.c_bool,
+        *(pointer, size, whole, whole, whole, whole),
+    ]
     function.restype = ctypes.c_bool
     return function

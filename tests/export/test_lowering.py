@@ -12,7 +12,7 @@ from lightning_adls.compiling import compile_layers
 from lightning_adls.errors import InputValueError
 from lightning_adls.export import load, lower, lowerable, save
 from lightning_adls.formats import NumberFormat
-from lightning_adls.layers.int8_linear import Int8Linear
+from lightning_adls.layers.int8_linear import Int8Linear, LoweredLinear
 from lightning_adls.models import bert
 from lightning_adls.transforms import Prune, Quantize
 
@@ -42,7 +42,7 @@ def logits(model: nn.Module, rows: int = 3, length: int = 11) -> Tensor:
 
 
 def lowered_layers(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, Int8Linear)]
+    return [name for name, module in model.named_modules() if isinstance(module, LoweredLinear)]
 
 
 def test_a_bert_is_lowered_in_a_copy_and_computes_the_same() -> None:
@@ -110,7 +110,7 @@ def test_of_a_mixed_model_the_integer_layers_are_lowered(name: str) -> None:
     model(x)  # fits learned scales
     model.eval()
     low = lower(model)
-    expected = ["0", "2"] if name in ("Integer", "LearnedInteger") else ["2"]
+    expected = ["0", "2"] if name in ("Integer", "LearnedInteger", "MXInt", "BlockFP") else ["2"]
     assert lowered_layers(low) == expected
     assert [key for key, reason in lowerable(model).items() if reason is None] == expected
     assert torch.allclose(low(x), model(x), atol=1e-5)
@@ -180,7 +180,7 @@ def test_the_state_dict_fits_another_copy() -> None:
 @pytest.mark.parametrize(
     ("recipe", "why"),
     [
-        ({"*": "MXInt(width=8)"}, "rounded to MXInt"),
+        ({"*": "MXFP"}, "rounded to MXFP"),
         ({"*": {"weight": "Integer(width=8)"}}, "the input is not rounded"),
         ({"*": "Integer(width=12)"}, "the input has 12 bits, more than 8"),
     ],

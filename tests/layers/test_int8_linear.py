@@ -1,6 +1,7 @@
 """A linear layer by int8 products computes what the layer that rounds in float computes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor, library, nn
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats import Integer, LearnedInteger, NumberFormat
+from lightning_adls.formats import BlockFP, Integer, LearnedInteger, MXInt, NumberFormat
 from lightning_adls.kernels import compiled
 from lightning_adls.kernels.int8 import ENGINES, Rounding, int8_linear, pack
 from lightning_adls.layers import LayerFormats, QuantizedLinear
-from lightning_adls.layers.int8_linear import Int8Linear, reason_against
+from lightning_adls.layers.int8_linear import (
+    Int8BlockLinear,
+    Int8Linear,
+    lowered,
+    reason_against,
+)
 
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 
@@ -54,7 +60,7 @@ integers = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     fmt=integers,
     weight=integers.filter(lambda fmt: fmt.signed or fmt.width < 8),
@@ -223,7 +229,7 @@ def test_what_is_not_lowered_says_why(formats: LayerFormats, reason: str) -> Non
 
 @pytest.mark.parametrize("name", NumberFormat.classes)
 @pytest.mark.parametrize("role", ["input", "weight"])
-def test_of_all_formats_integers_of_one_step_are_lowered(name: str, role: str) -> None:
+def test_of_all_formats_integers_are_lowered(name: str, role: str) -> None:
     fmt = NumberFormat.classes[name]()
     formats = {"input": Integer(), "weight": Integer(), role: fmt}
     old = QuantizedLinear(32, 4, formats=LayerFormats(**formats))
@@ -231,8 +237,90 @@ def test_of_all_formats_integers_of_one_step_are_lowered(name: str, role: str) -
     reason = reason_against(old.eval())
     if name in ("Integer", "LearnedInteger"):
         assert reason is None
+    elif name in ("MXInt", "BlockFP"):
+        assert reason == "one of input and weight has blocks, and the other has none"
     else:
-        assert reason == f"the {role} is rounded to {fmt}, no integers of one step"
+        assert reason == f"the {role} is rounded to {fmt}, no integers"
+
+
+blocks = st.one_of(
+    st.builds(MXInt, widths, block_size=st.sampled_from((16, 18, 32, -1))),
+    st.builds(BlockFP, widths, st.sampled_from((3, 8)), block_size=st.sampled_from((16, 18, 32))),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    fmt=blocks,
+    weight=blocks,
+    inner=st.integers(16, 100),
+    columns=st.integers(1, 40),
+    rows=st.integers(1, 20),
+    magnitude=st.integers(-30, 30),
+)
+def test_blocks_are_rounded_bit_for_bit_and_added_in_float32(
+    fmt: MXInt | BlockFP,
+    weight: MXInt | BlockFP,
+    inner: int,
+    columns: int,
+    rows: int,
+    magnitude: int,
+) -> None:
+    formats = LayerFormats(fmt, replace(weight, block_size=fmt.block_size))
+    old = QuantizedLinear(inner, columns, formats=formats).eval()
+    old.weight_mask = torch.rand(columns, inner) < 0.8
+    # Magnitudes of all sizes in a row, so that blocks have different scales, and zeros.
+    x = torch.randn(rows, inner) * 2.0 ** torch.randint(-20, 20, (rows, inner))
+    x = (x * 2.0**magnitude).where(torch.rand(rows, inner) < 0.9, 0.0)
+    x[0, :4] = torch.tensor([torch.inf, -torch.inf, -0.0, 1.5])
+    assert reason_against(old) is None
+    new = lowered(old, "onednn")
+    assert isinstance(new, Int8BlockLinear)
+    assert torch.equal(new.weight, old.rounded_weight())
+    products = fmt(x).double().unsqueeze(1) * old.rounded_weight().double()
+    expected = products.sum(-1) + (0.0 if old.bias is None else old.bias.double())
+    sizes = products.abs().sum(-1) + (0.0 if old.bias is None else old.bias.abs())
+    assert ((new(x) - expected).abs() <= sizes * 2**-21).all()
+
+
+def test_one_block_of_small_integers_is_exact() -> None:
+    fmt = MXInt(block_size=-1)
+    old = QuantizedLinear(33, 7, bias=False, formats=LayerFormats(fmt, fmt)).eval()
+    x = torch.randn(5, 33)
+    assert torch.equal(lowered(old, "avx2")(x), old(x))
+    exact = lowered(old, "avx2")(x.bfloat16())
+    assert exact.dtype == torch.bfloat16
+    again = Int8BlockLinear.of(QuantizedLinear(33, 7, formats=LayerFormats(fmt, fmt)).eval())
+    again.load_state_dict(lowered(old, "avx2").state_dict())
+    assert torch.equal(again(x), old(x))
+    arguments = (x, again.packed, again.bias, again.packed_steps, 33, -127, 127, 8, 7)
+    library.opcheck(torch.ops.lightning_adls.int8_block_linear.default, arguments)
+
+
+@pytest.mark.parametrize(
+    ("input", "weight", "reason"),
+    [
+        (MXInt(), Integer(), "one of input and weight has blocks, and the other has none"),
+        (MXInt(), MXInt(block_size=16), "blocks of input and weight are not of one size"),
+        (MXInt(block_size=(2, 16)), MXInt(block_size=(2, 16)), "blocks are tiles of several rows"),
+        (
+            MXInt(block_size=8),
+            BlockFP(block_size=8),
+            "blocks have 8 numbers; an even number of at least 16 pays",
+        ),
+        (
+            MXInt(block_size=17),
+            MXInt(block_size=17),
+            "blocks have 17 numbers; an even number of at least 16 pays",
+        ),
+        (BlockFP(width=9), BlockFP(width=4), "the input has 9 bits, more than 8"),
+    ],
+)
+def test_blocks_that_do_not_pay_say_why(
+    input: NumberFormat, weight: NumberFormat, reason: str
+) -> None:
+    old = QuantizedLinear(64, 4, formats=LayerFormats(input, weight))
+    assert reason_against(old) == reason
 
 
 def test_switches_and_other_numbers_are_left() -> None:
