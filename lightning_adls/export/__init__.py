@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from lightning_adls.export.compressed import compressed_tensors as compressed_tensors
     from lightning_adls.export.examples import ExampleInputs as ExampleInputs
     from lightning_adls.export.examples import example_inputs as example_inputs
+    from lightning_adls.export.lowering import lower as lower
+    from lightning_adls.export.lowering import lowerable as lowerable
     from lightning_adls.export.onnx_graph import onnx as onnx
     from lightning_adls.export.onnx_session import session as session
     from lightning_adls.export.reading import describe as describe
@@ -23,6 +25,8 @@ _MODULE_OF = {
     "describe": "export.reading",
     "example_inputs": "export.examples",
     "load": "export.reading",
+    "lower": "export.lowering",
+    "lowerable": "export.lowering",
     "onnx": "export.onnx_graph",
     "program": "export.torch_program",
     "save": "export.writing",

@@ -16,6 +16,7 @@ from lightning_adls.kernels.bits import pack_bits, packed_bytes
 from lightning_adls.kernels.coded import Coded, CodedShapes, encode, kept_by
 from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
 from lightning_adls.layers.coded_weight import CodedWeight
+from lightning_adls.layers.int8_linear import LoweredLinear
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.quantize import records_of
 
@@ -49,9 +50,9 @@ def save(
 
     Raises:
         FileNotFoundError: If the tokenizer is not there.
-        ValueError: If a layer is switched between formats, a weight holds a NaN, a fact is none
-            that JSON can hold, a state is no tensor or of a data type that safetensors files cannot
-            hold, or the file cannot be written.
+        ValueError: If a layer is switched between formats or lowered, a weight holds a NaN, a fact
+            is none that JSON can hold, a state is no tensor or of a data type that safetensors
+            files cannot hold, or the file cannot be written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -68,6 +69,11 @@ def save(
     model = getattr(model, "_orig_mod", model)  # what was compiled
     check_facts(facts)
     for name, module in model.named_modules():
+        if isinstance(module, LoweredLinear):
+            raise InputValueError(
+                f"export: layer {name!r} is lowered to int8 products; save the model that was "
+                "lowered, and lower what is loaded."
+            )
         if isinstance(module, QuantizedLayer) and module.scales_by_format is not None:
             raise InputValueError(
                 f"export: layer {name!r} is switched between formats, and a file holds one of "
