@@ -52,6 +52,7 @@ ONLY_IN = {
     "cloudpickle": {"engines"},
     "compressed_tensors": {"export"},
     "ray": {"engines"},
+    "onnxruntime": {"export"},
 }
 # Where `__getattr__` imports what is asked for.
 LAZY = {"__init__.py", "export/__init__.py", "search/__init__.py"}

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import astuple, dataclass
@@ -28,11 +27,10 @@ from lightning_adls.data.columns import label_column, text_column
 from lightning_adls.data.division import TEST_SEED, balanced_order, divide
 from lightning_adls.data.resuming import Settling, place_of
 from lightning_adls.data.sources import Source, open_source
-from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder
+from lightning_adls.data.tokens import Cached, Encoder, cached, load_encoder, without_line_breaks
 from lightning_adls.errors import InputValueError
 
 _logger = logging.getLogger(__name__)
-_LINE_BREAK = re.compile(r"<br\s*/?>")
 
 
 @dataclass(eq=False)  # eq would make it unhashable
@@ -268,7 +266,7 @@ class TextData(L.LightningDataModule):
         def make() -> Cached:
             table = source.read(split)
             texts = text_column(table, self.text).take(rows.numpy()).to_pylist()
-            texts = [_LINE_BREAK.sub(" ", text) for text in texts]
+            texts = [without_line_breaks(text) for text in texts]
             return Cached(encoder.encode(texts, table.where), [])
 
         key = {

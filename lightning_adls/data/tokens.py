@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shutil
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ from lightning_adls.data.sources import looks_like_a_path
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.hub import asking_hub, one_line
 
+_LINE_BREAK = re.compile(r"<br\s*/?>")
 _CHUNK = 500  # texts per step of the progress bar, about 0.3 s of IMDB reviews
 _VERSION = 2  # part of every key: raise it when the code below, or in sources, changes a result
 
@@ -73,6 +76,27 @@ class Encoder:
         if max_length is not None:
             tokenizer.model_max_length = max_length
         return tokenizer
+
+    def save(self, folder: Path, max_length: int) -> None:
+        """Write the tokenizer's files, for a network of so many positions, into a new folder.
+
+        :func:`load_encoder` makes it again. An older folder stays until the new one is whole.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self.to_save(max_length).save_pretrained(part)
+            shutil.rmtree(folder, ignore_errors=True)
+            part.replace(folder)
+        except OSError as error:
+            raise InputValueError(
+                f"tokenizer: {str(folder)!r} cannot be written: {error.strerror}."
+            ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         found = self._encoded(texts)
@@ -128,6 +152,16 @@ class Encoder:
                 lengths.append(len(pieces[-1]))
         starts = torch.from_numpy(np.cumsum(lengths))
         return {"ids": torch.from_numpy(np.concatenate(pieces)), "starts": starts}
+
+
+def without_line_breaks(text: str) -> str:
+    """A text as networks read it: a blank for each line break of HTML.
+
+    Example:
+        >>> without_line_breaks("Dull.<br /><br>Very dull.")
+        'Dull.  Very dull.'
+    """
+    return _LINE_BREAK.sub(" ", text)
 
 
 def load_encoder(tokenizer: str | None, special_tokens: bool = False) -> Encoder:

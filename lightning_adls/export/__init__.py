@@ -14,13 +14,24 @@ if TYPE_CHECKING:
     from lightning_adls.export.lowering import lowerable as lowerable
     from lightning_adls.export.onnx_graph import onnx as onnx
     from lightning_adls.export.onnx_session import session as session
+    from lightning_adls.export.predicting import Prediction as Prediction
+    from lightning_adls.export.predicting import Predictor as Predictor
+    from lightning_adls.export.predicting import TextFacts as TextFacts
     from lightning_adls.export.reading import describe as describe
     from lightning_adls.export.reading import load as load
     from lightning_adls.export.torch_program import program as program
+    from lightning_adls.export.verification import Compared as Compared
+    from lightning_adls.export.verification import Verification as Verification
+    from lightning_adls.export.verification import verify as verify
     from lightning_adls.export.writing import save as save
 
 _MODULE_OF = {
+    "Compared": "export.verification",
     "ExampleInputs": "export.examples",
+    "Prediction": "export.predicting",
+    "Predictor": "export.predicting",
+    "TextFacts": "export.predicting",
+    "Verification": "export.verification",
     "compressed_tensors": "export.compressed",
     "describe": "export.reading",
     "example_inputs": "export.examples",
@@ -31,6 +42,7 @@ _MODULE_OF = {
     "program": "export.torch_program",
     "save": "export.writing",
     "session": "export.onnx_session",
+    "verify": "export.verification",
 }
 
 __all__ = list(_MODULE_OF)
