@@ -26,6 +26,8 @@ COMMANDS = {
     "lab3": Command("search number formats for every linear layer", "lab3_mixed_precision"),
     "lab4": Command("time torch.compile, fused attention and packed weights", "lab4_performance"),
     "train": Command("fit, validate, test or predict with one model, quantised or not", "train"),
+    "export": Command("write a run's model into files that others can load"),
+    "predict": Command("classify texts by an exported model"),
     "figures": Command("draw the figures of runs again"),
     "report": Command("write a lab report of one run or several, side by side"),
     "doctor": Command("say whether this machine has what is needed, and what it can do"),

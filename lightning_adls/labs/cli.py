@@ -18,7 +18,15 @@ from lightning.pytorch.loggers import Logger
 from lightning_adls.engines import EngineFailed
 from lightning_adls.errors import InputValueError
 from lightning_adls.labs.calling import call
-from lightning_adls.labs.ending import ending, failing, piping, refuse, refusing, with_room
+from lightning_adls.labs.ending import (
+    ending,
+    failing,
+    piping,
+    refuse,
+    refusing,
+    shown,
+    with_room,
+)
 from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
@@ -39,6 +47,7 @@ __all__ = [
     "refuse",
     "refusing",
     "run",
+    "shown",
 ]
 
 _OURS = ("lightning_adls", "__main__")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import made_again
 import pytest
 
 from lightning_adls.transforms import Quantize
@@ -92,6 +93,7 @@ def test_lab1_writes_all_its_results_and_a_second_call_runs_nothing(
     assert list(FOLDER.glob("overview/QAT, half/events*"))
     assert "Chosen on the validation split" in capsys.readouterr().out
 
+    made_again.check(FOLDER)
     steps = (FOLDER / "run.json").stat().st_mtime_ns
     assert run(LAB1, *SMALL, "--structured=[0.5]", "--tolerance=0.5") == 0
     assert (FOLDER / "run.json").stat().st_mtime_ns == steps

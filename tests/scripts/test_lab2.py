@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import made_again
 import optuna
 import pytest
 import yaml
@@ -87,6 +88,7 @@ def test_both_tasks_write_all_their_results_and_a_second_call_runs_nothing(
         assert 0 <= model["test_accuracy"] <= 1
         assert (folder / model["checkpoint"]).is_file()
         assert model["architecture"]["hidden_size"] in (8, 16)
+    made_again.check(folder)
     for name in ("samplers.png", "compression_aware.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert list(folder.glob("overview/plain/grid/0/events*"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import made_again
 import pytest
 import torch
 import yaml
@@ -64,6 +65,7 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
         assert 0 <= found["test_accuracy"] <= 1
         assert (folder / found["best_recipe"]).is_file()
         assert (folder / found["best_checkpoint"]).is_file()
+    made_again.check(folder)
     for name in ("running_best.png", "task1_integer.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     runs = {str(path.parent.relative_to(folder)) for path in folder.rglob("events*")}
