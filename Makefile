@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ADLS := LIGHTNING_ADLS_MAKE=1 $(BIN)/python -m lightning_adls
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 lab4 train figures report doctor test test-slow lint format clean help \
+.PHONY: lab0 lab1 lab2 lab3 lab4 train export predict figures report doctor test test-slow lint format clean help \
   bench bench-formats bench-step bench-flow
 
 help:
@@ -15,8 +15,10 @@ help:
 	@echo "make lab1    quantise it at many widths, prune it to many sparsities"
 	@echo "make lab2    search its architecture, with and without compression"
 	@echo "make lab3    search number formats for every linear layer"
-	@echo "make lab4    time torch.compile, fused attention and packed MXINT8 weights"
+	@echo "make lab4    time torch.compile, fused attention and packed weights; compare exports"
 	@echo "make train   fit, validate, test or predict: ARGS='fit --config configs/train.yaml'"
+	@echo "make export  write a run's model for other engines: ARGS='--run lab3/default --to onnx'"
+	@echo "make predict classify texts by what was exported: ARGS='FILE \"The plot was not dull.\"'"
 	@echo "make figures draw the figures of runs again: ARGS='lightning_logs/lab1/default'"
 	@echo "make report  write a lab report of one run or several, side by side: ARGS='lab1/default'"
 	@echo "make doctor  say whether this machine has what is needed, and what it can do"
@@ -40,11 +42,17 @@ lab2: $(VENV)/.package
 lab3: $(VENV)/.package
 	$(ADLS) lab3 $(ARGS)
 
-lab4: $(VENV)/.package
+lab4: $(VENV)/.export
 	$(ADLS) lab4 $(ARGS)
 
 train: $(VENV)/.package
 	$(ADLS) train $(ARGS)
+
+export: $(VENV)/.export
+	$(ADLS) export $(ARGS)
+
+predict: $(VENV)/.export
+	$(ADLS) predict $(ARGS)
 
 figures: $(VENV)/.package
 	$(ADLS) figures $(ARGS)
@@ -111,10 +119,11 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 # The stamp files say what was installed; a change of the requirements installs again.
 $(VENV)/.package: EXTRAS :=
 $(VENV)/.lora: EXTRAS := [lora]
+$(VENV)/.export: EXTRAS := [export]
 $(VENV)/.dev: EXTRAS := [dev]
 $(VENV)/.bench: EXTRAS := [bench]
-$(VENV)/.package $(VENV)/.lora $(VENV)/.dev $(VENV)/.bench: pyproject.toml setup.py constraints.txt \
-  | $(VENV)/.torch
+$(VENV)/.package $(VENV)/.lora $(VENV)/.export $(VENV)/.dev $(VENV)/.bench: \
+  pyproject.toml setup.py constraints.txt | $(VENV)/.torch
 	@echo "Installing lightning_adls$(EXTRAS) into $(VENV) (the first time takes a minute or more) ..."
 	@$(PIP) --editable '.$(EXTRAS)'
-	@touch $@ $(VENV)/.package $(if $(findstring dev,$@),$(VENV)/.lora $(VENV)/.bench)
+	@touch $@ $(VENV)/.package $(if $(findstring dev,$@),$(VENV)/.lora $(VENV)/.export $(VENV)/.bench)

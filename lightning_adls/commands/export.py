@@ -9,22 +9,19 @@ into each file, the tokenizer beside it, so that `adls predict` needs nothing el
 asked for the validation rows.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_adls.labs.calling import call
+from lightning_adls.commands.parser import CommandParser
 
 
 def main(arguments: Sequence[str]) -> None:
     """Export one model for one engine or several."""
-    parser = argparse.ArgumentParser(
-        usage=call().line(
-            "(--run RUN [--study STUDY] | --checkpoint FILE) [--to TARGET ...] "
-            "[--split {val,test}] [--folder FOLDER]"
-        ),
-        description="Export a model that a run left behind, and compare what was written with it.",
+    parser = CommandParser(
+        "(--run RUN [--study STUDY] | --checkpoint FILE) [--to TARGET ...] [--split {val,test}] "
+        "[--folder FOLDER]",
+        "Export a model that a run left behind, and compare what was written with it.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", help="One of lab 1, 2 or 3, such as lightning_logs/lab3/default.")

@@ -1,20 +1,23 @@
-"""Lab 4: what makes a BERT fast and small: compiling, fused attention, packed weights.
+"""Lab 4: what makes a BERT fast and small: compiling, fused attention, packed weights, exports.
 
-Three parts, each measured on every device that is asked for. `compile` repeats the measurement that
-misleads (few calls, compilation included) beside one that does not, and counts recompilations over
-changing lengths. `attention` compares the textbook formula with torch's fused kernels. `mxint8`
-packs weights into 8.25 bits per element, and counts the bytes of a whole BERT. Run:
+Four parts. Three are measured on every device that is asked for: `compile` repeats the measurement
+that misleads (few calls, compilation included) beside one that does not, and counts recompilations
+over changing lengths; `attention` compares the textbook formula with torch's fused kernels;
+`mxint8` packs weights into 8.25 bits per element, and counts the bytes of a whole BERT. `export`
+trains a small BERT on the built-in reviews, quantises it, writes it for other engines, and asks all
+of them for the same answers, on the CPU. Run:
 
     adls lab4
     adls lab4 --parts '[attention]' --attention.lengths '[512, 4096]'
     adls lab4 --devices '[cuda]' --run gpu
+    adls lab4 --parts '[export]' --export.format 'MXInt(width=8)'
 
 What cannot be measured gets a row that says why, and the exit status is 1 only if nothing could be.
 Times are not continued: a run of the same name measures everything anew.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from time import monotonic
 from typing import Literal
 
@@ -28,6 +31,7 @@ from lightning_adls.bench.experiments import (
     EXTRA_KEYS,
     Attention,
     Compiling,
+    Exporting,
     Packing,
     Part,
 )
@@ -43,7 +47,7 @@ from lightning_adls.labs.tables import table
 from lightning_adls.models import NetworkFactory
 from lightning_adls.report import Row
 
-PartName = Literal["compile", "attention", "mxint8"]
+PartName = Literal["compile", "attention", "mxint8", "export"]
 LINE_SECONDS = 10.0  # from one line to the next, within a part
 console = Console()
 
@@ -54,6 +58,7 @@ def run_lab(
     compiling: Compiling,
     attention: Attention,
     mxint8: Packing,
+    export: Exporting,
     parts: list[PartName],
     devices: list[str],
     dtypes: list[str],
@@ -61,7 +66,7 @@ def run_lab(
     seed: int = 0,
     run: str = "default",
 ) -> None:
-    """Measure compiling, fused attention and packed weights, on each device.
+    """Measure compiling, fused attention, packed weights and exports.
 
     Args:
         config_yaml: All arguments, as the run's ``config.yaml`` keeps them.
@@ -69,7 +74,8 @@ def run_lab(
         compiling: What the part ``compile`` measures.
         attention: What the part ``attention`` measures.
         mxint8: What the part ``mxint8`` measures.
-        parts: Which of the parts, some of ``compile``, ``attention`` and ``mxint8``.
+        export: What the part ``export`` trains and writes.
+        parts: Which of the parts, some of ``compile``, ``attention``, ``mxint8`` and ``export``.
         devices: ``cpu``, ``cuda``, ``cuda:1``, ...; one that is missing gets rows that say so.
         dtypes: ``float32``, ``bfloat16``, ``float16``; few calls and lengths in the first alone.
         rounds: How often everything is called.
@@ -84,10 +90,12 @@ def run_lab(
     network = model(num_classes=2).eval()
     if "compile" in parts:
         compiling.check(network)
+    if "export" in parts:
+        export.check()
     # Times are measured anew: all settings may differ from those of an earlier call.
     with Run("lab4", run, config_yaml, passing=yaml.safe_load(config_yaml)) as lab:
         lab.begin()
-        turns = Turns(devices, len(set(parts)))
+        turns = Turns(devices, set(parts))
         results = Results(lab.folder, EXTRA_KEYS, about(lab), turns.heard)
         if "compile" in parts:
             for device in turns.of("compile"):
@@ -102,6 +110,10 @@ def run_lab(
                 mxint8.measure(results, eager, in_rounds, device)
             mxint8.count_bytes(results, network)
             show(mxint8, results)
+        if "export" in parts:
+            for _ in turns.of("export"):
+                export.measure(results, seed)
+            show(export, results)
 
     print_environment(results)
     print(f"Tables, figures and TensorBoard curves: {results.folder}")
@@ -118,16 +130,20 @@ class Turns:
 
     Args:
         devices: Where. Of those that are missing nothing is said, since nothing takes time there.
-        parts: How many parts there are.
+        parts: What is measured.
     """
 
-    def __init__(self, devices: Sequence[str], parts: int) -> None:
+    def __init__(self, devices: Sequence[str], parts: Collection[PartName]) -> None:
         self._devices, self._here = dict.fromkeys(devices), ""
-        self._total, self._done = parts * sum(map(is_there, self._devices)), 0
+        there = (is_there(device) for part in parts for device in self._of(part))
+        self._total, self._done = sum(there), 0
+
+    def _of(self, part: PartName) -> Collection[str]:
+        return ["cpu"] if part == "export" else self._devices
 
     def of(self, part: PartName) -> Iterator[str]:
         """Each device once."""
-        for device in self._devices:
+        for device in self._of(part):
             self._here = f"{part} on {device}" if is_there(device) else ""
             if self._here:
                 self._done += 1

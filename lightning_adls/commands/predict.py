@@ -8,21 +8,20 @@ The file, packed or of ONNX, and the folder `tokenizer` beside it are all that i
 arguments, or lines of a file or of the standard input.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning_adls.labs.calling import call
+from lightning_adls.commands.parser import CommandParser
 
 
 def main(arguments: Sequence[str]) -> None:
     """Classify the texts that are given."""
-    parser = argparse.ArgumentParser(
-        usage=call().line("MODEL [TEXT ...] [--file FILE] [--json]"),
-        description="Classify texts by an exported model: label and probability of each.",
+    parser = CommandParser(
+        "MODEL [TEXT ...] [--file FILE] [--json]",
+        "Classify texts by an exported model: label and probability of each.",
     )
     parser.add_argument("model", metavar="MODEL", help="What the command export wrote.")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="A text.")

@@ -319,7 +319,7 @@ def lab3(folder: Path) -> Path:
 
 
 def lab4(folder: Path) -> Path:
-    """Of the parts ``attention`` and ``mxint8`` on a CPU."""
+    """Of the parts ``attention``, ``mxint8`` and ``export`` on a CPU."""
     shared = {"device": "cpu", "dtype": "float32", "training": False, "error": None}
     records: list[Row] = []
     for experiment, tokens, mask, (target, factor) in product(
@@ -395,6 +395,22 @@ def lab4(folder: Path) -> Path:
                 "bytes_after": after,
             }
         )
+    for target, flips in (("fake-quantised", None), ("packed", 0), ("ONNX", 2)):
+        records.append(
+            {
+                "part": "export",
+                "experiment": "export",
+                "target": target,
+                **shared,
+                "rows": 1000,
+                "largest_difference": None if flips is None else 1e-3 * flips,
+                "flips": flips,
+                "p_value": None if flips is None else 0.5 if flips else 1.0,
+                "accuracy": 0.9,
+                "standard_error": 0.0095,
+                "bytes": 500_000,
+            }
+        )
     keys = dict.fromkeys(key for record in records for key in record)
     records = [{key: record.get(key) for key in keys} for record in records]
     compiling = {
@@ -412,6 +428,13 @@ def lab4(folder: Path) -> Path:
         "compiling": compiling,
         "attention": {**attention, "backends": ["math"]},
         "mxint8": {"shapes": [[768, 768]], "batches": [32]},
+        "export": {
+            "format": "Integer(width=8)",
+            "epochs": 3,
+            "weights": None,
+            "rows": 1000,
+            "max_length": 64,
+        },
     }
     return write(folder, config, records, {**about("lab4"), "results": records})
 

@@ -28,7 +28,7 @@ FIGURES = {
             for mask in ("none", "padding")
             for what in ("median", "peak")
         ),
-        *("mxint8_operators_cpu", "mxint8_linear_cpu", "mxint8_memory"),
+        *("mxint8_operators_cpu", "mxint8_linear_cpu", "mxint8_memory", "export_bytes"),
     },
 }
 

@@ -193,6 +193,7 @@ def test_the_statements_of_the_other_labs_are_those_of_their_rows(tmp_path: Path
     assert "Integer: 3 of 8 trials are at chance." in said["lab3"]
     assert "indistinguishable on the test rows from Full and Block" in said["lab3"]
     assert "2.00 times as fast; the 10th to 90th percentiles are apart" in said["lab4"]
+    assert "ONNX answers 2 of 1,000 rows otherwise (McNemar p=0.5)." in said["lab4"]
 
 
 def test_what_was_written_between_the_marks_stays(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lightning_adls import figures, report
+from lightning_adls import export, figures, report
+from lightning_adls.errors import MissingPackageError
 from lightning_adls.models import bert
 
 LAB4 = Path(__file__).parents[2] / "scripts" / "lab4_performance.py"
@@ -36,9 +37,10 @@ SMALL = [
     *("--attention.batch=2", "--attention.heads=2", "--attention.head_size=4"),
     *("--attention.lengths=[6, 12]", "--attention.backends=[math]"),
     *("--mxint8.shapes=[[8, 40]]", "--mxint8.batches=[3]", "--run=test"),
+    *("--export.epochs=0.02", "--export.rows=50", "--export.max_length=16"),
 ]
 # Compiling is what takes time.
-ATTENTION, MXINT8 = "--parts=[attention]", "--parts=[mxint8]"
+ATTENTION, MXINT8, EXPORT = (f"--parts=[{part}]" for part in ("attention", "mxint8", "export"))
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
 Run = Callable[..., int]
@@ -48,6 +50,12 @@ Row = dict[str, str]
 def rows(experiment: str | None = None, folder: Path = FOLDER) -> list[Row]:
     with (folder / "results.csv").open() as file:
         return [r for r in csv.DictReader(file) if experiment in (None, r["experiment"])]
+
+
+@pytest.fixture(autouse=True)
+def cache(cache_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are tokenised once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", cache_dir)
 
 
 @pytest.fixture
@@ -63,7 +71,9 @@ def test_lab4_measures_all_parts_and_writes_all_results(
 ) -> None:
     assert run(LAB4, *SMALL) == 0
     found = rows()
-    assert list(dict.fromkeys(row["part"] for row in found)) == ["compile", "attention", "mxint8"]
+    assert list(dict.fromkeys(row["part"] for row in found)) == [
+        *("compile", "attention", "mxint8", "export")
+    ]
     assert {row["target"] for row in found if row["error"]} <= {"ResNet-18"}
     summary = json.loads((FOLDER / "summary.json").read_text())
     assert summary["versions"]["torch"] == torch.__version__
@@ -74,6 +84,17 @@ def test_lab4_measures_all_parts_and_writes_all_results(
     printed = capsys.readouterr().out
     for title in ("compile: steady", "attention: forward+backward", "mxint8: memory", "cores"):
         assert title in printed
+
+    exported = rows("export")
+    assert [row["target"] for row in exported] == [
+        *("fake-quantised", "packed", "ONNX", "torch.export", "compressed-tensors", "lowered")
+    ]
+    for row in exported[1:]:
+        assert float(row["largest_difference"]) < 1e-5
+        assert (row["flips"], row["p_value"], row["rows"]) == ("0", "1.0", "50")
+    assert len({row["accuracy"] for row in exported}) == 1
+    assert int(exported[1]["bytes"]) == (FOLDER / "export" / "model.safetensors").stat().st_size
+    assert "All 50 answers of packed, ONNX" in printed
 
     few = {row["variant"]: row for row in rows("few calls")}
     steady = {(row["target"], row["variant"]): row for row in rows("steady")}
@@ -112,6 +133,23 @@ def test_lab4_counts_the_bytes_of_the_whole_model(
     printed = " ".join(capsys.readouterr().out.split())
     assert f"saves {saved:,} bytes, {saved / before:.2%}" in printed
     assert "(32 - 8.25)/32 = 74.22%" in printed
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_lab4_an_engine_that_is_not_installed_has_a_row_that_says_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: Any) -> None:
+        raise MissingPackageError("export: onnxruntime is not installed; run pip install it.")
+
+    for name in ("onnx", "program", "compressed_tensors", "lower"):
+        monkeypatch.setattr(export, name, missing, raising=False)
+    assert run(LAB4, *SMALL, EXPORT) == 0
+    errors = {row["target"]: row["error"] for row in rows()}
+    assert (errors.pop("fake-quantised"), errors.pop("packed")) == ("", "")
+    assert len(errors) == 4
+    assert all("onnxruntime is not installed" in error for error in errors.values())
+    assert "Not measured, 4 x (ONNX, torch.export" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -279,6 +317,9 @@ def test_lab4_config_yaml_repeats_a_run_and_the_same_name_measures_anew(run: Run
         ("--compiling.backends=[eager fast]", "mode='fast' is for backend='inductor'"),
         ("--mxint8.shapes=[[0, 4]]", "has a number below 1"),
         ("--compiling.formats=['Nonsense(width=8)']", "Nonsense"),
+        ("--export.format='Nonsense(width=8)'", "Nonsense"),
+        ("--export.rows=0", "Exporting: rows=0 has a number below 1."),
+        ("--export.weights=missing.ckpt", "there is no file 'missing.ckpt' of weights"),
         ("--compiling.lengths=[17]", "max_length=32 is above the 16 positions"),
         ("--devices=[]", "give at least one"),
         ("--dtypes=[int8]", "dtype='int8' is none of"),

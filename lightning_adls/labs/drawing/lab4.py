@@ -1,9 +1,16 @@
 """Lab 4: the figures of its parts, from the records alone."""
 
 from lightning_adls.bench import StoredResults
-from lightning_adls.bench.experiments import Attention, Compiling, Packing, Part
+from lightning_adls.bench.experiments import Attention, Compiling, Exporting, Packing, Part
 from lightning_adls.labs.drawing.drawn import Figure
 from lightning_adls.labs.stored import StoredRun
+
+_SECTIONS: dict[str, type[Compiling | Attention | Packing | Exporting]] = {
+    "compiling": Compiling,
+    "attention": Attention,
+    "mxint8": Packing,
+    "export": Exporting,
+}
 
 
 def parts_of(run: StoredRun) -> tuple[StoredResults, list[Part]]:
@@ -11,11 +18,9 @@ def parts_of(run: StoredRun) -> tuple[StoredResults, list[Part]]:
     results = StoredResults(run.folder, run.summary["results"], run.summary)
     measured = {record["part"] for record in results.records}
     parts: list[Part] = [
-        Compiling(**run.config["compiling"]),
-        Attention(**run.config["attention"]),
-        Packing(**run.config["mxint8"]),
+        kind(**run.config[section]) for section, kind in _SECTIONS.items() if kind.name in measured
     ]
-    return results, [part for part in parts if part.name in measured]
+    return results, parts
 
 
 def draw(run: StoredRun) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""Lab 4: fused against naive attention, compiled against eager, what packing saves."""
+"""Lab 4: fused against naive attention, compiled against eager, packing, what exports answer."""
 
 from lightning_adls.bench import StoredResults
 from lightning_adls.labs.drawing.lab4 import parts_of
@@ -16,6 +16,8 @@ _HEADERS = {
     "1st ms": "first call, ms",
     "later ms": "later calls, ms",
     "multiple": "padded to multiples of",
+    "logits": "largest difference of a logit",
+    "p": "p of McNemar's test",
 }
 
 
