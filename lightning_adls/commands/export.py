@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
             for path in files.values():
                 console.print(str(path), highlight=False, soft_wrap=True)
             console.print(exporting.shown(rows, given.split))
-        for error in refused[:-1]:
-            print(f"error: {cli.shown(str(error))}", file=sys.stderr)
+        for each in refused[:-1]:
+            print(f"error: {cli.shown(str(each))}", file=sys.stderr)
         if refused:
             raise refused[-1]

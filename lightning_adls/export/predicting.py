@@ -169,7 +169,7 @@ class Predictor:
             batch = rows[chosen]
             with torch.no_grad():
                 output = self._logits({k: v for k, v in batch.items() if k != "labels"})
-            logits = getattr(output, "logits", output)
+            logits: Any = getattr(output, "logits", output)
             found |= zip(chosen, logits.float().softmax(-1).tolist(), strict=True)
         return [self._prediction(text, found[row]) for row, text in enumerate(known)]
 

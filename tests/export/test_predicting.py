@@ -49,7 +49,7 @@ def path(model: TextClassifier, tmp_path: Path) -> Path:
 def test_probabilities_are_those_of_the_trained_model_bit_for_bit(
     path: Path, model: TextClassifier, data: TextData
 ) -> None:
-    expected = {}
+    expected: dict[int, list[float]] = {}
     for batch in data.predict_dataloader():
         probabilities = model.predict_step(batch, 0)["probabilities"]
         expected |= zip(batch["index"].tolist(), probabilities.tolist(), strict=True)
