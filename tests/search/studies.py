@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from lightning_adls import search
-from lightning_adls.search import Listener, Objective, SamplerFactory, Search
+from lightning_adls.search import BaseObjective, Listener, Objective, SamplerFactory, Search
 from lightning_adls.search.samplers import SAMPLERS
 from lightning_adls.transforms import Quantize
 
@@ -48,12 +48,15 @@ class Numbers:
     def grid(self) -> dict[str, list[int]]:
         return {"number": list(range(10))}
 
+    def read(self, stored: Any) -> int:
+        return int(stored)
 
-class Plain:
+    def to_dict(self) -> dict[str, int]:
+        return {"numbers": 10}
+
+
+class Plain(BaseObjective[Any]):
     """An objective without a model: what a search needs of one."""
-
-    mode = "max"
-    minimise: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, value: Any = float) -> None:
         self.space = Numbers()
@@ -62,9 +65,3 @@ class Plain:
 
     def __call__(self, trial: optuna.Trial) -> float:
         return float(self.value(self.space.suggest(trial)))
-
-    def check_limits(self) -> None: ...
-
-    def refused(self, choice: int) -> None: ...
-
-    def shrunk(self, choice: int, rng: Any) -> None: ...

@@ -127,7 +127,18 @@ def test_a_sampler_without_its_package_says_so(quick: Recipes) -> None:
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     message = "sampler='cmaes' is unknown; there are tpe, random, grid"
     with pytest.raises(ValueError, match=message):
-        search.run_study(study_of(tmp_path / "journal"), Plain(tmp_path), 3, "cmaes")  # type: ignore[arg-type]
+        search.run_study(Plain(tmp_path), 3, "cmaes")  # type: ignore[arg-type]
+
+
+def test_a_study_in_memory_is_run_in_one_line(tmp_path: Path) -> None:
+    objective = Plain(tmp_path, lambda number: abs(number - 3))
+    objective.mode, objective.monitor = "min", "distance"
+    found = search.run_study(objective, 10, "grid", seed=1)
+    assert found.best is not None
+    assert (found.best.value, found.best.params) == (0, {"number": 3})
+    assert found.study.metric_names == ["distance"]
+    again = search.run_study(objective, 3, optuna.samplers.RandomSampler)
+    assert len(again.counted) == 3
 
 
 def test_tpe_draws_its_first_trials_as_random_does_and_then_learns(tmp_path: Path) -> None:
