@@ -1,5 +1,6 @@
 """The notebooks run as they stand, with small settings in the place of their own."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,21 @@ SMALL: dict[str, dict[str, Any]] = {
         "ROUNDS": 2,
     },
 }
-# It reads the last table, in the kernel.
-RESULTS = "results.to_json()"
+# Of the last table.
+COLUMNS = {
+    "lab0": {"accuracy", "trainable", "of"},
+    "lab1": {"PTQ, half", "PTQ, calibrated", "QAT, half"},
+    "lab2": {"best in float32", "best compressed"},
+    "lab3": {"bits per weight", "accuracy"},
+    "lab4": {"float32", "packed"},
+}
+# Those that hold accuracies of trained models.
+TRAINED = {
+    "lab0": ["accuracy"],
+    "lab1": ["PTQ, calibrated"],
+    "lab2": ["best in float32"],
+    "lab3": ["accuracy"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +79,45 @@ def execute(
     # Names of another notebook are gone; what it imported stays imported.
     first = f"%reset -f\n%cd -q {folder}"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
-    notebook.cells.append(nbformat.v4.new_code_cell(f"print({RESULTS})"))
+    notebook.cells.append(nbformat.v4.new_code_cell("print(results.to_json())"))
     manager, client = kernel
     runner = NotebookClient(notebook, km=manager, timeout=300)
     runner.kc = client
     return runner.execute()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_runs_and_ends_with_its_table(
+    name: str, tmp_path: Path, kernel: tuple[KernelManager, Any]
+) -> None:
+    notebook = execute(name, SMALL[name], tmp_path, kernel)
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = [output.text for output in shown if output.output_type == "stream"]
+    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 2
+    assert all(output.metadata["image/png"]["width"] > 300 for output in pictures)
+    assert not [output.text for output in shown if output.get("name") == "stderr"], "it is quiet"
+    # The last cell of the notebook itself that shows something shows the table.
+    table = json.loads(said[-1])
+    assert set(table) == COLUMNS[name]
+    for column in TRAINED.get(name, ()):
+        best = max(value for value in table[column].values() if isinstance(value, float))
+        assert best > 0.55, "better than guessing"
+    if name == "lab4":
+        saved = table["float32"]["all"] - table["packed"]["all"]
+        assert saved == pytest.approx(
+            table["float32"]["linear_weights"] * (1 - 8.25 / 32), rel=0.02
+        )
+
+
+def test_every_notebook_is_run_and_listed() -> None:
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    assert names == set(SMALL)
+    index = (FOLDER / "index.md").read_text(encoding="utf-8")
+    assert all(f"{name}.py" in index for name in names)
+
+
+def test_a_parameter_that_a_notebook_lacks_is_refused() -> None:
+    notebook = jupytext.read(FOLDER / "lab0.py")
+    with pytest.raises(KeyError, match="ROW"):
+        with_parameters(notebook, {"ROW": 1})

@@ -89,10 +89,9 @@ objective = Objective(
 # ## Three samplers
 
 # %%
-searches = {
-    name: run_study(replace(objective, folder=objective.folder / name), TRIALS, sampler=name)
-    for name in ("grid", "random", "tpe")
-}
+samplers = ("grid", "random", "tpe")
+objectives = {name: replace(objective, folder=objective.folder / name) for name in samplers}
+searches = {name: run_study(each, TRIALS, sampler=name) for name, each in objectives.items()}
 trials = pd.DataFrame(trial_rows({name: each.study for name, each in searches.items()}))
 trials[["study", "trial", "value", "running_best", "parameters", "seconds"]].round(3)
 
@@ -154,7 +153,7 @@ aware = run_study(judging, TRIALS, sampler="random")
 best = searches["random"].best
 assert best is not None
 assert aware.best is not None
-plain = searches["random"].objective.load(best)
+plain = objectives["random"].load(best)
 compress(plain)
 
 # %%

@@ -55,7 +55,7 @@ class Digits(BaseObjective[Any]):
         deadly: int | None = None,
         faulty: bool = False,
     ) -> None:
-        self.space = DigitSpace(digits, base)
+        self.space: Any = DigitSpace(digits, base)
         self.folder = folder
         self._seconds, self._reports = seconds, reports
         self._deadly, self._faulty = deadly, faulty

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import BaseTrial
 
 from lightning_adls import search
 from lightning_adls.search import BaseObjective, Listener, Objective, SamplerFactory, Search
+from lightning_adls.search.judged import JudgedTrial
 from lightning_adls.search.samplers import SAMPLERS
 from lightning_adls.transforms import Quantize
 
@@ -42,7 +44,7 @@ class Numbers:
 
     points = 10
 
-    def suggest(self, trial: optuna.Trial) -> int:
+    def suggest(self, trial: BaseTrial) -> int:
         return int(trial.suggest_categorical("number", tuple(range(10))))
 
     def grid(self) -> dict[str, list[int]]:
@@ -63,5 +65,5 @@ class Plain(BaseObjective[Any]):
         self.folder = folder
         self.value = value
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: JudgedTrial) -> float:
         return float(self.value(self.space.suggest(trial)))
