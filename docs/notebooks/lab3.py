@@ -99,15 +99,14 @@ print(f"float32: accuracy {reached:.3f}")
 # %% [markdown]
 # ## A search
 #
-# Each linear layer chooses the format of its weight. A space says from what: a template, and the
-# values of its parameters.
+# Each linear layer chooses the formats of its input, weight and bias. A space says from what: a
+# template, and the values of its parameters.
 
 # %%
 layers = [name for name, layer in start.named_modules() if isinstance(layer, nn.Linear)]
 ranges = {"width": WIDTHS, "frac_width": [1, 2, 3, 4, 6]}
 spaces = {
-    name: FormatSpace.from_templates(layers, {name: {"weight": name}}, ranges)
-    for name in ("Integer", "MXInt")
+    name: FormatSpace.from_templates(layers, {name: name}, ranges) for name in ("Integer", "MXInt")
 }
 for name, space in spaces.items():
     print(f"{name}: {space.points:.1e} recipes for {len(layers)} layers")
@@ -155,7 +154,7 @@ draw_steps(
 # all layers and formats by one forward and one backward pass per sample.
 
 # %%
-formats = [{"weight": f"MXInt(width={width})"} for width in WIDTHS]
+formats = [f"MXInt(width={width})" for width in WIDTHS]
 scores = sensitivity(start, data.calibration_batches(2), formats)
 draw_heat_map(
     "lab3_sensitivity.png",
@@ -165,7 +164,8 @@ draw_heat_map(
 )
 
 # %% [markdown]
-# Fewer bits cost more, by about four times per bit. Layers differ as much: a plan can use that.
+# Fewer bits cost more, and some layers lose far more than others by the same bits. A plan can use
+# that.
 
 # %% [markdown]
 # ## A plan
@@ -201,11 +201,11 @@ def candidate(group: str, recipe: Quantize) -> Candidate:
 plans = [
     candidate("plan", plan(start, scores, formats, bits_per_weight=bits).recipe) for bits in BUDGETS
 ]
-alike = [
-    candidate(f"MXInt({width})", Quantize({"*": {"weight": f"MXInt(width={width})"}}))
-    for width in WIDTHS
+alike = [candidate(f"MXInt({width})", Quantize({"*": f"MXInt(width={width})"})) for width in WIDTHS]
+tried = [
+    Candidate(f"{row.study}, searched", row.bits_per_weight, row.value)
+    for row in trials.itertuples()
 ]
-tried = [Candidate(row.study, row.bits_per_weight, row.value) for row in trials.itertuples()]
 draw_front(
     "lab3_front.png",
     [*tried, *plans],
@@ -236,8 +236,8 @@ results.round(3)
 # %% [markdown]
 # ## Try it
 #
-# - **Inputs too.** Give formats `{"input": "MXInt(width=4)", "weight": ...}`. Inputs take no
-#   storage: what does a plan choose, if `{"input": [...], "weight": [...]}` lists both freely?
+# - **Inputs apart.** Inputs take no storage: what does a plan choose, if one of its formats is
+#   `{"input": [...], "weight": [...]}`, two lists to choose from freely?
 # - **A budget for the search.** `Objective(..., limits=Limits(bits_per_weight=3))` leaves out
 #   what is above. How many trials does the search need to come near the plan?
 # - **Trials that train.** Drop `train=False`, and give `Budget(0.1)`. Which recipes gain most?

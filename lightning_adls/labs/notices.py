@@ -3,10 +3,6 @@
 import logging
 import warnings
 
-# They set the levels of their loggers when they are imported.
-import lightning.pytorch  # noqa: F401
-import optuna  # noqa: F401
-
 
 def quiet() -> None:
     """Keep to what a user can act on: no notices of each Trainer, and of each trial.
@@ -14,13 +10,16 @@ def quiet() -> None:
     For scripts and notebooks. It sets the levels of the loggers of Lightning and Optuna, and leaves
     out warnings that are no concern here.
     """
+    warnings.filterwarnings("ignore", "IProgress not found")  # of a notebook's progress bars
+    # They warn of that, and set the levels of their loggers, when they are imported.
+    import optuna  # noqa: F401
+
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers")  # its batches are made fast
     warnings.filterwarnings("ignore", ".*infer the batch indices")  # predictions name their rows
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # of Lightning, on torch 2.13
-    warnings.filterwarnings("ignore", "IProgress not found")  # of a notebook's progress bars
     # Of a mixed precision, whose parameters are the float32 that it takes them for.
     warnings.filterwarnings("ignore", "Precision .*-mixed is not supported by the model summary")
     # Said in docs/performance.md, where float32 is what was asked for.
