@@ -15,10 +15,23 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).parent.parent / "docs" / "notebooks"
 # What stands in the cell tagged "parameters", so small that all notebooks take a minute.
 SMALL: dict[str, dict[str, Any]] = {
-    "lab0": {"ROWS": 2000, "WIDTH": 32, "START_EPOCHS": 1, "EPOCHS": 1},
-    "lab1": {"ROWS": 2000, "WIDTH": 32, "WIDTHS": [2, 8], "SPARSITIES": [0.3, 0.9]},
-    "lab2": {"ROWS": 4000, "TRIALS": 2},
-    "lab3": {"ROWS": 2000, "WIDTH": 32, "TRIALS": 2, "WIDTHS": [2, 4, 8], "BUDGETS": [3, 6]},
+    "lab0": {"ROWS": 2000, "VAL_ROWS": 200, "WIDTH": 32, "START_EPOCHS": 1, "EPOCHS": 1},
+    "lab1": {
+        "ROWS": 2000,
+        "VAL_ROWS": 200,
+        "WIDTH": 32,
+        "WIDTHS": [2, 8],
+        "SPARSITIES": [0.3, 0.9],
+    },
+    "lab2": {"ROWS": 4000, "VAL_ROWS": 200, "TRIALS": 1},
+    "lab3": {
+        "ROWS": 2000,
+        "VAL_ROWS": 200,
+        "WIDTH": 32,
+        "TRIALS": 2,
+        "WIDTHS": [2, 4, 8],
+        "BUDGETS": [3, 6],
+    },
     "lab4": {
         "BACKEND": "aot_eager",
         "WIDTH": 32,

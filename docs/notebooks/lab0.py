@@ -39,6 +39,7 @@ L.seed_everything(0, verbose=False)
 
 # %% tags=["parameters"]
 ROWS = None  # reviews to train on; None is all 7,200
+VAL_ROWS = 800  # to validate on
 WIDTH = 64  # of the network
 START_EPOCHS, EPOCHS = 1, 2
 
@@ -55,7 +56,7 @@ pd.DataFrame(reviews.make(rows=5, seed=1), columns=["text", "label"])
 # `TextData` reads, tokenises and batches them. It is a LightningDataModule like any other.
 
 # %%
-data = TextData(max_length=64, limit_train=ROWS, limit_val=800)
+data = TextData(max_length=64, limit_train=ROWS, limit_val=VAL_ROWS)
 data.prepare_data()
 data.setup()
 print(data.row_counts, "rows;", data.vocab_size, "words;", data.class_names)

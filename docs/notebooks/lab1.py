@@ -47,6 +47,7 @@ L.seed_everything(0, verbose=False)
 
 # %% tags=["parameters"]
 ROWS = None  # reviews to train on; None is all 7,200
+VAL_ROWS = 800  # to validate on
 WIDTH = 64  # of the network
 START_EPOCHS, MORE_EPOCHS = 2, 0.2
 WIDTHS = [2, 3, 4, 5, 6, 8, 12, 16]  # bits
@@ -78,7 +79,7 @@ def point(x: float, found: float) -> Point:
 
 
 # %%
-data = TextData(max_length=64, limit_train=ROWS, limit_val=800)
+data = TextData(max_length=64, limit_train=ROWS, limit_val=VAL_ROWS)
 data.prepare_data()
 data.setup()
 network = bert(

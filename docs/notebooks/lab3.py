@@ -55,6 +55,7 @@ L.seed_everything(0, verbose=False)
 
 # %% tags=["parameters"]
 ROWS = None  # reviews to train on; None is all 7,200
+VAL_ROWS = 800  # to validate on
 WIDTH = 64  # of the network
 START_EPOCHS, MORE_EPOCHS = 2, 0.2
 TRIALS = 25
@@ -82,7 +83,7 @@ def accuracy(module: L.LightningModule) -> float:
 
 
 # %%
-data = TextData(max_length=64, limit_train=ROWS, limit_val=800)
+data = TextData(max_length=64, limit_train=ROWS, limit_val=VAL_ROWS)
 data.prepare_data()
 data.setup()
 network = bert(

@@ -12,6 +12,7 @@ def quiet() -> None:
     """
     warnings.filterwarnings("ignore", "IProgress not found")  # of a notebook's progress bars
     # They warn of that, and set the levels of their loggers, when they are imported.
+    import lightning.pytorch  # noqa: F401
     import optuna  # noqa: F401
 
     for name in ("lightning.pytorch", "lightning.fabric"):
