@@ -38,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "VOCABULARY": 1000,
         "LENGTHS": [16, 64],
         "ROUNDS": 2,
+        "LEAST_BYTES": 0,
     },
 }
 # Of the last table.

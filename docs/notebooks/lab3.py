@@ -188,7 +188,7 @@ print(check_plan(start, data.calibration_batches(4)[2:], scores, three, plans=10
 # %% [markdown]
 # ## Accuracy over bits
 #
-# Plans for several budgets, the trials of the search, and the same format for all layers.
+# Of MXInt: plans for several budgets, the trials of the search, and the same width for all layers.
 
 
 # %%
@@ -204,8 +204,8 @@ plans = [
 ]
 alike = [candidate(f"MXInt({width})", Quantize({"*": f"MXInt(width={width})"})) for width in WIDTHS]
 tried = [
-    Candidate(f"{row.study}, searched", row.bits_per_weight, row.value)
-    for row in trials.itertuples()
+    Candidate("searched", row.bits_per_weight, row.value)
+    for row in trials[trials.study == "MXInt"].itertuples()
 ]
 draw_front(
     "lab3_front.png",
