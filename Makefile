@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ADLS := LIGHTNING_ADLS_MAKE=1 $(BIN)/python -m lightning_adls
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 lab4 train export predict figures report doctor test test-slow lint format clean help \
+.PHONY: lab0 lab1 lab2 lab3 lab4 train export predict figures report notebooks doctor test test-slow lint format clean help \
   bench bench-formats bench-step bench-flow
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make figures draw the figures of runs again: ARGS='lightning_logs/lab1/default'"
 	@echo "make report  write a lab report of one run or several, side by side: ARGS='lab1/default'"
 	@echo "make doctor  say whether this machine has what is needed, and what it can do"
+	@echo "make notebooks  docs/notebooks/lab0.ipynb ..., for Jupyter and Colab"
 	@echo "make test    the test suite"
 	@echo "make test-slow  a hundred kills of workers and drivers: some minutes"
 	@echo "make lint    ruff and mypy"
@@ -62,6 +63,9 @@ report: $(VENV)/.package
 
 doctor: $(VENV)/.package
 	$(ADLS) doctor $(ARGS)
+
+notebooks: $(VENV)/.notebooks
+	$(BIN)/jupytext --to ipynb docs/notebooks/lab*.py
 
 # A process per core, of one thread each: threads that wait for each other spin.
 test: $(VENV)/.dev
@@ -120,10 +124,11 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 $(VENV)/.package: EXTRAS :=
 $(VENV)/.lora: EXTRAS := [lora]
 $(VENV)/.export: EXTRAS := [export]
+$(VENV)/.notebooks: EXTRAS := [notebooks]
 $(VENV)/.dev: EXTRAS := [dev]
 $(VENV)/.bench: EXTRAS := [bench]
-$(VENV)/.package $(VENV)/.lora $(VENV)/.export $(VENV)/.dev $(VENV)/.bench: \
-  pyproject.toml setup.py constraints.txt | $(VENV)/.torch
+$(VENV)/.package $(VENV)/.lora $(VENV)/.export $(VENV)/.notebooks $(VENV)/.dev \
+  $(VENV)/.bench: pyproject.toml setup.py constraints.txt | $(VENV)/.torch
 	@echo "Installing lightning_adls$(EXTRAS) into $(VENV) (the first time takes a minute or more) ..."
 	@$(PIP) --editable '.$(EXTRAS)'
-	@touch $@ $(VENV)/.package $(if $(findstring dev,$@),$(VENV)/.lora $(VENV)/.export $(VENV)/.bench)
+	@touch $@ $(VENV)/.package $(if $(findstring dev,$@),$(VENV)/.lora $(VENV)/.export $(VENV)/.notebooks $(VENV)/.bench)

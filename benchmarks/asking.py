@@ -47,7 +47,7 @@ WINDOWS = ((51, 100), (351, 400), (951, 1000), (1951, 2000), (4951, 5000), (9951
 Turn = dict[str, float]
 
 
-class Judging:
+class Judging(search.BaseObjective[Any]):
     """An objective that trains nothing, with all that a trial of Lab 3 says and notes.
 
     Args:
@@ -55,20 +55,8 @@ class Judging:
         folder: Of the search.
     """
 
-    mode = "max"
-    minimise: Sequence[str] = ()
-
     def __init__(self, space: search.FormatSpace, folder: Path) -> None:
         self.space, self.folder = space, folder
-
-    def check_limits(self) -> None:
-        """There are none."""
-
-    def refused(self, choice: Any) -> None:
-        """No choice costs too much."""
-
-    def shrunk(self, choice: Any, rng: Random) -> None:
-        """So none has to cost less."""
 
     def __call__(self, trial: JudgedTrial) -> float:
         """A value of the choices that no sampler learns from, so that they do not repeat."""

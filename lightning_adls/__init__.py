@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_adls.data import reviews as reviews
     from lightning_adls.errors import InputValueError as InputValueError
     from lightning_adls.formats import NumberFormat as NumberFormat
+    from lightning_adls.labs.notices import quiet as quiet
     from lightning_adls.layers import LayerFormats as LayerFormats
     from lightning_adls.layers import QuantizedConv1d as QuantizedConv1d
     from lightning_adls.layers import QuantizedConv2d as QuantizedConv2d
@@ -86,6 +87,7 @@ _MODULE_OF = {
     "load": "checkpoints",
     "parameter_groups": "transforms",
     "plan": "planning",
+    "quiet": "labs.notices",
     "reviews": "data",
     "sensitivity": "planning",
     "summarize": "transforms",

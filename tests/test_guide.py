@@ -83,12 +83,15 @@ def test_the_example_of_searching_runs_in_a_project_with_data_of_its_own(
         return torch.nn.Sequential(OrderedDict(encoder=encoder, head=torch.nn.Linear(4, 2)))
 
     monkeypatch.chdir(tmp_path)
-    example = _examples(DOCS / "search.md")[0].replace("trials=24", "trials=6")
+    example, short = _examples(DOCS / "search.md")[:2]
+    example, short = example.replace("trials=24", "trials=6"), short.replace("trials=8", "trials=2")
     page: dict[str, Any] = {"make_model": make_model, "MyModule": Classifier, "my_data": Points()}
     exec(compile(example, "search.md", "exec"), page)
     assert len(page["mine"].counted) == 6
     assert "encoder.*" in capsys.readouterr().out
     assert page["module"].training
+    exec(compile(short, "search.md", "exec"), page)
+    assert len(page["found"].counted) == 2
 
 
 def test_the_example_of_lab_4_measures_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ The same command continues an interrupted run and repeats nothing that is done.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import yaml
 from optuna.pruners import BasePruner
@@ -38,10 +38,11 @@ from lightning_adls.labs.concerns import about_searches, say
 from lightning_adls.labs.drawing import draw
 from lightning_adls.labs.drawing.lab3 import draw_running_best
 from lightning_adls.labs.factories import CallbackFactory, LoggerFactory
+from lightning_adls.labs.format_search_parts import Choosing, Judging, Proposing, Stored
 from lightning_adls.labs.format_searches import FormatSearches
 from lightning_adls.labs.fronts import write_fronts
 from lightning_adls.labs.halves import ReportOn
-from lightning_adls.labs.judging import flips_of, step_of, test, tested, weights_of
+from lightning_adls.labs.judging import flips_of, load_best, step_of, test, tested, weights_of
 from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.monitoring import Monitor, Monitoring
 from lightning_adls.labs.one_shot import OneShot
@@ -233,6 +234,8 @@ def run_lab(
         finetune=finetune,
         weights=weights,
     )
+    if strategy == "one_shot":
+        one_shot.check(task)
     monitoring = Monitoring.of(task.texts, monitor, report_on, seed)
     found = list(match(linear_layers(task.network), dict.fromkeys(layers), "layers"))
     spaces = {
@@ -259,25 +262,14 @@ def run_lab(
         search.open_storage(storage or lab.folder / "search.journal") as store,
     ):
         bars = search.Bars(console, len(only) * len(SEARCHES[strategy]))
+        trained = [name for name in studies if train and name not in untrained]
         lists = FormatSearches(
             lab,
-            store,
-            storage is not None,
-            spaces,
-            found,
-            build,
-            budget,
-            sampler,
-            pruner,
-            monitoring,
-            trials,
-            [name for name in studies if train and name not in untrained],
+            Stored(store, storage is not None, lab.name),
+            Choosing(spaces, found, budget_bits),
+            Proposing(strategy, trials, sampler, pruner, planning, one_shot),
+            Judging(build, budget, trained, monitoring, minimise or []),
             computing,
-            strategy,
-            budget_bits,
-            minimise or [],
-            planning,
-            one_shot,
             console,
         )
         searches = lists.searches
@@ -316,7 +308,8 @@ def run_lab(
         if monitoring.by_accuracy:
             say(about_searches(ran, monitoring.choosing_rows))
         here = {name for name, each in searches.items() if each in ran}
-        rows = write_summary(lab, searches, here, backend, monitoring, front, results.reference)
+        reference = results.reference
+        rows = write_summary(lab, searches, here, backend, train, monitoring, front, reference)
         results.write()
         draw(StoredRun.read(lab.folder))
         ranked = sorted(rows, key=lambda row: -(row["val_accuracy"] or 0))
@@ -328,7 +321,7 @@ def run_lab(
                 if tensorboard.histograms and row.get("best_checkpoint") and row["study"] in here:
                     each = searches[row["study"]]
                     assert each.best is not None  # its weights are here
-                    module = cast(TextClassifier, each.objective.load(each.best))
+                    module = load_best(each)
                     write_model(lab.folder / OVERVIEW / row["study"] / "best", module, task.texts)
     console.print(table("Best of each study", ranked, COLUMNS))
     console.print(table("Trials of each study", ranked, TRIALS))
@@ -401,6 +394,7 @@ def write_summary(
     searches: Searches,
     only: Collection[str],
     backend: str,
+    train: bool,
     monitoring: Monitoring,
     front: str,
     reference: tuple[float, float],
@@ -443,7 +437,7 @@ def write_summary(
         "start": start,
         "results": rows,
         "best": alike,
-        "uniform": uniform_rows(lab),
+        "uniform": uniform_rows(lab, train, monitoring),
         "fronts": write_fronts(
             lab.folder,
             searches,

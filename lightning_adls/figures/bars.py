@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_adls.figures.canvas import figure, plain_log
+from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import styles
 
 MOST_NUMBERS = 40
@@ -17,7 +18,7 @@ def draw_bars(
     y_label: str,
     subtitle: str = "",
     log: bool = False,
-) -> None:
+) -> Picture:
     """Draw groups of bars, each with its height above it, unless there are very many.
 
     Args:
@@ -62,6 +63,7 @@ def draw_bars(
         axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
         axes.set(ylabel=y_label)
         axes.grid(alpha=0.3, axis="y")
+    return Picture(Path(path).with_suffix(".png"))
 
 
 def _short(height: float) -> str:

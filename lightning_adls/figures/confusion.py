@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning_adls.figures.canvas import figure, with_error
+from lightning_adls.figures.picture import Picture
 from lightning_adls.significance import standard_error
 
 Matrix = Sequence[Sequence[int]]
@@ -16,7 +17,7 @@ def draw_confusions(
     *,
     title: str,
     subtitle: str = "",
-) -> None:
+) -> Picture:
     """Draw a matrix for each model, a panel each.
 
     A cell is shaded by its share of the row, and has the number and that share in it. Above is the
@@ -59,3 +60,4 @@ def draw_confusions(
             one.set_xticks(range(len(classes)), classes, fontsize=8)
             one.set_yticks(range(len(classes)), classes, fontsize=8, rotation=90, va="center")
             one.set(xlabel="predicted", ylabel="class" if place % columns == 0 else "")
+    return Picture(Path(path).with_suffix(".png"))

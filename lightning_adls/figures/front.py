@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_adls.figures.canvas import Levels, cut, figure, levels, plain_log, robust_bottom
+from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import BLACK, GREY, styles
 
 
@@ -45,7 +46,7 @@ def draw_front(
     compare: Levels | None = None,
     log: bool = False,
     references: Sequence[Candidate] = (),
-) -> None:
+) -> Picture:
     """Draw all models, and the front as a staircase through those on it, with error bars.
 
     Args:
@@ -132,3 +133,4 @@ def draw_front(
         levels(axes, compare or {}, bottom)
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)
+    return Picture(Path(path).with_suffix(".png"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning_adls.figures.canvas import figure
 from lightning_adls.figures.maps import in_short, short_layer
+from lightning_adls.figures.picture import Picture
 
 
 def draw_heat_map(
@@ -14,7 +15,7 @@ def draw_heat_map(
     title: str,
     subtitle: str = "",
     label: str = "score",
-) -> None:
+) -> Picture:
     """Draw scores on a logarithmic scale of colours, dark where they are high.
 
     Args:
@@ -41,3 +42,4 @@ def draw_heat_map(
         axes.set_yticks(range(len(scores)), map(short_layer, scores), fontsize=7.5)
         axes.tick_params(length=0)
         axes.figure.colorbar(image, ax=axes, label=label)
+    return Picture(Path(path).with_suffix(".png"))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_adls.figures.canvas import figure
+from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import styles
 
 MOST = 12
@@ -16,7 +17,7 @@ def draw_importances(
     *,
     title: str,
     subtitle: str = "",
-) -> None:
+) -> Picture:
     """Draw the importances of each search as horizontal bars, a panel each, largest first.
 
     Args:
@@ -47,3 +48,4 @@ def draw_importances(
             one.set_xlim(left=0)
             one.set_xlabel("share", fontsize=8)
             one.grid(alpha=0.3, axis="x")
+    return Picture(Path(path).with_suffix(".png"))

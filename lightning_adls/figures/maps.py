@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_adls.figures.canvas import figure
+from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import GREY, styles
 
 TENSORS = ("input", "weight", "bias")
@@ -12,27 +13,28 @@ TENSORS = ("input", "weight", "bias")
 
 def draw_format_map(
     path: str | Path,
-    formats: Mapping[str, Mapping[str, str | None]],
+    formats: Mapping[str, Mapping[str, str | None] | None],
     *,
     title: str,
     subtitle: str = "",
-) -> None:
+) -> Picture:
     """Draw the formats of a model, in the colour of their family.
 
     Args:
         path: Of the PNG file; the PDF lies beside it.
         formats: By layer, a format in text form for each of ``input``, ``weight`` and ``bias``;
-            None, or nothing, for full precision.
+            None, or nothing, for full precision. A recipe's ``to_dict()`` has it.
         title: Above the figure.
         subtitle: Below the title.
     """
     from matplotlib.patches import Rectangle
 
-    names = dict.fromkeys(family(f.get(tensor)) for f in formats.values() for tensor in TENSORS)
+    texts = [of_layer or {} for of_layer in formats.values()]
+    names = dict.fromkeys(family(f.get(tensor)) for f in texts for tensor in TENSORS)
     looks = styles(names)
     height = 1.3 + 0.3 * len(formats)
     with figure(path, title, subtitle, size=(9.5, height)) as (axes,):
-        for row, of_layer in enumerate(formats.values()):
+        for row, of_layer in enumerate(texts):
             for column, tensor in enumerate(TENSORS):
                 text = of_layer.get(tensor)
                 color = looks[family(text)].color
@@ -62,6 +64,7 @@ def draw_format_map(
             axes.axhline(n, color="white", linewidth=1.5)
         for n in range(1, len(TENSORS)):
             axes.axvline(n, color="white", linewidth=1.5)
+    return Picture(Path(path).with_suffix(".png"))
 
 
 def family(text: str | None) -> str:

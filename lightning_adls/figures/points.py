@@ -16,6 +16,7 @@ from lightning_adls.figures.canvas import (
     plain_log,
     robust_bottom,
 )
+from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import styles
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def draw_points(
     subtitle: str = "",
     compare: Levels | None = None,
     log: bool = False,
-) -> None:
+) -> Picture:
     """Draw points joined by lines; more than seven curves share their axes in several panels.
 
     Points of several curves at the same x stand a little beside each other, so that each is seen.
@@ -93,6 +94,7 @@ def draw_points(
             _ticks(one, places, log)
             one.set(xlabel=x_label, ylabel=y_label if place % 3 == 0 else "")
             one.grid(alpha=0.3)
+    return Picture(Path(path).with_suffix(".png"))
 
 
 def _step(places: Sequence[float], curves: int) -> float:

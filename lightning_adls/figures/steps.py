@@ -14,6 +14,7 @@ from lightning_adls.figures.canvas import (
     robust_bottom,
     with_error,
 )
+from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import GREY, styles
 
 Span = tuple[float, float, float]
@@ -44,7 +45,7 @@ def draw_steps(
     subtitle: str = "",
     compare: Levels | None = None,
     mode: Literal["max", "min"] = "max",
-) -> None:
+) -> Picture:
     """Draw stepped curves, the best last value first in the legend.
 
     More than seven share their axes in several panels, where each is seen before the pale others.
@@ -121,6 +122,7 @@ def draw_steps(
             one.xaxis.set_major_locator(MaxNLocator(integer=True))
             one.set(xlabel=x_label, ylabel=y_label if place % 3 == 0 else "")
             one.grid(alpha=0.3)
+    return Picture(Path(path).with_suffix(".png"))
 
 
 def _until(end: float, points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:

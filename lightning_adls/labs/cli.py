@@ -1,7 +1,6 @@
 """How a script starts: its YAML and its command line become the arguments of its ``main``."""
 
 import gc
-import logging
 import os
 import sys
 import warnings
@@ -30,6 +29,7 @@ from lightning_adls.labs.ending import (
 from lightning_adls.labs.long_help import explain
 from lightning_adls.labs.messages import readable
 from lightning_adls.labs.network import NetworkSection, network_factory
+from lightning_adls.labs.notices import quiet
 from lightning_adls.loggers import place_of
 from lightning_adls.models import NetworkFactory
 from lightning_adls.threads import WAIT_POLICY, wait_policy
@@ -225,26 +225,3 @@ class _Help(DefaultHelpFormatter):
 
     def _get_help_string(self, action: Any) -> str:
         return super()._get_help_string(action).partition(", known subclasses: torch.nn.")[0]
-
-
-def quiet() -> None:
-    """Keep to what a user can act on: no notices about each Trainer that a search makes."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("optuna").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*does not have many workers")  # its batches are made fast
-    warnings.filterwarnings("ignore", ".*infer the batch indices")  # predictions name their rows
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # of Lightning, on torch 2.13
-    # Of a mixed precision, whose parameters are the float32 that it takes them for.
-    warnings.filterwarnings("ignore", "Precision .*-mixed is not supported by the model summary")
-    # Said in docs/performance.md, where float32 is what was asked for.
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix mult")
-    # Why a kernel of attention cannot be used: the row's error says it.
-    warnings.filterwarnings("ignore", module=r"lightning_adls\.bench\..*scaled_dot_product")
-    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")
-    # Of inductor, where it notes the operands of a product, which only timing its kernels needs.
-    logging.getLogger("torch._inductor.select_algorithm").addFilter(_is_worth_reading)
-
-
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-    return "tensor meta failed for Extern Choice" not in str(record.msg)

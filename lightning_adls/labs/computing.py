@@ -7,7 +7,7 @@ from lightning_adls.budget import Budget
 from lightning_adls.engines import Engine, Ray, make_engine
 from lightning_adls.engines.resources import crowded, gpus
 from lightning_adls.errors import InputValueError
-from lightning_adls.labs.cli import quiet
+from lightning_adls.labs.notices import quiet
 
 EngineName = Literal["serial", "processes", "ray"]
 

@@ -6,33 +6,30 @@ from functools import partial
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, NopPruner
-from optuna.storages import BaseStorage
+from optuna.pruners import NopPruner
 from rich.console import Console
 
 from lightning_adls import search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.engines import Engine
 from lightning_adls.labs.examples import with_example
+from lightning_adls.labs.format_search_parts import Choosing, Judging, Proposing, Stored
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.monitoring import Monitoring
-from lightning_adls.labs.one_shot import OneShot, SharedWeights, best_of
-from lightning_adls.labs.planned import Formats, Planning, planned, proposals
+from lightning_adls.labs.one_shot import SharedWeights, best_of
+from lightning_adls.labs.planned import Formats, planned, proposals
 from lightning_adls.labs.searching import add
-from lightning_adls.labs.strategies import SCORES, SEARCHES, Strategy, searches_of, study_of
+from lightning_adls.labs.strategies import SCORES, SEARCHES, searches_of, study_of
 from lightning_adls.report import Row
 from lightning_adls.search import (
-    Budget,
     FormatSpace,
     Limits,
     Objective,
     ProposedSampler,
-    SamplerFactory,
     Search,
 )
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.recipe_costs import RecipeCosts
-from lightning_adls.search.study import note_points
+from lightning_adls.search.study import note_proposals
 from lightning_adls.transforms import Quantize
 
 _PLAN, _ONE_SHOT = "plan", "one_shot"
@@ -44,24 +41,11 @@ class FormatSearches:
 
     Args:
         lab: The run.
-        store: Where the studies are.
-        shared: Whether runs share it.
-        spaces: What may be chosen now, by the name of the study.
-        layers: Names of the linear layers that are searched.
-        build: Makes a fresh module from a recipe.
-        budget: What each trial may spend.
-        sampler: What proposes trials, where nothing is planned.
-        pruner: What stops weak trials.
-        monitoring: What trials are compared by.
-        trials: Of each search.
-        trained: The studies whose trials train.
+        stored: Where the studies are.
+        choosing: What may be chosen now.
+        proposing: What the trials try.
+        judging: What becomes of a recipe.
         engine: Who judges the trials.
-        strategy: What the trials try.
-        bits: Most bits per weight; None for any number.
-        minimise: Costs that are further objectives beside what trials are compared by; not of
-            searches that try what was chosen beforehand.
-        planning: What a plan may spend.
-        one_shot: What one training for all recipes may spend.
         console: For what plans are expected to do.
         listeners: Are told of each trial.
 
@@ -70,23 +54,11 @@ class FormatSearches:
     """
 
     lab: ModelRun
-    store: BaseStorage
-    shared: bool
-    spaces: Mapping[str, FormatSpace]
-    layers: Sequence[str]
-    build: Callable[[Quantize], TextClassifier]
-    budget: Budget
-    sampler: SamplerFactory
-    pruner: BasePruner
-    monitoring: Monitoring
-    trials: int
-    trained: Sequence[str]
+    stored: Stored
+    choosing: Choosing
+    proposing: Proposing
+    judging: Judging
     engine: Engine
-    strategy: Strategy
-    bits: float | None
-    minimise: Sequence[str]
-    planning: Planning
-    one_shot: OneShot
     console: Console
     listeners: list[Listener] = field(default_factory=list)
     searches: dict[str, Search[Quantize]] = field(default_factory=dict)
@@ -99,13 +71,13 @@ class FormatSearches:
         Args:
             only: The studies to run now.
         """
-        begun = search.study_names(self.store)
-        for study in self.spaces:
+        begun = search.study_names(self.stored.storage)
+        for study in self.choosing.spaces:
             for strategy in SEARCHES:
                 for name in searches_of(study, strategy):
-                    if self._stored_as(name) not in begun:
+                    if self.stored.name_of(name) not in begun:
                         continue
-                    if study in only and strategy == self.strategy:
+                    if study in only and strategy == self.proposing.strategy:
                         self._open(name).check_free()
                     else:
                         self._open_as_begun(name)
@@ -113,16 +85,18 @@ class FormatSearches:
     def of(self, study: str) -> Iterator[Search[Quantize]]:
         """The searches of a study, to be run one after the other."""
         judged, finished = searches_of(study, _ONE_SHOT)
-        for name in searches_of(study, self.strategy):
+        for name in searches_of(study, self.proposing.strategy):
             found = self.searches.get(name) or self._open(name)
-            if self.strategy == _PLAN and self.spaces[study].points > 1:
+            if self.proposing.strategy == _PLAN and self.choosing.spaces[study].points > 1:
                 self._propose(found, proposals(self._plans(study)))
             if name == judged:
                 self._train_for_all(study)
-                found.trials = self.one_shot.evaluations
+                found.trials = self.proposing.one_shot.evaluations
             if name == finished:
                 best = best_of(
-                    self.searches[judged].counted, self.one_shot.finish, self.monitoring.mode
+                    self.searches[judged].counted,
+                    self.proposing.one_shot.finish,
+                    self.judging.monitoring.mode,
                 )
                 if not best:
                     continue  # none of its trials was within the budget
@@ -131,7 +105,7 @@ class FormatSearches:
 
     def about(self, name: str) -> Row:
         """What the rows of a search say of it."""
-        study, strategy = study_of(name, [*self.spaces])
+        study, strategy = study_of(name, [*self.choosing.spaces])
         begins = f"{strategy}/{study}/"
         before = [seconds for step, seconds in self.lab.seconds.items() if step.startswith(begins)]
         return {"strategy": strategy, "seconds_before": round(sum(before), 2)}
@@ -143,9 +117,9 @@ class FormatSearches:
             self.console.print(f"{study}: one training for all recipes ...", highlight=False)
         self.lab.step(
             step,
-            lambda: self.one_shot.train(
+            lambda: self.proposing.one_shot.train(
                 self.lab.task,
-                self.spaces[study],
+                self.choosing.spaces[study],
                 self.lab.curves,
                 step,
                 self.lab.checkpoint(step),
@@ -158,17 +132,19 @@ class FormatSearches:
 
     def _plans(self, study: str) -> Row:
         """The recipes of a study: a step, which is done once."""
-        step = f"{_PLAN}/{study}/{self.trials}"  # all else is in the settings of the search
+        step = (
+            f"{_PLAN}/{study}/{self.proposing.trials}"  # all else is in the settings of the search
+        )
         if step not in self.lab.rows:
             self.console.print(f"{study}: scoring its formats ...", highlight=False)
         row = self.lab.step(
             step,
             lambda: planned(
                 self.lab.task,
-                Formats(self.spaces[study], self.layers),
-                bits=self.bits,
-                trials=self.trials,
-                planning=self.planning,
+                Formats(self.choosing.spaces[study], self.choosing.layers),
+                bits=self.choosing.bits,
+                trials=self.proposing.trials,
+                planning=self.proposing.planning,
                 kept=self.lab.folder / SCORES,
             ),
         )
@@ -176,11 +152,8 @@ class FormatSearches:
         return row
 
     def _propose(self, found: Search[Quantize], points: Sequence[Mapping[str, Any]]) -> None:
-        note_points(found.study, len(points))
+        note_proposals(found.study, len(points))
         found.sampler, found.trials = partial(ProposedSampler, points), len(points)
-
-    def _stored_as(self, name: str) -> str:
-        return f"lab3/{self.lab.name}/{name}" if self.shared else name
 
     def _open(self, name: str) -> Search[Quantize]:
         """Open a search by what is asked for now.
@@ -188,37 +161,45 @@ class FormatSearches:
         Raises:
             ValueError: If it was begun with other settings.
         """
-        study, strategy = study_of(name, [*self.spaces])
+        study, strategy = study_of(name, [*self.choosing.spaces])
         settings: Row = {
-            "space": self.spaces[study].to_dict(),
-            "train": study in self.trained,
+            "space": self.choosing.spaces[study].to_dict(),
+            "train": study in self.judging.trained,
             **self.lab.settings,
         }
-        if self.bits is not None:
-            settings["budget_bits"] = self.bits
-        if self.minimise:
-            settings["minimise"] = list(self.minimise)
+        if self.choosing.bits is not None:
+            settings["budget_bits"] = self.choosing.bits
+        if self.judging.minimise:
+            settings["minimise"] = list(self.judging.minimise)
         if strategy == _PLAN:
-            settings["planning"] = vars(self.planning)
+            settings["planning"] = vars(self.proposing.planning)
         if strategy == _ONE_SHOT:
-            settings["one_shot"] = {**asdict(self.one_shot), "evaluations": None, "finish": None}
+            settings["one_shot"] = {
+                **asdict(self.proposing.one_shot),
+                "evaluations": None,
+                "finish": None,
+            }
         # What was chosen beforehand is tried to its end.
         chosen = name in (*searches_of(study, _PLAN), searches_of(study, _ONE_SHOT)[1])
-        pruner = NopPruner() if chosen else self.pruner
-        minimise = [] if chosen else self.minimise
+        pruner = NopPruner() if chosen else self.proposing.pruner
+        minimise = [] if chosen else self.judging.minimise
         opened = search.open_study(
-            self.store,
-            self._stored_as(name),
+            self.stored.storage,
+            self.stored.name_of(name),
             settings,
             pruner,
             minimise=minimise,
-            **self.monitoring.for_study,
+            **self.judging.monitoring.for_study,
         )
-        trained = study in self.trained
-        return self._add(name, opened, self.spaces[study], trained, self.bits, minimise)
+        trained = study in self.judging.trained
+        return self._add(
+            name, opened, self.choosing.spaces[study], trained, self.choosing.bits, minimise
+        )
 
     def _open_as_begun(self, name: str) -> None:
-        stored = optuna.load_study(study_name=self._stored_as(name), storage=self.store)
+        stored = optuna.load_study(
+            study_name=self.stored.name_of(name), storage=self.stored.storage
+        )
         settings = search.settings_of(stored)
         space, bits = FormatSpace.from_dict(settings["space"]), settings.get("budget_bits")
         minimise = settings.get("minimise", [])[: len(stored.directions) - 1]
@@ -234,8 +215,8 @@ class FormatSearches:
         minimise: Sequence[str],
     ) -> Search[Quantize]:
         task = self.lab.task
-        study, strategy = study_of(name, [*self.spaces])
-        build: Callable[[Quantize], TextClassifier] = self.build
+        study, strategy = study_of(name, [*self.choosing.spaces])
+        build: Callable[[Quantize], TextClassifier] = self.judging.build
         if strategy == _ONE_SHOT:
             build = SharedWeights(task, space, self.lab.checkpoint(self._shared_step(study)))
         if "bit_operations" in minimise:
@@ -244,7 +225,7 @@ class FormatSearches:
             space,
             build,
             task.texts,
-            self.budget,
+            self.judging.budget,
             self.lab.folder / name,
             task.seed,
             train and name != searches_of(study, _ONE_SHOT)[0],
@@ -254,17 +235,22 @@ class FormatSearches:
             minimise=minimise,
             callbacks=task.callbacks,
             loggers=task.loggers,
-            **self.monitoring.for_objective,
+            **self.judging.monitoring.for_objective,
         )
         found = Search(
             opened,
             objective,
-            self.sampler,
-            self.trials,
+            self.proposing.sampler,
+            self.proposing.trials,
             task.seed,
             self.listeners,
             self.engine,
         )
-        order = [n for study in self.spaces for each in SEARCHES for n in searches_of(study, each)]
+        order = [
+            n
+            for study in self.choosing.spaces
+            for each in SEARCHES
+            for n in searches_of(study, each)
+        ]
         add(self.searches, name, found, order)
         return found

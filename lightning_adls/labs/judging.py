@@ -17,7 +17,7 @@ from lightning_adls.labs.rows.columns import FLIPS, accuracy, accuracy_before, c
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task
 from lightning_adls.report import Row
-from lightning_adls.search import Search
+from lightning_adls.search import Objective, Search
 from lightning_adls.transforms.cost import COSTS, costs
 from lightning_adls.weights import save_weights
 
@@ -32,7 +32,7 @@ def weights_of(search: Search[Any]) -> Path | None:
     if (best := search.best) is None:
         return None
     try:
-        return search.objective.checkpoint(best)
+        return _objective(search).checkpoint(best)
     except MissingFileError as error:
         print(f"{search.name}: {error}", file=sys.stderr)
         return None
@@ -61,7 +61,7 @@ def test(run: Run, task: Task, search: Search[Any]) -> None:
     val = _validate(run, task, search)["accuracy"]
     row = run.step(
         f"{_TEST}/{step}",
-        lambda: task.test(_best(search), search.objective.budget, run.answers("test", step)),
+        lambda: task.test(load_best(search), _objective(search).budget, run.answers("test", step)),
     )
     search.study.set_user_attr(_TEST, {"trial": best.number, **row})
     concerns.say(concerns.about_test(search.name, val, row["accuracy"], task.texts))
@@ -89,7 +89,7 @@ def judge(run: Run, task: Task, search: Search[Any], monitoring: Monitoring) -> 
     found = dict(_validate(run, task, search))
     test(run, task, search)
     path = str(weights.relative_to(run.folder))
-    judged = _reported(run, step, found.pop("accuracy"), monitoring)
+    judged = reported(run, step, found.pop("accuracy"), monitoring)
     return {**row, "checkpoint": path, **judged, **tested(search), **found}
 
 
@@ -106,7 +106,7 @@ def judge_compressed(
     path = run.checkpoint(step)
 
     def compressed() -> TextClassifier:
-        module = _best(search)
+        module = load_best(search)
         compress(module)
         return module
 
@@ -120,7 +120,7 @@ def judge_compressed(
     found = dict(run.step(step, work))
     read = run.step(
         f"{_TEST}/{step}",
-        lambda: task.test(compressed(), search.objective.budget, run.answers("test", step)),
+        lambda: task.test(compressed(), _objective(search).budget, run.answers("test", step)),
     )
     run.keep([step])
     return {
@@ -129,13 +129,13 @@ def judge_compressed(
         "architecture": best.user_attrs["choice"],
         **accuracy_before(monitoring.accuracy(best), monitoring.reporting_rows),
         "checkpoint": str(path.relative_to(run.folder)),
-        **_reported(run, step, found.pop("accuracy"), monitoring),
+        **reported(run, step, found.pop("accuracy"), monitoring),
         **accuracy("test", read["accuracy"], read.get("rows")),
         **found,
     }
 
 
-def _reported(run: Run, step: str, on_all: float, monitoring: Monitoring) -> Row:
+def reported(run: Run, step: str, on_all: float, monitoring: Monitoring) -> Row:
     """The columns of a step's accuracy on the rows that are reported on."""
     value = on_all
     if monitoring.reporting is not None:
@@ -162,19 +162,24 @@ def _best_step(search: Search[Any]) -> tuple[Any, str]:
     return best, f"{search.name}/{best.user_attrs['index'] + 1}"
 
 
-def _best(search: Search[Any]) -> TextClassifier:
-    return cast(TextClassifier, search.objective.load(_best_step(search)[0]))
+def load_best(search: Search[Any]) -> TextClassifier:
+    """The best model; there has to be one, and its weights have to be here."""
+    return cast(TextClassifier, _objective(search).load(_best_step(search)[0]))
+
+
+def _objective(search: Search[Any]) -> Objective[Any]:
+    return cast(Objective[Any], search.objective)  # labs have no other
 
 
 def _validate(run: Run, task: Task, search: Search[Any]) -> Row:
     """What the best model says of each validation row: a step of its own."""
     _, step = _best_step(search)
     answers = run.answers("val", step)
-    return run.step(step, lambda: _validated(task, _best(search), search, answers))
+    return run.step(step, lambda: _validated(task, load_best(search), search, answers))
 
 
 def _validated(task: Task, module: TextClassifier, search: Search[Any], answers: Path) -> Row:
     return {
-        "accuracy": task.validate(module, search.objective.budget, answers),
+        "accuracy": task.validate(module, _objective(search).budget, answers),
         **costs(module.model),
     }

@@ -47,6 +47,23 @@ class OneShot:
             if getattr(self, name) < 1:
                 raise InputValueError(f"one_shot: {name}={getattr(self, name)} is below 1.")
 
+    def check(self, task: Task) -> None:
+        """Refuse a task that cannot be trained for all recipes, before any work.
+
+        Raises:
+            InputValueError: If its modules are compiled, or there would be two teachers.
+        """
+        if compiled := task.build().hparams["compile"]:
+            raise InputValueError(
+                f"one_shot: classifier.compile={compiled} would compile each recipe anew, and "
+                "strategy=one_shot trains them all in one module; use --classifier.compile false."
+            )
+        if self.distill and any(isinstance(make(), Distillation) for make in task.callbacks):
+            raise InputValueError(
+                "one_shot: distill=True and Distillation of callbacks are two teachers of one "
+                "training; give --one_shot.distill false, or leave it out of --callbacks."
+            )
+
     def train(self, task: Task, space: FormatSpace, folder: Path, step: str, kept: Path) -> Row:
         """Train for all recipes of a space, from the starting weights: the work of a step.
 

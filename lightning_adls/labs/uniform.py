@@ -5,12 +5,17 @@ from functools import partial
 
 from lightning_adls.budget import Budget
 from lightning_adls.labs.compression import Work
+from lightning_adls.labs.judging import reported
 from lightning_adls.labs.model_run import ModelRun
-from lightning_adls.labs.rows.columns import COSTS, accuracy, chosen
+from lightning_adls.labs.monitoring import Monitoring
+from lightning_adls.labs.rows.columns import COSTS, chosen
 from lightning_adls.report import Row
 from lightning_adls.transforms import Quantize
 
-_PREFIX = "uniform"
+
+def _prefix(train: bool) -> str:
+    """What their steps begin with: it tells those that train from those that do not."""
+    return f"uniform/{'trained' if train else 'untrained'}/"
 
 
 def uniform_steps(recipes: Mapping[str, Quantize], budget: Budget, train: bool) -> dict[str, Work]:
@@ -31,21 +36,25 @@ def uniform_steps(recipes: Mapping[str, Quantize], budget: Budget, train: bool) 
     return {
         step: partial(work, step=step, recipe=recipe)
         for name, recipe in recipes.items()
-        for step in [f"{_PREFIX}/{name}"]
+        for step in [_prefix(train) + name]
     }
 
 
-def uniform_rows(run: ModelRun) -> dict[str, Row]:
+def uniform_rows(run: ModelRun, train: bool, monitoring: Monitoring) -> dict[str, Row]:
     """By name, accuracy and costs of the uniform recipes so far.
 
     Figures look for them in ``summary.json``, under ``uniform``.
+
+    Args:
+        run: Has the steps.
+        train: Those that were trained, or those that were not.
+        monitoring: Knows the rows that accuracies are reported on.
     """
-    val_rows = run.task.texts.row_counts["val"]
     return {
-        step.removeprefix(f"{_PREFIX}/"): {
-            **accuracy("val", row["accuracy"], val_rows),
+        step.removeprefix(_prefix(train)): {
+            **reported(run, step, row["accuracy"], monitoring),
             **chosen(row, COSTS),
         }
         for step, row in run.rows.items()
-        if step.startswith(f"{_PREFIX}/")
+        if step.startswith(_prefix(train))
     }

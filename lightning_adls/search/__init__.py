@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lightning_adls.budget import Budget as Budget
     from lightning_adls.search.architecture_space import Architecture as Architecture
     from lightning_adls.search.architecture_space import ArchitectureSpace as ArchitectureSpace
+    from lightning_adls.search.base_objective import BaseObjective as BaseObjective
     from lightning_adls.search.failures import SearchFailed as SearchFailed
     from lightning_adls.search.failures import TrialFailed as TrialFailed
     from lightning_adls.search.format_space import FormatSpace as FormatSpace
@@ -54,6 +55,7 @@ _MODULE_OF = {
     "Architecture": "search.architecture_space",
     "ArchitectureSpace": "search.architecture_space",
     "Bars": "search.progress",
+    "BaseObjective": "search.base_objective",
     "Budget": "budget",
     "Choice": "search.space",
     "FormatSpace": "search.format_space",

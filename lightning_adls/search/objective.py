@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
-from typing import Any, Generic, cast
+from typing import Any, cast
 
 import lightning as L
 import optuna
@@ -25,6 +25,7 @@ from lightning_adls.callbacks.progress import progress_of
 from lightning_adls.devices import StaysHere
 from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.loggers import log_outcome, make_loggers
+from lightning_adls.search.base_objective import BaseObjective
 from lightning_adls.search.checkpoints import offer
 from lightning_adls.search.failures import trial_failing
 from lightning_adls.search.format_space import FormatSpace
@@ -40,7 +41,7 @@ from lightning_adls.transforms.quantize import Quantize
 
 
 @dataclass(frozen=True)
-class Objective(Generic[ChoiceT]):
+class Objective(BaseObjective[ChoiceT]):
     """Choose, build a module by the choice, train it, and return its validation metric.
 
     Every trial starts from the same seed and the same batches, so trials differ in their choice

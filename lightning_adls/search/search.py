@@ -6,17 +6,19 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 import optuna
+from optuna.pruners import BasePruner, NopPruner
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 from lightning_adls.engines import Engine, Serial
 from lightning_adls.errors import InputValueError
+from lightning_adls.search.base_objective import BaseObjective
 from lightning_adls.search.checkpoints import sweep
 from lightning_adls.search.driver import TrialDriver
 from lightning_adls.search.history import History, point_of
 from lightning_adls.search.lease import check_free, hold
 from lightning_adls.search.listeners import Listener
 from lightning_adls.search.modes import mode_of
-from lightning_adls.search.objective import Objective
 from lightning_adls.search.results import curve_of
 from lightning_adls.search.samplers import SAMPLERS, SamplerFactory, make_sampler
 from lightning_adls.search.space import ChoiceT
@@ -25,6 +27,7 @@ from lightning_adls.search.study import (
     close_interrupted,
     counted_trials,
     note_points,
+    open_study,
 )
 
 
@@ -53,7 +56,7 @@ class Search(Generic[ChoiceT]):
     """
 
     study: optuna.Study
-    objective: Objective[ChoiceT]
+    objective: BaseObjective[ChoiceT]
     sampler: SamplerFactory = SAMPLERS["tpe"]
     trials: int = 24
     seed: int = 0
@@ -168,20 +171,43 @@ class Search(Generic[ChoiceT]):
 
 
 def run_study(
-    study: optuna.Study,
-    objective: Objective[ChoiceT],
+    objective: BaseObjective[ChoiceT],
     trials: int,
-    sampler: str = "tpe",
+    sampler: str | SamplerFactory = "tpe",
     seed: int = 0,
-) -> None:
-    """Run a :class:`Search` whose sampler is ``tpe``, ``random`` or ``grid``.
+    pruner: BasePruner | None = None,
+) -> Search[ChoiceT]:
+    """Run a new search whose study is in memory, and give it back: the shortest way to search.
+
+    It ends with the process. One that can be continued needs :func:`open_storage`,
+    :func:`open_study` and :class:`Search`.
+
+    Args:
+        objective: Judges a trial.
+        trials: How many there are in the end.
+        sampler: ``tpe``, ``random`` or ``grid``, or as in :class:`Search`.
+        seed: Of the sampler.
+        pruner: Stops weak trials; None stops none.
 
     Raises:
-        InputValueError: If the sampler is none of these; and as :meth:`Search.run`.
+        InputValueError: If there is no sampler of this name; and as :class:`Search`.
     """
-    if sampler not in SAMPLERS:
-        raise InputValueError(
-            f"run_study: sampler={sampler!r} is unknown; there are {', '.join(SAMPLERS)}, and "
-            "Search takes any sampler of Optuna."
-        )
-    Search(study, objective, SAMPLERS[sampler], trials, seed).run()
+    if isinstance(sampler, str):
+        if sampler not in SAMPLERS:
+            raise InputValueError(
+                f"run_study: sampler={sampler!r} is unknown; there are {', '.join(SAMPLERS)}, and "
+                "classes of samplers of Optuna."
+            )
+        sampler = SAMPLERS[sampler]
+    study = open_study(
+        InMemoryStorage(),
+        "study",
+        objective.space.to_dict(),
+        pruner or NopPruner(),
+        objective.monitor,
+        objective.minimise,
+        objective.mode,
+    )
+    search = Search(study, objective, sampler, trials, seed)
+    search.run()
+    return search

@@ -19,6 +19,7 @@ from lightning_adls.settings import refuse_changes
 # Up to version 0.1 it was "fingerprint", and a trial's choice was its "recipe".
 _SETTINGS = "settings"
 _POINTS = "points"
+_PROPOSED = "proposed"
 _MOST_POINTS = 1_000_000
 
 
@@ -126,6 +127,15 @@ def note_points(study: optuna.Study, points: int) -> None:
         study.set_user_attr(_POINTS, points)
 
 
+def note_proposals(study: optuna.Study, proposals: int) -> None:
+    """Keep how many points were chosen for a study beforehand: it has no more trials than these.
+
+    A study that goes on may be given more of them.
+    """
+    if study.user_attrs.get(_PROPOSED) != proposals:
+        study.set_user_attr(_PROPOSED, proposals)
+
+
 def total_trials(study: optuna.Study, trials: int) -> int:
     """How many trials a study will have.
 
@@ -133,8 +143,8 @@ def total_trials(study: optuna.Study, trials: int) -> int:
         study: The study, which was run.
         trials: How many it shall have.
     """
-    points: int = study.user_attrs.get(_POINTS, trials)
-    return min(trials, points)
+    most = (study.user_attrs.get(key, trials) for key in (_POINTS, _PROPOSED))
+    return min(trials, *map(int, most))
 
 
 def close_interrupted(study: optuna.Study) -> None:

@@ -34,6 +34,7 @@ from lightning_adls.engines import (
 )
 from lightning_adls.errors import MissingPackageError
 from lightning_adls.labs.ending import failing
+from lightning_adls.search import BaseObjective
 from lightning_adls.search.checkpoints import offered_at
 from lightning_adls.search.samplers import SAMPLERS
 
@@ -147,19 +148,11 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Stub:
+class Stub(BaseObjective[Any]):
     """Judges a number by itself, and leaves weights if they may be the best."""
 
     folder: Path
-    space: Numbers = Numbers()
-    mode: str = "max"
-    minimise: tuple[str, ...] = ()
-
-    def check_limits(self) -> None: ...
-
-    def refused(self, choice: int) -> None: ...
-
-    def shrunk(self, choice: int, rng: Any) -> None: ...
+    space: Any = Numbers()
 
     def __call__(self, trial: Any) -> float:
         number = self.space.suggest(trial)

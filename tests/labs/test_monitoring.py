@@ -49,6 +49,7 @@ def test_the_best_is_that_of_the_highest_accuracy_or_of_the_lowest_loss(
     assert found.best.value == best
     assert found.best.number == values.index(best)
     assert [value for _, value in found.curve][-1] == best
+    assert isinstance(found.objective, Objective)
     assert found.objective.checkpoint(found.best).is_file()
     # What is reported is an accuracy, whatever trials are compared by.
     assert monitoring.accuracy(found.best) == pytest.approx(

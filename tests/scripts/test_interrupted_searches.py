@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import optuna
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lightning_adls.budget import Budget
-from lightning_adls.search import Search, open_storage
+from lightning_adls.search import Objective, Search, open_storage
 from lightning_adls.search.lease import hold
 
 ROOT = Path(__file__).parents[2]
@@ -122,16 +122,18 @@ def test_a_second_call_changes_nothing(name: str, lab: Lab) -> None:
 
 
 def judged(search: Search[Any], module: L.LightningModule) -> tuple[float, float]:
+    objective = cast(Objective[Any], search.objective)
     trainer = Budget(accelerator="cpu").trainer(1)
-    trainer.validate(module, datamodule=search.objective.data, verbose=False)
+    trainer.validate(module, datamodule=objective.data, verbose=False)
     accuracy = trainer.callback_metrics["val/accuracy"].item()
-    trainer.test(module, datamodule=search.objective.data, verbose=False)
+    trainer.test(module, datamodule=objective.data, verbose=False)
     return accuracy, trainer.callback_metrics["test/accuracy"].item()
 
 
 def load(search: Search[Any], choice: Any, path: Path, compress: Any) -> L.LightningModule:
     """A model from what a summary says, without its study."""
-    module = search.objective.build(search.objective.space.read(choice))
+    objective = cast(Objective[Any], search.objective)
+    module = objective.build(objective.space.read(choice))
     if compress is not None:
         compress(module)
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
@@ -159,7 +161,8 @@ def test_what_the_summary_of_lab_2_names_is_what_it_says(
     folder = Path("lightning_logs", "lab2", "test")
     assert lab("lab2", "--run=test") == 0
     models = json.loads((folder / "summary.json").read_text())["models"]
-    compress = ran[models["aware"]["study"]].objective.compress
+    aware = cast(Objective[Any], ran[models["aware"]["study"]].objective)
+    compress = aware.compress
     for name, row in models.items():
         search, path = ran[row["study"]], folder / row["checkpoint"]
         compressed = None if name == "plain" else compress

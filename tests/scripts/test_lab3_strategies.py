@@ -61,7 +61,9 @@ def test_lab3_tries_plans_and_then_another_strategy_in_the_same_run(
     assert (folder / "strategies.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_more_plans_continue_those_that_were_tried(run: Run, tmp_path: Path) -> None:
+def test_more_plans_continue_those_that_were_tried(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "lightning_logs" / "lab3" / "test"
     arguments = [*PLAN, "--only=[MXInt]"]
     assert run(LAB3, *arguments, "--trials=2") == 0
@@ -69,6 +71,9 @@ def test_more_plans_continue_those_that_were_tried(run: Run, tmp_path: Path) -> 
     assert run(LAB3, *arguments, "--trials=5") == 0
     assert [row["recipe"] for row in rows(folder)][:2] == first
     assert len({row["recipe"] for row in rows(folder)}) == 5
+    capsys.readouterr()
+    assert run(LAB3, *arguments, "--trials=5", "--status") == 0
+    assert re.search(r"MXInt_plan +5/5", capsys.readouterr().out)
 
 
 def test_one_choice_for_all_layers_is_planned_for_all_of_them(run: Run, tmp_path: Path) -> None:
@@ -150,3 +155,17 @@ def test_one_shot_refuses_layers_of_mase(refused: Callable[..., str]) -> None:
     arguments = ["--strategy=one_shot", "--backend=mase", "--only=[Integer]"]
     assert "backend=mase has layers of one format each" in refused(LAB3, *SMALL_LAB3, *arguments)
     assert "one_shot: finish=0" in refused(LAB3, *SMALL_LAB3, "--one_shot.finish=0")
+
+
+def test_one_shot_refuses_two_teachers_and_compiled_layers_before_any_work(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    arguments = [*SMALL_LAB3, "--strategy=one_shot", "--only=[MXInt]"]
+    taught = "--callbacks=[{class_path: lightning_adls.callbacks.Distillation}]"
+    said = refused(LAB3, *arguments, taught)
+    assert "one_shot: distill=True and Distillation of callbacks are two teachers" in said
+    for chosen in ("auto", "layers", "true"):
+        said = refused(LAB3, *arguments, f"--classifier.compile={chosen}")
+        assert "classifier.compile" in said
+        assert "strategy=one_shot" in said
+    assert not (tmp_path / "lightning_logs").exists()

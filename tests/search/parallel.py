@@ -9,6 +9,8 @@ from typing import Any
 
 import optuna
 
+from lightning_adls.search import BaseObjective
+
 
 @dataclass
 class DigitSpace:
@@ -29,7 +31,7 @@ class DigitSpace:
         return {f"digit{n}": list(range(self.base)) for n in range(self.digits)}
 
 
-class Digits:
+class Digits(BaseObjective[Any]):
     """Its value is the sum of the digits.
 
     Args:
@@ -42,9 +44,6 @@ class Digits:
         faulty: Whether all trials meet a fault that is not theirs.
     """
 
-    mode = "max"
-    minimise: tuple[str, ...] = ()
-
     def __init__(
         self,
         folder: Path,
@@ -56,7 +55,7 @@ class Digits:
         deadly: int | None = None,
         faulty: bool = False,
     ) -> None:
-        self.space = DigitSpace(digits, base)
+        self.space: Any = DigitSpace(digits, base)
         self.folder = folder
         self._seconds, self._reports = seconds, reports
         self._deadly, self._faulty = deadly, faulty
@@ -76,12 +75,6 @@ class Digits:
                 raise optuna.TrialPruned
         (self.folder / f"judged-{trial.number}").touch()
         return value
-
-    def check_limits(self) -> None: ...
-
-    def refused(self, choice: list[int]) -> None: ...
-
-    def shrunk(self, choice: list[int], rng: Any) -> None: ...
 
 
 class Weighed(Digits):

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import BaseTrial
 
 from lightning_adls import search
-from lightning_adls.search import Listener, Objective, SamplerFactory, Search
+from lightning_adls.search import BaseObjective, Listener, Objective, SamplerFactory, Search
+from lightning_adls.search.judged import JudgedTrial
 from lightning_adls.search.samplers import SAMPLERS
 from lightning_adls.transforms import Quantize
 
@@ -42,29 +44,26 @@ class Numbers:
 
     points = 10
 
-    def suggest(self, trial: optuna.Trial) -> int:
+    def suggest(self, trial: BaseTrial) -> int:
         return int(trial.suggest_categorical("number", tuple(range(10))))
 
     def grid(self) -> dict[str, list[int]]:
         return {"number": list(range(10))}
 
+    def read(self, stored: Any) -> int:
+        return int(stored)
 
-class Plain:
+    def to_dict(self) -> dict[str, int]:
+        return {"numbers": 10}
+
+
+class Plain(BaseObjective[Any]):
     """An objective without a model: what a search needs of one."""
-
-    mode = "max"
-    minimise: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, value: Any = float) -> None:
         self.space = Numbers()
         self.folder = folder
         self.value = value
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: JudgedTrial) -> float:
         return float(self.value(self.space.suggest(trial)))
-
-    def check_limits(self) -> None: ...
-
-    def refused(self, choice: int) -> None: ...
-
-    def shrunk(self, choice: int, rng: Any) -> None: ...

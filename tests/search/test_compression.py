@@ -45,7 +45,7 @@ def searched(tmp_path: Path) -> Study:
 
     def searched(objective: Objective[Architecture]) -> list[FrozenTrial]:
         study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
-        search.run_study(study, objective, 4, "random", 0)
+        search.Search(study, objective, optuna.samplers.RandomSampler, 4).run()
         return search.counted_trials(study)
 
     return searched

@@ -14,6 +14,7 @@ from studies import Plain, Recipes, run, study_of
 from lightning_adls import search
 from lightning_adls.errors import MissingPackageError
 from lightning_adls.search import GridSampler, ProposedSampler, SamplerFactory, Search, driver
+from lightning_adls.search.judged import JudgedTrial
 from lightning_adls.search.samplers import make_sampler
 
 
@@ -49,7 +50,7 @@ class Judged(Plain):
         super().__init__(folder)
         self.space: Any = Letters()
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: JudgedTrial) -> float:
         value = self.space.suggest(trial).count("a") / 6
         trial.report(value, 50)
         if trial.number % 7 == 3:
@@ -127,7 +128,18 @@ def test_a_sampler_without_its_package_says_so(quick: Recipes) -> None:
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     message = "sampler='cmaes' is unknown; there are tpe, random, grid"
     with pytest.raises(ValueError, match=message):
-        search.run_study(study_of(tmp_path / "journal"), Plain(tmp_path), 3, "cmaes")  # type: ignore[arg-type]
+        search.run_study(Plain(tmp_path), 3, "cmaes")
+
+
+def test_a_study_in_memory_is_run_in_one_line(tmp_path: Path) -> None:
+    objective = Plain(tmp_path, lambda number: abs(number - 3))
+    objective.mode, objective.monitor = "min", "distance"
+    found = search.run_study(objective, 10, "grid", seed=1)
+    assert found.best is not None
+    assert (found.best.value, found.best.params) == (0, {"number": 3})
+    assert found.study.metric_names == ["distance"]
+    again = search.run_study(objective, 3, optuna.samplers.RandomSampler)
+    assert len(again.counted) == 3
 
 
 def test_tpe_draws_its_first_trials_as_random_does_and_then_learns(tmp_path: Path) -> None:
@@ -150,7 +162,7 @@ def test_a_grid_tries_every_point_once_and_then_ends(tmp_path: Path) -> None:
 def test_the_order_of_a_grid_is_that_of_the_search_seed(tmp_path: Path) -> None:
     def order(name: str, seed: int) -> list[int]:
         study = study_of(tmp_path / name)
-        Search(study, Plain(tmp_path), GridSampler, 10, seed).run()  # type: ignore[arg-type]
+        Search(study, Plain(tmp_path), GridSampler, 10, seed).run()
         return [trial.params["number"] for trial in study.trials]
 
     # As numpy's permutation of seed 0 has it: runs of earlier versions continue in it.
