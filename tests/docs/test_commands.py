@@ -13,7 +13,8 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.
 
 
 def _arguments(text: str) -> list[str]:
-    """As a shell splits them; what the reader fills in is a word, `...` at first another command's."""
+    """As a shell splits them; what the reader fills in is a word."""
+    # At first, dots stand for another command's.
     words = shlex.split(re.sub(r"<[^>]+>", "x", text.strip().removeprefix("...")))
     return ["x" if word == "..." else word for word in words]
 
