@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from markdown.extensions.toc import slugify
 from pages import ROOT, name_of
 
 PACKAGES = sorted(path.stem for path in (ROOT / "docs" / "reference").glob("*.md"))
@@ -98,8 +97,8 @@ def test_the_reference_has_every_name_that_the_packages_offer(
     site: Path, read: dict[Path, Links]
 ) -> None:
     public = {path.parent.name for path in (ROOT / "lightning_adls").glob("*/__init__.py")}
-    # What the scripts of the labs are made of, and the data sets, which the first page has.
-    assert public - set(PACKAGES) == {"labs", "data"}
+    # What labs and commands are made of, and the data sets, which the first page has.
+    assert public - set(PACKAGES) == {"labs", "commands", "data"}
     for name in PACKAGES:
         links = read[site / "reference" / f"{name}.html"]
         if name == "index":
@@ -129,7 +128,7 @@ def test_links_of_pages_outside_of_the_site_lead_to_files_and_headings(page: str
 
 def _headings(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {slugify(re.sub(r"[`*]", "", title), "-") for title in titles}
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_every_page_of_docs_is_in_the_navigation() -> None:
