@@ -25,7 +25,10 @@ def _commands() -> dict[str, list[list[str]]]:
     for page in PAGES:
         for line in commands_of(page):
             command = re.sub(r"\s+#.*$", "", line)
-            if made := re.fullmatch(r"make ([\w-]+)(?: ARGS=(['\"])(.*)\2)?", command):
+            if program := re.fullmatch(r"adls (\w+)( .*)?", command):
+                assert program[1] in TARGETS, f"adls has the commands that make has: {command}"
+                found.setdefault(program[1], []).append(_arguments(program[2] or ""))
+            elif made := re.fullmatch(r"make ([\w-]+)(?: ARGS=(['\"])(.*)\2)?", command):
                 found.setdefault(made[1], []).append(_arguments(made[3] or ""))
             elif called := re.search(
                 r"(?:^|\s)((?:scripts|benchmarks|docs)/\w+\.py)( .*)?$", command
