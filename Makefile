@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 ADLS := LIGHTNING_ADLS_MAKE=1 $(BIN)/python -m lightning_adls
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab0 lab1 lab2 lab3 lab4 train export predict figures report notebooks doctor test test-slow lint format clean help \
+.PHONY: lab0 lab1 lab2 lab3 lab4 train export predict figures report notebooks doctor docs test \
+  test-slow lint format clean help \
   bench bench-formats bench-step bench-flow
 
 help:
@@ -23,6 +24,7 @@ help:
 	@echo "make report  write a lab report of one run or several, side by side: ARGS='lab1/default'"
 	@echo "make doctor  say whether this machine has what is needed, and what it can do"
 	@echo "make notebooks  docs/notebooks/lab0.ipynb ..., for Jupyter and Colab"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make test    the test suite"
 	@echo "make test-slow  a hundred kills of workers and drivers: some minutes"
 	@echo "make lint    ruff and mypy"
@@ -66,6 +68,10 @@ doctor: $(VENV)/.package
 
 notebooks: $(VENV)/.notebooks
 	$(BIN)/jupytext --to ipynb docs/notebooks/lab*.py
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	@echo "Open build/site/index.html; to search it, serve it: $(BIN)/python -m http.server --directory build/site"
 
 # A process per core, of one thread each: threads that wait for each other spin.
 test: $(VENV)/.dev
@@ -127,8 +133,9 @@ $(VENV)/.export: EXTRAS := [export]
 $(VENV)/.notebooks: EXTRAS := [notebooks]
 $(VENV)/.dev: EXTRAS := [dev]
 $(VENV)/.bench: EXTRAS := [bench]
-$(VENV)/.package $(VENV)/.lora $(VENV)/.export $(VENV)/.notebooks $(VENV)/.dev \
-  $(VENV)/.bench: pyproject.toml setup.py constraints.txt | $(VENV)/.torch
+$(VENV)/.docs: EXTRAS := [docs]
+$(VENV)/.package $(VENV)/.lora $(VENV)/.export $(VENV)/.notebooks $(VENV)/.dev $(VENV)/.bench \
+  $(VENV)/.docs: pyproject.toml setup.py constraints.txt | $(VENV)/.torch
 	@echo "Installing lightning_adls$(EXTRAS) into $(VENV) (the first time takes a minute or more) ..."
 	@$(PIP) --editable '.$(EXTRAS)'
-	@touch $@ $(VENV)/.package $(if $(findstring dev,$@),$(VENV)/.lora $(VENV)/.export $(VENV)/.notebooks $(VENV)/.bench)
+	@touch $@ $(VENV)/.package $(if $(findstring dev,$@),$(addprefix $(VENV)/.,lora export notebooks bench docs))

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "callbacks.md"
@@ -34,36 +32,6 @@ def test_the_examples_of_the_callbacks_page_run(
     assert "frac_width" in (tmp_path / "recipe.yaml").read_text()
 
 
-class Points(L.LightningDataModule):
-    """As any project's data: nothing is there before setup."""
-
-    def setup(self, stage: str) -> None:
-        points = torch.linspace(-1, 1, 64).view(32, 2)
-        self.rows = TensorDataset(points, (points[:, 0] > 0.1).long())
-
-    def train_dataloader(self) -> Any:
-        return DataLoader(self.rows, batch_size=8)
-
-    def val_dataloader(self) -> Any:
-        return DataLoader(self.rows, batch_size=8)
-
-
-class Classifier(L.LightningModule):
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(self.model(batch[0]), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        hits = self.model(batch[0]).argmax(-1) == batch[1]
-        self.log("val/accuracy", hits.float().mean())
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=0.1)
-
-
 def test_the_example_of_statistics_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = _examples(DOCS / "statistics.md")
     exec(compile(example, "statistics.md", "exec"), {})
@@ -71,27 +39,6 @@ def test_the_example_of_statistics_prints_what_it_says(capsys: pytest.CaptureFix
     # Four rows that all went one way: 2 of 16 tosses of a coin.
     assert printed.startswith("0.125 Interval(low=")
     assert "Flips(changed=2, right_to_wrong=1, wrong_to_right=1, rows=3)" in printed
-
-
-def test_the_example_of_searching_runs_in_a_project_with_data_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from collections import OrderedDict
-
-    def make_model() -> torch.nn.Module:
-        encoder = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
-        return torch.nn.Sequential(OrderedDict(encoder=encoder, head=torch.nn.Linear(4, 2)))
-
-    monkeypatch.chdir(tmp_path)
-    example, short = _examples(DOCS / "search.md")[:2]
-    example, short = example.replace("trials=24", "trials=6"), short.replace("trials=8", "trials=2")
-    page: dict[str, Any] = {"make_model": make_model, "MyModule": Classifier, "my_data": Points()}
-    exec(compile(example, "search.md", "exec"), page)
-    assert len(page["mine"].counted) == 6
-    assert "encoder.*" in capsys.readouterr().out
-    assert page["module"].training
-    exec(compile(short, "search.md", "exec"), page)
-    assert len(page["found"].counted) == 2
 
 
 def test_the_example_of_lab_4_measures_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

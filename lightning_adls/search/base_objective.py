@@ -43,6 +43,10 @@ class BaseObjective(ABC, Generic[ChoiceT]):
     def __call__(self, trial: JudgedTrial) -> float | tuple[float, ...]:
         """Judge one trial; a tuple where costs are minimised beside the value."""
 
+    def prepare_data(self) -> None:  # by default there are none
+        """Prepare data, unless it was done: in the driver, before workers would do it at once."""
+        return
+
     def check_limits(self) -> None:  # by default there are none
         """Refuse, before any work, limits that no choice is within.
 

@@ -50,8 +50,8 @@ class Objective(BaseObjective[ChoiceT]):
     Args:
         space: What to choose from.
         build: Makes a fresh LightningModule from a choice.
-        data: The validation split judges; the test split is not touched. The objective prepares
-            the data and sets them up.
+        data: Any LightningDataModule. The validation split judges; the test split is not touched.
+            The objective prepares the data and sets them up, once in each process.
         budget: What a trial may spend.
         folder: Where trials keep their curves and the best one its checkpoint.
         seed: Of each trial.
@@ -126,11 +126,18 @@ class Objective(BaseObjective[ChoiceT]):
     def __getstate__(self) -> dict[str, Any]:
         """For workers: without the Trainer that the data were used by before.
 
-        What foresees costs is the driver's, and as large as a network.
+        What foresees costs is the driver's, and as large as a network. That the data are prepared
+        is not told: a worker may be on another machine.
         """
         data = copy.copy(self.data)
         data.trainer = None
-        return {**vars(self), "data": data, "foresee": None}
+        state = {**vars(self), "data": data, "foresee": None}
+        state.pop("_prepared", None)
+        return state
+
+    def prepare_data(self) -> None:
+        """Prepare the data, unless it was done: by one process, before workers do it at once."""
+        _ = self._prepared
 
     def check_limits(self) -> None:
         """Refuse limits that no choice of the space is within, as far as costs can be foreseen.
@@ -208,10 +215,15 @@ class Objective(BaseObjective[ChoiceT]):
 
     @cached_property
     def _steps_per_epoch(self) -> int:
-        """Training batches; the data are prepared and set up first, once."""
-        self.data.prepare_data()
+        """Training batches; the data are prepared and set up first."""
+        self.prepare_data()
         self.data.setup("fit")
         return batches_of(self.data)
+
+    @cached_property
+    def _prepared(self) -> bool:
+        self.data.prepare_data()
+        return True
 
     def _costs(self, module: L.LightningModule) -> dict[str, float]:
         """By name; arithmetic only where it is limited or minimised, because it runs the module."""

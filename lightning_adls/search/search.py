@@ -164,6 +164,7 @@ class Search(Generic[ChoiceT]):
 
     def _run_missing(self, driver: TrialDriver) -> None:
         try:
+            self.objective.prepare_data()
             self.engine.run(driver)
         except BaseException:
             driver.give_up()

@@ -14,6 +14,7 @@ from studies import Recipes, run, study_of
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_adls import search
+from lightning_adls.engines import Driver, Serial
 from lightning_adls.errors import MissingFileError
 from lightning_adls.search import Budget, FormatSpace, Objective
 from lightning_adls.transforms import Quantize, bits_per_weight
@@ -180,3 +181,18 @@ def test_a_pruned_trial_is_not_trained_by_who_repeats_it(
     assert len(list((tmp_path / "points" / "trials").iterdir())) == len(
         {str(params) for params, _ in trials}
     )
+
+
+def test_data_are_prepared_before_workers_get_them_who_do_it_for_themselves(
+    points: Objective[Quantize], tmp_path: Path
+) -> None:
+    class Looking(Serial):
+        def run(self, driver: Driver) -> None:
+            assert points.data.calls == ["prepare_data"]  # type: ignore[attr-defined]
+            assert "_prepared" not in points.__getstate__()
+            super().run(driver)
+
+    study = study_of(tmp_path / "journal")
+    search.Search(study, points, optuna.samplers.RandomSampler, trials=1, engine=Looking()).run()
+    assert points.data.calls.count("prepare_data") == 2  # type: ignore[attr-defined]
+    assert len(search.counted_trials(study)) == 1
