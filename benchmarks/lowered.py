@@ -1,8 +1,8 @@
 """Real low precision on the CPU: a lowered BERT against float32, bfloat16 and other engines.
 
 A BERT with random weights is run as it is in float32 and bfloat16, eager and compiled, and
-quantised to integers of 8 bits: as torch emulates them, lowered to int8 products, and as a graph
-that ONNX Runtime quantised (QuantizeLinear, DequantizeLinear), in it and in OpenVINO. Calls take
+quantised to integers of 8 bits: as torch emulates them, lowered to int8 products, and as the graph
+of `export.onnx` (QuantizeLinear, DequantizeLinear), in ONNX Runtime and in OpenVINO. Calls take
 turns. Each row is a ratio to compiled float32, round by round: 2.00 is twice as fast, beside the
 10th and 90th percentile. The difference is that of logits from the emulated ones, over the largest.
 
@@ -21,7 +21,6 @@ import argparse
 import logging
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
@@ -99,63 +98,15 @@ def openvino_call(path: Path, batch: Batch, threads: int) -> Call:
     return partial(request.infer, {name: batch[name].numpy() for name in names})
 
 
-class Logits(nn.Module):
-    """A network whose output is a tensor, as exporters want it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """The logits."""
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
-        found: Tensor = self.model(**batch, token_type_ids=token_type_ids).logits
-        return found
-
-
-class Samples:
-    """Batches for ONNX Runtime to choose scales by."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._left = [{name: tensor.numpy() for name, tensor in batch.items()}]
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Each once, then None."""
-        return self._left.pop() if self._left else None
-
-
-def graphs(model: nn.Module, batch: Batch, folder: Path) -> tuple[Path, Path]:
-    """Graphs of a float32 model that ONNX Runtime has quantised, from a batch and for each."""
+def dynamic_graph(model: nn.Module, folder: Path) -> Path:
+    """A float32 graph whose weights ONNX Runtime has quantised, and whose inputs it will."""
     from onnxruntime import quantization
 
-    plain, fixed, dynamic = (folder / f"{name}.onnx" for name in ("plain", "fixed", "dynamic"))
-    any_batch = torch.export.Dim("batch")
+    path = folder / "dynamic.onnx"
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    # With gradients, or torch's exporter meets tensors that it may not copy.
-    with torch.inference_mode(False), torch.no_grad():
-        torch.onnx.export(
-            Logits(model).eval(),
-            kwargs={name: tensor.clone() for name, tensor in batch.items()},
-            f=plain,
-            input_names=list(batch),
-            dynamo=True,
-            dynamic_shapes={name: {0: any_batch} for name in batch},
-            external_data=False,
-            verbose=False,
-        )
-    bytes_of = quantization.QuantType.QInt8
-    quantization.quantize_static(
-        plain,
-        fixed,
-        Samples(batch),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        activation_type=bytes_of,
-        weight_type=bytes_of,
-    )
-    quantization.quantize_dynamic(plain, dynamic, weight_type=bytes_of)
-    return fixed, dynamic
+    plain = export.onnx(model, folder / "plain.onnx")
+    quantization.quantize_dynamic(plain, path, weight_type=quantization.QuantType.QInt8)
+    return path
 
 
 class Contestants:
@@ -178,7 +129,9 @@ class Contestants:
             self.compiled["lowered compiled"] = export.lower(self.rounding)
             self.eager["lowered eager"] = self.compiled["lowered compiled"]
         if {"onnxruntime", "openvino"} & set(what):
-            self.graph, self.dynamic = graphs(model, sample, folder)
+            self.graph = export.onnx(self.rounding, folder / "integers.onnx")
+        if "onnxruntime" in what:
+            self.dynamic = dynamic_graph(model, folder)
 
     def calls(self, batch: Batch, threads: int) -> dict[str, Call]:
         """By name."""
@@ -218,10 +171,11 @@ def rows(arguments: argparse.Namespace, text: str, folder: Path) -> list[list[st
     found = []
     for size in arguments.batches:
         batch = texts(size, arguments.tokens)
-        calls = contestants.calls(batch, torch.get_num_threads())
-        expected = _logits(contestants.rounding, batch)
-        off = {name: difference(call(), expected) for name, call in calls.items()}
-        times = alternate(calls, Rounds(timed=arguments.rounds), clock)
+        with torch.inference_mode():
+            calls = contestants.calls(batch, torch.get_num_threads())
+            expected = _logits(contestants.rounding, batch)
+            off = {name: difference(call(), expected) for name, call in calls.items()}
+            times = alternate(calls, Rounds(timed=arguments.rounds), clock)
         for name, each in times.items():
             ratio, median = Spread.of(times[BASE] / each), Spread.of(each).median
             spread = f"{ratio.median:.2f} ({ratio.p10:.2f} - {ratio.p90:.2f})"
@@ -286,11 +240,10 @@ def main() -> None:
     print(f"instructions: {', '.join(name for name in names if has.get(name)) or 'none of these'}")
     print(f"int8 products: {fastest_engine()}")
     table = Table("network", "batch", "what", "times as fast", "ms", "difference")
-    with torch.inference_mode():
-        for text in arguments.network:
-            with TemporaryDirectory() as folder:
-                for row in rows(arguments, text, Path(folder)):
-                    table.add_row(*row)
+    for text in arguments.network:
+        with TemporaryDirectory() as folder:
+            for row in rows(arguments, text, Path(folder)):
+                table.add_row(*row)
     Console(width=120).print(table)
 
 
