@@ -267,8 +267,10 @@ def _round_in_parts(fmt: NumberFormat, x: Tensor, scales: Tensor | None, trainin
 
     Smaller parts than these cost more than they save: every pass has to be called for each.
     """
-    large = x.numel() >= 4 * PART and x.is_contiguous() and fmt.rounds_rows_apart
-    if not large or x.device.type != "cpu" or torch.compiler.is_compiling():
+    # No size is asked for while tracing: a graph would be good for one side of the bound only.
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() < 4 * PART:
+        return fmt._round(x, scales, training)
+    if not (x.is_contiguous() and fmt.rounds_rows_apart):
         return fmt._round(x, scales, training)
     rows = x.view(-1, x.shape[-1])
     rounded = torch.empty_like(rows)

@@ -13,6 +13,7 @@ from torch import nn
 
 from lightning_adls import export
 from lightning_adls.errors import InputValueError
+from lightning_adls.formats.base import PART
 from lightning_adls.models import bert
 from lightning_adls.transforms import LoRA, Pack, Quantize
 
@@ -35,6 +36,15 @@ def test_any_number_of_rows_gives_the_same_bits(model: Every, path: Path) -> Non
         with torch.no_grad():
             pairs = zip(model.names, loaded(*given), model(*given), strict=True)
             assert [name for name, ours, theirs in pairs if not torch.equal(ours, theirs)] == []
+
+
+def test_inputs_may_be_so_large_that_eager_torch_rounds_them_in_parts(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(512, 1)).eval()
+    Quantize({"*": {"input": "MXInt(width=4)"}})(model)
+    path = export.program(model, tmp_path / "a.pt2", torch.randn(3, 512))
+    x = torch.randn(4 * PART // 512 + 1, 512)
+    with torch.no_grad():
+        assert torch.equal(torch.export.load(path).module()(x), model(x))
 
 
 def test_a_process_without_the_package_computes_the_same_and_unpickles_nothing(
