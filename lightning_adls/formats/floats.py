@@ -150,6 +150,13 @@ def floor_power(x: Tensor, lowest: int, highest: int) -> Tensor:
     return power.view(x.dtype).clamp_(2.0**lowest, None if highest >= bias else 2.0**highest)
 
 
+def within(x: Tensor, limit: float, overwrite: bool = False) -> Tensor:
+    """``x`` saturated at plus and minus ``limit``; where its memory may be used, in place."""
+    if without_bits.are_bits_unknown():
+        return without_bits.within(x, limit)
+    return torch.clamp(x, -limit, limit, out=x if overwrite else None)
+
+
 def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """``2**exponent`` for int64 exponents in -1022..1023 that ``dtype`` can hold."""
     if without_bits.are_bits_unknown():

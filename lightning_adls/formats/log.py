@@ -17,6 +17,7 @@ from lightning_adls.formats.floats import (
     layout,
     power_of_two,
     with_sign_of,
+    within,
 )
 
 
@@ -52,7 +53,7 @@ def round_to_power(x: Tensor, lowest: int, highest: int, *, overwrite: bool = Fa
         overwrite: Whether the memory of ``x`` may be used.
     """
     limit = math.ldexp(1.0, min(highest, layout(x.dtype).bias))
-    y = torch.clamp(x, -limit, limit, out=x if overwrite else None)
+    y = within(x, limit, overwrite)
     if lowest >= 2 - layout(x.dtype).bias:
         return _carry_digits(y, lowest)
     # What is subnormal in float32 is an ordinary number in float64.

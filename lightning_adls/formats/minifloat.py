@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_adls.formats.base import NumberFormat
 from lightning_adls.formats.checks import check_integer, check_mantissa
 from lightning_adls.formats.codes import sign_and_magnitude, with_sign
-from lightning_adls.formats.floats import floor_log2, largest_value, layout, power_of_two
+from lightning_adls.formats.floats import floor_log2, largest_value, layout, power_of_two, within
 from lightning_adls.formats.without_bits import are_bits_unknown
 
 
@@ -29,7 +29,7 @@ def round_significand(
     digits, bias, _ = layout(x.dtype)
     top = math.frexp(largest)[1] - 1
     fits = mantissa <= digits - 2 and lowest >= 1 - bias and top + digits - mantissa <= bias
-    y = torch.clamp(x, -largest, largest, out=x if overwrite else None)
+    y = within(x, largest, overwrite)
     if fits:
         return _push_out_digits(y, mantissa, lowest)
     return _push_out_digits(y.double(), mantissa, lowest).float()  # where everything fits

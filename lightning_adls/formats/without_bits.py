@@ -53,3 +53,13 @@ def keep_nan(rounded: Tensor, x: Tensor) -> Tensor:
 def with_sign_of(magnitude: Tensor, x: Tensor) -> Tensor:
     """As in ``floats``."""
     return torch.where(x < 0, -magnitude, magnitude)
+
+
+def within(x: Tensor, limit: float) -> Tensor:
+    """As in ``floats``, out of place; in float64 by tensors, because numbers become float32."""
+    if x.dtype == torch.float32:
+        return x.clamp(-limit, limit)
+    bound = torch.tensor(limit, dtype=x.dtype)
+    # Not `clamp`, of whose bounds the optimiser of onnxscript 0.7 loses one.
+    below = torch.where(x > bound, bound, x)
+    return torch.where(below < -bound, -bound, below)

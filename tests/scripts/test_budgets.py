@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS, COMMANDS = ROOT / "scripts", ROOT / "lightning_adls/commands"
 BUDGETS = {
     "lab0_finetune": ["pretraining", "budget", "lora_budget"],
     "lab1_compression": ["finetune", "qat", "retrain"],
@@ -27,6 +28,7 @@ def test_a_budget_that_this_machine_cannot_give_is_refused_in_one_line(
 
 @pytest.mark.parametrize("script", BUDGETS)
 def test_the_budgets_of_a_lab_are_all_in_the_list(script: str) -> None:
-    signature = (SCRIPTS / f"{script}.py").read_text().partition("def main(")[2].partition("->")[0]
+    source = (COMMANDS / f"{script.partition('_')[0]}.py").read_text(encoding="utf-8")
+    signature = source.partition("def run_lab(")[2].partition("->")[0]
     lines = [line.strip() for line in signature.splitlines() if ": Budget" in line]
     assert {line.partition(":")[0] for line in lines} == set(BUDGETS[script])
