@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,7 @@ def test_lab0_refuses_to_continue_with_other_settings(
 def test_lab0_fails_where_merging_changes_the_logits(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_adls.transforms import lora
+    lab0 = import_module("lightning_adls.commands.lab0")
 
     def drop(model: torch.nn.Module) -> float:
         for name, parameter in model.named_parameters():
@@ -224,8 +225,8 @@ def test_lab0_fails_where_merging_changes_the_logits(
                 parameter.data.zero_()
         return original(model)
 
-    original = lora.merge_lora
-    monkeypatch.setattr(lora, "merge_lora", drop)
+    original: Callable[[torch.nn.Module], float] = lab0.merge_lora
+    monkeypatch.setattr(lab0, "merge_lora", drop)
     with pytest.raises(ArithmeticError, match="merging changed a logit"):
         run(LAB0, *SMALL, "--lora_budget.epochs=8", "--lora_classifier.learning_rate=0.01")
     assert "merged" not in steps_done(FOLDER)
