@@ -15,7 +15,7 @@ FLAGS = ("-std=c++17", "-O3", "-mavx2", "-fopenmp", "-fPIC", "-shared")
 
 
 @cache
-def library(name: str) -> ctypes.CDLL:
+def load_kernels(name: str) -> ctypes.CDLL:
     """The functions of ``<name>.cpp``.
 
     Compiled by ``$CXX``, or else the first of ``c++``, ``g++`` and ``clang++`` that there is, and

@@ -51,7 +51,7 @@ def fastest_engine() -> str:
             "lower: this CPU has neither AVX2 nor VNNI, by which int8 products are faster; run the "
             "model as it is, or compile it."
         )
-    compiled.library("int8")
+    compiled.load_kernels("int8")
     return "avx2"
 
 
@@ -254,7 +254,7 @@ for _name in ("lightning_adls::int8_linear", "lightning_adls::int8_block_linear"
 
 @cache
 def _function() -> Any:
-    function = compiled.library("int8").int8_linear
+    function = compiled.load_kernels("int8").int8_linear
     pointer, size, number, whole = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
     function.argtypes = [
         *(pointer,) * 4,

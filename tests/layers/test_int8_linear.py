@@ -351,13 +351,13 @@ def test_a_compiler_that_fails_is_told_in_one_sentence(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
-    compiled.library.cache_clear()
+    compiled.load_kernels.cache_clear()
     try:
         with pytest.raises(InputValueError, match=r"could not compile int8\.cpp"):
-            compiled.library("int8")
+            compiled.load_kernels("int8")
         monkeypatch.setenv("CXX", "no-such-compiler")
         with pytest.raises(InputValueError, match=r"no C\+\+ compiler is here"):
-            compiled.library("int8")
+            compiled.load_kernels("int8")
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     finally:
-        compiled.library.cache_clear()
+        compiled.load_kernels.cache_clear()
