@@ -25,7 +25,7 @@ from torch import nn
 from lightning_adls.bench import Rounds, Spread, alternate
 from lightning_adls.export import load, save
 from lightning_adls.formats import NumberFormat
-from lightning_adls.kernels.coded import encode
+from lightning_adls.kernels.encoding import encode
 from lightning_adls.transforms import Quantize
 
 WIDTH = 1024

@@ -71,7 +71,8 @@ def write(
         path: Of the file; its folder is made if it is missing.
         shapes: Dtype and shape of each tensor, by name.
         metadata: Texts for the header.
-        fill: Called with a function that takes a name and its tensor, once for each of them.
+        fill: Called with a function that takes a name and what comes next in its tensor: all of
+            it, or a piece, whatever its shape.
 
     Raises:
         ValueError: If a dtype has no name in the container or the file cannot be written. An older
@@ -83,9 +84,21 @@ def write(
                 f"export: {name!r} is of {dtype}, which safetensors files cannot hold; convert it."
             )
     entries, header = _laid_out(shapes, metadata)
+    ends = {name: entry.start for name, entry in entries.items()}
+
+    def put(name: str, piece: Tensor) -> None:
+        entry, start = entries[name], ends[name]
+        assert piece.dtype == entry.dtype
+        ends[name] += piece.nbytes
+        assert ends[name] <= entry.start + entry.nbytes
+        file.seek(start)
+        flat = piece.detach().cpu().contiguous().reshape(-1)
+        file.write(flat.view(torch.uint8).numpy().data)
+
     with replacing(path) as part, part.open("wb") as file:
         file.write(header)
-        fill(lambda name, tensor: _put(file, entries[name], tensor))
+        fill(put)
+        assert all(ends[name] == entry.start + entry.nbytes for name, entry in entries.items())
 
 
 def _laid_out(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[dict[str, Entry], bytes]:
@@ -106,13 +119,6 @@ def _laid_out(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[dict[str, En
     text += b" " * (-len(text) % 8)
     before = len(text).to_bytes(8, "little") + text
     return {n: Entry(e.dtype, e.shape, e.start + len(before)) for n, e in entries.items()}, before
-
-
-def _put(file: BinaryIO, entry: Entry, tensor: Tensor) -> None:
-    assert (tensor.dtype, tuple(tensor.shape)) == (entry.dtype, entry.shape)
-    file.seek(entry.start)
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    file.write(flat.view(torch.uint8).numpy().data)
 
 
 class Container:

@@ -95,7 +95,7 @@ def _step(fmt: NumberFormat, scales: Tensor | None) -> Tensor:
     if isinstance(fmt, Integer):
         return torch.tensor(2.0**-fmt.frac_width)
     assert isinstance(fmt, LearnedInteger)
-    return fmt._step(torch.zeros(()), scales).detach().clone()
+    return fmt.step(torch.zeros(()), scales).detach().clone()
 
 
 class _Constant(nn.Module):

@@ -1,6 +1,6 @@
 """Save a model in one file, its weights in as many bits as their formats say."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +12,17 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.export.container import NAMES, Put, write
 from lightning_adls.export.contents import Contents, WeightText
 from lightning_adls.export.facts import check_facts, described, labels_of, tokenizer_of, versions
+from lightning_adls.formats import NumberFormat
 from lightning_adls.kernels.bits import pack_bits, packed_bytes
-from lightning_adls.kernels.coded import Coded, CodedShapes, encode, kept_by
+from lightning_adls.kernels.coded import Coded, CodedShapes
+from lightning_adls.kernels.encoding import encode, encoded, kept_by
 from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
 from lightning_adls.layers.coded_weight import CodedWeight
 from lightning_adls.layers.int8_linear import LoweredLinear
 from lightning_adls.layers.packed import PackedLinear
 from lightning_adls.transforms.quantize import records_of
+
+_AT_ONCE = 1 << 18  # elements of a weight that is not rounded; eight of its mask fill a byte
 
 
 def save(
@@ -98,9 +102,9 @@ def save(
     def fill(put: Put) -> None:
         for key, tensor in parts.plain.items():
             put(key, tensor)
-        for name, weight in parts.weights.items():  # one at a time in memory
-            for part, tensor in weight.made().items():
-                put(f"{name}.{part}", tensor)
+        for name, weight in parts.weights.items():
+            for part, piece in weight.pieces():
+                put(f"{name}.{part}", piece)
 
     write(Path(path), shapes, contents.to_metadata(), fill)
 
@@ -123,14 +127,22 @@ class _Weight:
             "mask": (torch.uint8, (packed_bytes(elements, 1),)),
         }
 
-    def made(self) -> dict[str, Tensor]:
-        """Its parts."""
-        if self.stored.format is not None:
-            return encoded_weight(self.layer).parts()
+    def pieces(self) -> Iterator[tuple[str, Tensor]]:
+        """Names of parts, and what comes next in each of them: little is in memory at a time."""
+        if self.stored.format is None:
+            yield from self._masked()
+        elif (coded := _coded(self.layer)) is not None:
+            yield from coded.parts().items()
+        else:
+            yield from encoded(*_rounded(self.layer))
+
+    def _masked(self) -> Iterator[tuple[str, Tensor]]:
         mask = self.layer.weight_mask
         assert mask is not None
-        values = _parameter(self.layer).detach()[mask]
-        return {"values": values, "mask": pack_bits(mask, 1)}
+        values = _parameter(self.layer).detach().reshape(-1).split(_AT_ONCE)
+        for part, keeps in zip(values, mask.reshape(-1).split(_AT_ONCE), strict=True):
+            yield "values", part[keeps]
+            yield "mask", pack_bits(keeps, 1)
 
 
 class _Parts:
@@ -207,8 +219,8 @@ def _weight(owners: Sequence[QuantizedLayer | None]) -> _Weight | None:
     weight, mask, fmt = _parameter(first), first.weight_mask, first.formats.weight
     if weight.dtype not in NAMES:
         return None  # as a tensor it is refused
-    if isinstance(weight, CodedWeight) and weight.format == fmt and mask is None:
-        shapes, masked = weight.coded.shapes, weight.coded.mask is not None
+    if (coded := _coded(first)) is not None:
+        shapes, masked = coded.shapes, coded.mask is not None
     elif fmt is not None and (first.enabled or isinstance(first, PackedLinear)):
         rows, columns = first.to_rows(torch.empty(weight.shape, device="meta")).shape
         masked = mask is not None
@@ -216,7 +228,7 @@ def _weight(owners: Sequence[QuantizedLayer | None]) -> _Weight | None:
         shapes = CodedShapes(fmt, (rows, columns), weight.dtype, kept)
     elif fmt is None and mask is not None:
         size, name = tuple(weight.shape), NAMES[weight.dtype]
-        return _Weight(WeightText(size, name, None, size, "bits", int(mask.sum())), first)
+        return _Weight(WeightText(size, name, None, size, "bits", int(mask.count_nonzero())), first)
     else:
         return None
     return _Weight(WeightText.of(tuple(weight.shape), shapes, masked), first)
@@ -249,17 +261,31 @@ def _parameter(layer: QuantizedLayer) -> Tensor:
     return cast(Tensor, layer._parameters[layer.weight_name])
 
 
-@torch.no_grad()
 def encoded_weight(layer: QuantizedLayer) -> Coded:
     """The weight as it is multiplied in eval mode, in codes."""
+    coded = _coded(layer)
+    return encode(*_rounded(layer)) if coded is None else coded
+
+
+def _coded(layer: QuantizedLayer) -> Coded | None:
+    """The codes that the layer keeps, if they are those of its weight."""
+    weight = _parameter(layer)
+    if isinstance(weight, CodedWeight) and weight.format == layer.formats.weight:
+        return weight.coded if layer.weight_mask is None else None
+    return None
+
+
+@torch.no_grad()
+def _rounded(
+    layer: QuantizedLayer,
+) -> tuple[NumberFormat, Tensor, Tensor | None, Tensor | None]:
+    """Format, rows, scales and mask, of which the codes of a weight are made."""
     weight, fmt, mask = _parameter(layer), layer.formats.weight, layer.weight_mask
     assert fmt is not None
-    if isinstance(weight, CodedWeight) and weight.format == fmt and mask is None:
-        return weight.coded
     rows = layer.to_rows(weight.detach() + 0 if isinstance(layer, PackedLinear) else weight)
     scales, fitted = layer.scales_of("weight"), layer.fitted_of("weight")
     if scales is not None and fitted is not None and not fitted > 0:
         fit = fmt.fit_scales(rows)  # as evaluating does
         assert fit is not None
         scales = nn.Parameter(fit.to(scales))
-    return encode(fmt, rows, scales, None if mask is None else layer.to_rows(mask))
+    return fmt, rows, scales, None if mask is None else layer.to_rows(mask)

@@ -14,6 +14,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats.checks import check_choice
 from lightning_adls.formats.floats import is_compiled_for_gpu
 from lightning_adls.formats.host import is_finite, next_outside
+from lightning_adls.formats.steps import Steps
 from lightning_adls.formats.text import format_text, parse_text
 
 Bound = Tensor | float
@@ -195,6 +196,17 @@ class NumberFormat(ABC):
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         """The values that codes stand for, in float32 or float64."""
 
+    def steps(self, x: Tensor, scales: Tensor | None) -> Steps | None:
+        """What tells the codes of a matrix apart, if a few comparisons do; else None.
+
+        It takes little memory: what all of ``x`` decides is computed in parts.
+
+        Args:
+            x: Floating point, shape ``(rows, columns)``, without NaN.
+            scales: Learned scales, for the formats that have them.
+        """
+        return None
+
     def encode(self, x: Tensor, scales: Tensor | None = None) -> Encoded:
         """Round ``x`` and return it as codes.
 
@@ -207,13 +219,21 @@ class NumberFormat(ABC):
             tensor([4, 8])
         """
         self._check(x, scales)
+        self.check_has_codes(x)
+        with torch.no_grad():
+            codes, shared = self._encode(widen(x), scales)
+        return Encoded(codes, shared, x.dtype)
+
+    def check_has_codes(self, x: Tensor) -> None:
+        """Refuse a NaN.
+
+        Raises:
+            ValueError: If ``x`` holds a NaN, for which no format has a code.
+        """
         if count := int(x.isnan().sum()):
             raise InputValueError(
                 f"{type(self).__name__}: x holds {count} NaN, which have no code."
             )
-        with torch.no_grad():
-            codes, shared = self._encode(widen(x), scales)
-        return Encoded(codes, shared, x.dtype)
 
     def decode(self, encoded: Encoded) -> Tensor:
         """The tensor that ``encode`` rounded to: ``decode(encode(x))`` equals ``self(x)``."""

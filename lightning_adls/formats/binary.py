@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_adls.formats.base import Bound, NumberFormat
+from lightning_adls.formats.base import Bound, NumberFormat, widen
 from lightning_adls.formats.checks import check_choice
 from lightning_adls.formats.floats import finite_magnitude, keep_nan, signs, with_sign_of
 from lightning_adls.formats.host import is_finite, is_readable
+from lightning_adls.formats.means import mean_in_parts
+from lightning_adls.formats.steps import Steps
 
 SCALES = ("none", "per_tensor", "per_channel")
 
@@ -150,6 +152,10 @@ class Binary(NumberFormat):
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return (x >= 0).long(), None if self.scale == "none" else self._factor(x)
+
+    def steps(self, x: Tensor, scales: Tensor | None) -> Steps:
+        shared = None if self.scale == "none" else mean_in_parts(x, self.scale == "per_channel")
+        return Steps(widen(x[:0]).new_zeros(1), (0, 1), shared)
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         signs = (2 * codes - 1).double()

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats.base import Bound, NumberFormat
+from lightning_adls.formats.base import Bound, NumberFormat, widen
 from lightning_adls.formats.checks import check_choice
 from lightning_adls.formats.floats import quotient, signs
+from lightning_adls.formats.means import finite_mean
+from lightning_adls.formats.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,7 @@ class ElasticBinary(NumberFormat):
 
         Twice the mean puts what is above the mean at the scale, and the rest at 0.
         """
-        magnitude = x.detach().double().abs()
-        finite = magnitude.isfinite()
-        mean = magnitude.where(finite, 0.0).sum() / finite.sum().clamp(min=1)
+        mean = finite_mean(x.detach())
         scale = (mean if self.signed else 2 * mean).float()
         return torch.stack([torch.where(scale > 0, scale, 1.0), torch.zeros_like(scale)])
 
@@ -119,6 +119,12 @@ class ElasticBinary(NumberFormat):
     def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         scale, _ = self._scale_and_threshold(x, scales)
         return (self._round(x, scales, False) > 0).long(), scale.reshape(1)
+
+    def steps(self, x: Tensor, scales: Tensor | None) -> Steps | None:
+        if not self.signed:  # where a division is rounded before it is compared
+            return None
+        scale, threshold = self._scale_and_threshold(widen(x[:0]), scales)
+        return Steps(threshold.reshape(1), (0, 1), scale.reshape(1))
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         assert shared is not None

@@ -12,6 +12,7 @@ from lightning_adls.formats.base import Bound, NumberFormat
 from lightning_adls.formats.checks import check_choice, check_integer
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
 from lightning_adls.formats.floats import quotient
+from lightning_adls.formats.means import finite_mean
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ class LearnedInteger(NumberFormat):
 
     def fit_scales(self, x: Tensor) -> Tensor:
         """Twice the mean magnitude over ``sqrt(Qp)`` (section 2.1)."""
-        magnitude = x.detach().double().abs()
-        finite = magnitude.isfinite()
-        mean = magnitude.where(finite, 0.0).sum() / finite.sum().clamp(min=1)
+        mean = finite_mean(x.detach())
         step = (2 * mean / self._range()[1] ** 0.5).float().reshape(1)
         return torch.where(step > 0, step, self.initial_scales().to(step))
 
@@ -76,7 +75,8 @@ class LearnedInteger(NumberFormat):
         bits = self.width - self.signed
         return -(2**bits) if self.signed else 0, 2**bits - 1
 
-    def _step(self, x: Tensor, scales: Tensor | None) -> Tensor:
+    def step(self, x: Tensor, scales: Tensor | None) -> Tensor:
+        """The step as it is used, in the dtype of ``x``: float32 or float64; no dimension."""
         step = self.initial_scales() if scales is None else scales
         limits = torch.finfo(x.dtype)
         # Without a dimension, which a number without one would get.
@@ -86,19 +86,19 @@ class LearnedInteger(NumberFormat):
         return self._round(x, None, False)
 
     def _round(self, x: Tensor, scales: Tensor | None, training: bool) -> Tensor:
-        step = self._step(x, scales)
+        step = self.step(x, scales)
         return quotient(x, step).round_().clamp_(*self._range()).mul_(step)
 
     def limits(self, x: Tensor) -> tuple[Bound, Bound]:
         return self._limits(x, None)
 
     def _limits(self, x: Tensor, scales: Tensor | None) -> tuple[Bound, Bound]:
-        step, (low, high) = self._step(x, scales), self._range()
+        step, (low, high) = self.step(x, scales), self._range()
         return step * low, step * high
 
     def _scales_gradient(self, x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
         low, high = self._range()
-        v = quotient(x, self._step(x, scales))
+        v = quotient(x, self.step(x, scales))
         # v between the bounds, else 0: eager torch takes ten times as long to select by a mask.
         between = torch.ops.aten.hardtanh_backward(v, v, low, high)
         slope = v.clamp_(low, high).round_().sub_(between)
@@ -111,7 +111,7 @@ class LearnedInteger(NumberFormat):
         return self._encode(x, None)
 
     def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
-        step = self._step(x, scales)
+        step = self.step(x, scales)
         k = quotient(x, step).round_().clamp_(*self._range()).long()
         return to_twos_complement(k, self.width), step.reshape(1)
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats.base import Bound, NumberFormat
+from lightning_adls.formats.base import Bound, NumberFormat, widen
 from lightning_adls.formats.binary import SCALES, mean_magnitude, scale_count
 from lightning_adls.formats.checks import check_choice, check_integer
 from lightning_adls.formats.floats import signs, with_sign_of
+from lightning_adls.formats.means import mean_in_parts
+from lightning_adls.formats.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,38 @@ class ResidualSign(NumberFormat):
 
     def _level_scales(self, x: Tensor, scales: Tensor | None) -> Tensor:
         """Magnitudes of every level's scale: ``(levels,)`` before dimensions that fit ``x``."""
-        levels = self.initial_scales() if scales is None else scales
-        levels = levels.to(x).abs().reshape(-1, *(1,) * x.ndim)
+        levels = self._levels(x, scales)
         return levels if self.scale == "none" else levels * mean_magnitude(x, self.scale)
+
+    def _levels(self, x: Tensor, scales: Tensor | None) -> Tensor:
+        levels = self.initial_scales() if scales is None else scales
+        return levels.to(x).abs().reshape(-1, *(1,) * x.ndim)
+
+    def level_scales(self, x: Tensor, scales: Tensor | None) -> Tensor:
+        """Scales of the levels of a matrix, computed in parts.
+
+        Args:
+            x: Floating point, shape ``(rows, columns)``.
+            scales: Learned scales.
+
+        Returns:
+            Not negative, shape ``(levels, rows, 1)`` if each row has its own, else
+            ``(levels, 1, 1)``.
+        """
+        levels = self._levels(widen(x[:0]), scales)
+        if self.scale == "none":
+            return levels
+        return levels * mean_in_parts(x, self.scale == "per_channel")
+
+    def steps(self, x: Tensor, scales: Tensor | None) -> Steps | None:
+        levels = self.level_scales(x, scales)
+        if self.levels > 2 or not bool(levels.isfinite().all()):
+            return None
+        zeros = torch.zeros_like(levels[0])
+        if self.levels == 1:
+            return Steps(zeros[0], (0, 1), levels)
+        at = torch.cat([-levels[0], zeros, levels[0]], 1)
+        return Steps(at if self.scale == "per_channel" else at[0], (0, 1, 2, 3), levels)
 
     def round(self, x: Tensor) -> Tensor:
         return self._round(x, None, False)
@@ -113,10 +144,14 @@ class ResidualSign(NumberFormat):
 
     def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         level_scales = self._level_scales(x, scales)
+        return self.codes_by(x, level_scales), level_scales
+
+    def codes_by(self, x: Tensor, level_scales: Tensor) -> Tensor:
+        """Codes of float32 or float64 ``x``, given what :meth:`level_scales` gives."""
         codes = torch.zeros_like(x, dtype=torch.int64)
         for part in _parts(x, level_scales):
-            codes = 2 * codes + ~part.signbit()
-        return codes, level_scales
+            codes.mul_(2).add_(~part.signbit())
+        return codes
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         assert shared is not None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lightning_adls.formats.base import Bound, NumberFormat
@@ -10,6 +11,8 @@ from lightning_adls.formats.binary import SCALES, finite_magnitude_and_mean, mea
 from lightning_adls.formats.checks import check_choice, check_fraction
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
 from lightning_adls.formats.floats import keep_nan, with_sign_of
+from lightning_adls.formats.means import mean_in_parts
+from lightning_adls.formats.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,14 @@ class Ternary(NumberFormat):
         kept, factor, _ = self._kept_and_factor(x)
         digit = with_sign_of(kept, x).long()
         return to_twos_complement(digit, 2), None if self.scale == "none" else factor
+
+    def steps(self, x: Tensor, scales: Tensor | None) -> Steps:
+        apart = self.scale == "per_channel"
+        boundary = mean_in_parts(x, apart).mul_(self.threshold)
+        above = boundary.nextafter(boundary.new_tensor(torch.inf))
+        at = torch.cat([-boundary, above], 1)
+        shared = None if self.scale == "none" else mean_in_parts(x, apart, boundary)
+        return Steps(at if apart else at[0], (0b11, 0b00, 0b01), shared)
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         digits = from_twos_complement(codes, 2).double()

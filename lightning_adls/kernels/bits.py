@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lightning_adls.kernels import encode_cpu
+
 _AT_ONCE = 1 << 18  # codes, of which there are several copies
 _CODES_OF_A_WORD = {1: 8, 2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 2}  # by bits of a code; else one
 _EIGHT_AT_ONCE = sys.byteorder == "little"
@@ -54,6 +56,14 @@ def pack_bits(codes: Tensor, width: int) -> Tensor:
     flat = codes.reshape(-1)
     if width == 8:
         return flat.to(torch.uint8, copy=True)
+    if encode_cpu.are_worth_it(flat):
+        if width > 8:
+            flat = flat if flat.itemsize in (4, 8) else flat.to(torch.int32)
+        else:
+            flat = flat.view(torch.uint8) if flat.dtype == torch.bool else flat.to(torch.uint8)
+        packed = torch.empty(packed_bytes(flat.numel(), width), dtype=torch.uint8)
+        encode_cpu.pack(flat, width, packed)
+        return packed
     parts = [_pack(part, width) for part in flat.split(_AT_ONCE)]
     return torch.cat(parts)[: packed_bytes(flat.numel(), width)].contiguous()
 

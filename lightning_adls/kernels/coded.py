@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, library
 
 from lightning_adls.errors import InputValueError
-from lightning_adls.formats import Encoded, Integer, LearnedInteger, NumberFormat, parse
-from lightning_adls.formats.base import PART, narrow, widen
+from lightning_adls.formats import NumberFormat, parse
+from lightning_adls.formats.base import PART, narrow
 from lightning_adls.formats.block_base import BlockFormat
-from lightning_adls.kernels.bits import pack_bits, packed_bytes, unpack_bits, unpack_few
-from lightning_adls.kernels.lookup import Lookup, find_block_codes, find_codes
+from lightning_adls.kernels.bits import packed_bytes, unpack_bits, unpack_few
+from lightning_adls.kernels.lookup import Lookup
 
 
 @dataclass(frozen=True)
@@ -118,102 +118,12 @@ def shared_bits(fmt: NumberFormat) -> int:
     raise TypeError(f"{type(fmt).__name__} shares codes of a number of bits that is not known.")
 
 
-@lru_cache(maxsize=256)
-def has_zero(fmt: NumberFormat) -> bool:
-    """Whether the format has a code that is zero whatever elements share."""
-    return bool(fmt.decode(_zero(fmt))[0, 0] == 0)
-
-
-@torch.no_grad()
-def encode(
-    fmt: NumberFormat, x: Tensor, scales: Tensor | None = None, mask: Tensor | None = None
-) -> Coded:
-    """Round a matrix and keep its codes.
-
-    Args:
-        fmt: What it is rounded to.
-        x: Shape ``(rows, columns)``, floating point.
-        scales: Learned scales, for the formats that have them.
-        mask: Bool, of the shape of ``x``: what is false becomes zero after rounding. Codes of
-            zeros or a bit for each element say so, whichever is smaller.
-
-    Returns:
-        What :meth:`Coded.decode` makes ``fmt(x, scales)`` of, masked; the sign of a zero is lost.
-
-    Raises:
-        ValueError: If ``x`` holds a NaN.
-
-    Example:
-        >>> coded = encode(parse("Integer(width=3, frac_width=1)"), torch.tensor([[0.5, -9.0]]))
-        >>> coded.codes, coded.decode()
-        (tensor([33], dtype=torch.uint8), tensor([[ 0.5000, -2.0000]]))
-    """
-    rows, columns = x.shape
-    kept = None if mask is None else kept_by(fmt, mask)
-    codes: list[Tensor] = []
-    shared: list[Tensor] = []
-    apart = fmt.rounds_rows_apart or isinstance(fmt, Integer | LearnedInteger)
-    for part in _parts(rows, columns, x.device, apart):
-        found, own = _codes(fmt, x[part], scales)
-        if mask is not None:
-            keeps = mask[part]
-            found = (
-                found.masked_fill(~keeps, int(_zero(fmt).codes[0, 0]))
-                if kept is None
-                else found[keeps]
-            )
-        # Where elements are left out, parts do not end with bytes: they are packed together.
-        codes.append(found if kept is not None else pack_bits(found, fmt.code_bits))
-        if own is not None and not own.is_floating_point():
-            shared.append(pack_bits(own, shared_bits(fmt)))
-        elif own is not None and not shared:  # the same for all parts
-            shared.append(own)
-    packed = torch.cat(codes)
-    if kept is not None:
-        packed = pack_bits(packed, fmt.code_bits)
-    bitmap = None if mask is None or kept is None else pack_bits(mask, 1)
-    shapes = CodedShapes(fmt, (rows, columns), x.dtype, kept)
-    return Coded(shapes, packed, torch.cat(shared) if shared else None, bitmap)
-
-
-def _codes(fmt: NumberFormat, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Codes and what they share: looked up by the rounded values, else computed by the format."""
-    if x.dtype != torch.float64 and not _holds_nan(x):
-        if isinstance(fmt, BlockFormat):
-            found = find_block_codes(fmt, widen(x))
-            if found is not None:
-                return found
-        elif _shared_like(fmt, (1, 1), torch.float32) is None:
-            codes = find_codes(fmt, fmt.round(widen(x)))
-            if codes is not None:
-                return codes, None
-    encoded = fmt.encode(x, scales)  # which refuses NaN
-    return encoded.codes, encoded.shared
-
-
-def _holds_nan(x: Tensor) -> bool:
-    # A sum is read faster; it may be NaN without one, of infinities of both signs.
-    return bool(x.sum().isnan()) and bool(x.isnan().any())
-
-
 def _parts(rows: int, columns: int, device: torch.device, apart: bool) -> list[slice]:
     """Rows that are computed at once: few, on a CPU, where each can be computed by itself."""
     at_once = 8 * max(PART // max(8 * columns, 1), 1)  # so that the bits of a part fill bytes
     if not apart or device.type != "cpu" or rows <= at_once:
         return [slice(0, rows)]
     return [slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once)]
-
-
-def kept_by(fmt: NumberFormat, mask: Tensor) -> int | None:
-    """How many elements have a code where a mask is stored; None if zeros are stored instead."""
-    kept = int(mask.sum())
-    masked = mask.numel() + kept * fmt.code_bits
-    return None if has_zero(fmt) and mask.numel() * fmt.code_bits <= masked else kept
-
-
-def _zero(fmt: NumberFormat) -> Encoded:
-    """Of a zero beside another number, because a mean of zeros alone makes any code a zero."""
-    return fmt.encode(torch.tensor([[0.0, 1.0]]))
 
 
 @lru_cache(maxsize=256)

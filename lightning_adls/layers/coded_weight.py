@@ -43,7 +43,7 @@ class CodedWeight(StoredWeight):
 
     Example:
         >>> from lightning_adls.formats import parse
-        >>> from lightning_adls.kernels.coded import encode
+        >>> from lightning_adls.kernels.encoding import encode
         >>> coded = encode(parse("Integer(width=3, frac_width=1)"), torch.tensor([[0.5, -9.0]]))
         >>> weight = CodedWeight(coded, RowOrder((1, 2), (0, 1), (1, 2)))
         >>> weight.shape, weight.nbytes, weight * 2

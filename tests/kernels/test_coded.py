@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import MXInt, NumberFormat, parse
-from lightning_adls.kernels import coded
-from lightning_adls.kernels.coded import check_parts, encode, has_zero
+from lightning_adls.kernels import coded, encode_cpu, encoding
+from lightning_adls.kernels.coded import check_parts
+from lightning_adls.kernels.encoding import encode, has_zero
 
 VARIANTS = (
     "Integer(width=3, frac_width=1)",
@@ -38,7 +39,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SHAPES = ((1, 1), (1, 7), (5, 33), (8, 16), (0, 4), (3, 0))
 
 every_format = pytest.mark.parametrize("text", FORMATS)
-few = settings(deadline=None, max_examples=6, derandomize=True)
+few = settings(
+    deadline=None,
+    max_examples=6,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"], autouse=True)
+def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By C++, whose kernels are for large matrices, and as where there is no compiler."""
+    monkeypatch.setattr(encode_cpu, "WORTH_IT", 1 if request.param else math.inf)
 
 
 def hard(shape: tuple[int, int], dtype: torch.dtype, seed: int) -> Tensor:
@@ -140,6 +152,8 @@ def test_large_matrices_are_computed_in_parts(
     mask = torch.rand(x.shape) < 0.2 if masked else None
     whole = encode(fmt, x, None, mask)
     monkeypatch.setattr(coded, "PART", 200)
+    monkeypatch.setattr(encoding, "AT_ONCE", 200)
+    monkeypatch.setattr(encoding, "AT_ONCE_BY_KERNELS", 200)
     in_parts = encode(fmt, x, None, mask)
     assert in_parts.shapes == whole.shapes
     for name, part in whole.parts().items():

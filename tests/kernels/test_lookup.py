@@ -6,7 +6,8 @@ import torch
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.kernels.bits import pack_bits
-from lightning_adls.kernels.coded import encode, shared_bits
+from lightning_adls.kernels.coded import shared_bits
+from lightning_adls.kernels.encoding import encode
 from lightning_adls.kernels.lookup import Lookup, find_block_codes, find_codes
 
 VARIANTS = (

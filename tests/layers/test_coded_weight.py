@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import Integer, MXInt, NumberFormat
-from lightning_adls.kernels.coded import encode
+from lightning_adls.kernels.encoding import encode
 from lightning_adls.layers import LayerFormats, QuantizedLayer, quantized, weight_of
 from lightning_adls.layers.coded_weight import CodedWeight
 from lightning_adls.transforms.bake import bake
