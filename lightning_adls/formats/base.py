@@ -196,6 +196,13 @@ class NumberFormat(ABC):
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:
         """The values that codes stand for, in float32 or float64."""
 
+    def scales_shape(self, rows: int) -> tuple[int, ...] | None:
+        """Shape of the scales that a matrix of so many rows is encoded with, or None without them.
+
+        That of ``shared`` in what :meth:`to_codes` gives, where it is in floating point.
+        """
+        return None
+
     def steps(self, x: Tensor, scales: Tensor | None) -> Steps | None:
         """What tells the codes of a matrix apart, if a few comparisons do; else None.
 

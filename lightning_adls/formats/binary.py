@@ -87,6 +87,13 @@ def scale_count(shape: Sequence[int], scale: str) -> int:
     return shape[0] if scale == "per_channel" and len(shape) > 1 else 1
 
 
+def scales_shape(rows: int, scale: str) -> tuple[int, int] | None:
+    """Shape of the scales of a matrix; None if it has none."""
+    if scale == "none":
+        return None
+    return (rows, 1) if scale == "per_channel" else (1, 1)
+
+
 @dataclass(frozen=True)
 class Binary(NumberFormat):
     """The sign times a scale (XNOR-Net, Rastegari et al. 2016, section 3.1).
@@ -152,6 +159,9 @@ class Binary(NumberFormat):
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return (x >= 0).long(), None if self.scale == "none" else self._factor(x)
+
+    def scales_shape(self, rows: int) -> tuple[int, ...] | None:
+        return scales_shape(rows, self.scale)
 
     def steps(self, x: Tensor, scales: Tensor | None) -> Steps:
         shared = None if self.scale == "none" else mean_in_parts(x, self.scale == "per_channel")

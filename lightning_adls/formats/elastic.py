@@ -120,6 +120,9 @@ class ElasticBinary(NumberFormat):
         scale, _ = self._scale_and_threshold(x, scales)
         return (self._round(x, scales, False) > 0).long(), scale.reshape(1)
 
+    def scales_shape(self, rows: int) -> tuple[int, ...]:
+        return (1,)
+
     def steps(self, x: Tensor, scales: Tensor | None) -> Steps | None:
         if not self.signed:  # where a division is rounded before it is compared
             return None

@@ -74,7 +74,7 @@ class Integer(NumberFormat):
         return low * 2.0**-self.frac_width, high * 2.0**-self.frac_width
 
     def to_codes(self, x: Tensor) -> tuple[Tensor, None]:
-        k = (self.round(x).double() * 2.0**self.frac_width).long()
+        k = self.round(x).mul_(2.0**self.frac_width).long()  # exact, as float32 too
         return to_twos_complement(k, self.width), None
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:

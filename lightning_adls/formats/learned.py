@@ -61,6 +61,9 @@ class LearnedInteger(NumberFormat):
     def storage_bits(self, shape: Sequence[int]) -> int:
         return super().storage_bits(shape) + 32
 
+    def scales_shape(self, rows: int) -> tuple[int, ...]:
+        return (1,)
+
     def initial_scales(self) -> Tensor:
         return torch.full((1,), 2.0 ** (self.signed - self.width))
 

@@ -51,15 +51,24 @@ def _wide(x: Tensor) -> Tensor:
 def _sums(x: Tensor, dims: tuple[int, ...], above: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sum and number of the magnitudes that count, float64, with the other dimensions."""
     x = _wide(x)
-    keep = x.ndim > 1
-    if above is None and is_readable(x):
-        total = x.abs().sum(dims, keepdim=keep, dtype=torch.float64)
-        if bool(total.isfinite().all()):  # what is not finite leaves no finite sum
-            elements = x.shape.numel() // max(total.numel(), 1)
-            return total, torch.full_like(total, elements)
+    if is_readable(x):
+        magnitude = x.abs()
+        counted = None if above is None else magnitude.clone().gt_(above)
+        sums = _sums_of(magnitude, counted, dims)
+        if bool(sums[0].isfinite().all()):  # what is not finite leaves no finite sum
+            return sums
     magnitude, counted = finite_magnitude(x)
-    if above is not None:
-        counted = magnitude.gt(above).to(x.dtype)
-        magnitude.mul_(counted)
-    total = magnitude.sum(dims, keepdim=keep, dtype=torch.float64)
-    return total, counted.sum(dims, keepdim=keep, dtype=torch.float64)
+    return _sums_of(magnitude, counted if above is None else magnitude.clone().gt_(above), dims)
+
+
+def _sums_of(
+    magnitude: Tensor, counted: Tensor | None, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    keep = magnitude.ndim > 1
+    kept = magnitude if counted is None else magnitude.mul_(counted)
+    total = kept.sum(dims, keepdim=keep, dtype=torch.float64)
+    if counted is None:
+        return total, torch.full_like(total, magnitude.numel() // max(total.numel(), 1))
+    # Float32 counts up to 2**24, and sums several times as fast.
+    exact = torch.float64 if magnitude.numel() > 2**24 else magnitude.dtype
+    return total, counted.sum(dims, keepdim=keep, dtype=exact).double()

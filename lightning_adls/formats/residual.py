@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats.base import Bound, NumberFormat, widen
-from lightning_adls.formats.binary import SCALES, mean_magnitude, scale_count
+from lightning_adls.formats.binary import SCALES, mean_magnitude, scale_count, scales_shape
 from lightning_adls.formats.checks import check_choice, check_integer
-from lightning_adls.formats.floats import signs, with_sign_of
+from lightning_adls.formats.floats import layout, signs, with_sign_of
 from lightning_adls.formats.means import mean_in_parts
 from lightning_adls.formats.steps import Steps
 
@@ -95,6 +95,10 @@ class ResidualSign(NumberFormat):
             return levels
         return levels * mean_in_parts(x, self.scale == "per_channel")
 
+    def scales_shape(self, rows: int) -> tuple[int, ...]:
+        scales = scales_shape(rows, self.scale) or (1, 1)
+        return self.levels, *scales
+
     def steps(self, x: Tensor, scales: Tensor | None) -> Steps | None:
         levels = self.level_scales(x, scales)
         if self.levels > 2 or not bool(levels.isfinite().all()):
@@ -144,13 +148,14 @@ class ResidualSign(NumberFormat):
 
     def _encode(self, x: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         level_scales = self._level_scales(x, scales)
-        return self.codes_by(x, level_scales), level_scales
+        return self.codes_by(x, level_scales).long(), level_scales
 
     def codes_by(self, x: Tensor, level_scales: Tensor) -> Tensor:
         """Codes of float32 or float64 ``x``, given what :meth:`level_scales` gives."""
-        codes = torch.zeros_like(x, dtype=torch.int64)
+        _, _, integer = layout(x.dtype)
+        codes = torch.zeros_like(x, dtype=integer)
         for part in _parts(x, level_scales):
-            codes.mul_(2).add_(~part.signbit())
+            codes.mul_(2).sub_(part.view(integer).bitwise_not_() >> torch.iinfo(integer).bits - 1)
         return codes
 
     def from_codes(self, codes: Tensor, shared: Tensor | None) -> Tensor:

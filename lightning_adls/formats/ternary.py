@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from lightning_adls.formats.base import Bound, NumberFormat
-from lightning_adls.formats.binary import SCALES, finite_magnitude_and_mean, mean_of, scale_count
+from lightning_adls.formats.binary import (
+    SCALES,
+    finite_magnitude_and_mean,
+    mean_of,
+    scale_count,
+    scales_shape,
+)
 from lightning_adls.formats.checks import check_choice, check_fraction
 from lightning_adls.formats.codes import from_twos_complement, to_twos_complement
 from lightning_adls.formats.floats import keep_nan, with_sign_of
@@ -75,6 +81,9 @@ class Ternary(NumberFormat):
         kept, factor, _ = self._kept_and_factor(x)
         digit = with_sign_of(kept, x).long()
         return to_twos_complement(digit, 2), None if self.scale == "none" else factor
+
+    def scales_shape(self, rows: int) -> tuple[int, ...] | None:
+        return scales_shape(rows, self.scale)
 
     def steps(self, x: Tensor, scales: Tensor | None) -> Steps:
         apart = self.scale == "per_channel"

@@ -31,13 +31,12 @@ class CodeTable:
     Args:
         entries: int32, shape ``(2**16,)``: in the lowest byte the code below a boundary, in the
             next the code from there on, in the upper half the lower 16 bits of the boundary.
-        exact: Bool, for each code of a shared exponent: whether float32 has all elements times it,
-            so that rounding to it is nothing else than to round the quotient; None if nothing is
-            shared, or a scale.
+        exact: The smallest and the largest shared exponent that float32 has all elements of, so
+            that rounding is nothing else than to round the quotient; None without blocks.
     """
 
     entries: Tensor
-    exact: Tensor | None
+    exact: tuple[int, int] | None
 
     @classmethod
     def of(cls, fmt: NumberFormat) -> "CodeTable | None":
@@ -52,7 +51,7 @@ def _table(fmt: NumberFormat) -> CodeTable | None:
     exact = None
     if isinstance(fmt, BlockFormat):
         codes, values = _of_elements(fmt)
-        exact = _are_exact(fmt, values(torch.arange(1 << fmt.code_bits)))
+        exact = _exact_exponents(fmt, values(torch.arange(1 << fmt.code_bits)))
     elif isinstance(fmt, LearnedInteger) or fmt.rounds_elements_apart:
         codes, values = _of_numbers(fmt, torch.ones(1) if fmt.learns_scales else None)
     else:
@@ -83,11 +82,13 @@ def _of_numbers(fmt: NumberFormat, scale: Tensor | None) -> tuple[_Codes, _Value
     return codes, values
 
 
-def _are_exact(fmt: BlockFormat, elements: Tensor) -> Tensor:
+def _exact_exponents(fmt: BlockFormat, elements: Tensor) -> tuple[int, int]:
+    """Those between the two; the first is the larger one if there are none."""
     lowest, highest = fmt.shared_range
-    powers = power_of_two(torch.arange(lowest, highest + 1), torch.float64)
-    products = elements[:, None] * powers
-    return (products.float().double() == products).all(0)
+    s = torch.arange(lowest, highest + 1)
+    products = elements[:, None] * power_of_two(s, torch.float64)
+    exact = s[(products.float().double() == products).all(0)].tolist()
+    return (exact[0], exact[-1]) if exact else (1, 0)
 
 
 def _entries(codes: _Codes, values: _Values, width: int) -> Tensor | None:

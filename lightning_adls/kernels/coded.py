@@ -12,6 +12,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.formats.base import PART, narrow
 from lightning_adls.formats.block_base import BlockFormat
+from lightning_adls.formats.blocks import block_count
 from lightning_adls.kernels.bits import packed_bytes, unpack_bits, unpack_few
 from lightning_adls.kernels.lookup import Lookup
 
@@ -44,21 +45,14 @@ class CodedShapes:
         size = packed_bytes(self.code_count, self.format.code_bits)
         parts["codes"] = torch.uint8, (size,)
         wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        shared = _shared_like(self.format, self.shape, wide)
-        if shared is not None and shared.is_floating_point():
-            parts["shared"] = shared.dtype, tuple(shared.shape)
-        elif shared is not None:
-            size = packed_bytes(shared.numel(), shared_bits(self.format))
-            parts["shared"] = torch.uint8, (size,)
+        if isinstance(self.format, BlockFormat):
+            count = block_count(torch.Size(self.shape), self.format.block_size)
+            parts["shared"] = torch.uint8, (packed_bytes(count, self.format.shared_bits),)
+        elif (scales := self.format.scales_shape(self.shape[0])) is not None:
+            parts["shared"] = wide, scales
         if self.kept is not None:
             parts["mask"] = torch.uint8, (packed_bytes(math.prod(self.shape), 1),)
         return parts
-
-
-@lru_cache(maxsize=1024)
-def _shared_like(fmt: NumberFormat, shape: tuple[int, int], dtype: torch.dtype) -> Tensor | None:
-    """What elements share, without memory or values: the format itself says it."""
-    return fmt.to_codes(torch.empty(shape, dtype=dtype, device="meta"))[1]
 
 
 @dataclass(frozen=True)

@@ -177,9 +177,11 @@ def _by_table(
             else block_max(split(x, fmt.block_size)).flatten(0, 1).flatten(1)
         )
         divisors = fmt.scale(largest)
-        own = fmt.exponent(divisors) - fmt.shared_range[0]
-        if not bool(table.exact[own].all()):
+        exponents = fmt.exponent(divisors)
+        least, most = (int(bound) for bound in exponents.aminmax())
+        if least < table.exact[0] or most > table.exact[1]:
             return _computed(fmt, scales, x, rows, packs)
+        own = exponents - fmt.shared_range[0]
     elif isinstance(fmt, LearnedInteger):
         own = divisors = fmt.step(x, scales).reshape(1)
     width = fmt.code_bits if packs else 8
