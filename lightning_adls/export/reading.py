@@ -1,5 +1,6 @@
 """Load what was exported: the quantised model, its weights decoded or kept in their codes."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputValueError
 from lightning_adls.export.container import Container, opened
 from lightning_adls.export.contents import Contents, WeightText
-from lightning_adls.kernels.bits import packed_bytes, unpack_bits
+from lightning_adls.kernels.bits import packed_bytes, unpack_few
 from lightning_adls.kernels.coded import Coded, check_parts
 from lightning_adls.layers import RECORD_KEY, QuantizedLayer, weight_of
 from lightning_adls.layers.coded_weight import CodedWeight
@@ -285,14 +286,13 @@ class _Loading:
     def _rounds_alike(self, layer: QuantizedLayer, coded: Coded, weight: WeightText) -> bool:
         """Whether the layer rounds decoded values to themselves, which are in its weight then."""
         parameter: Any = layer._parameters[layer.weight_name]
-        rows = coded.decode()
-        values = layer.from_rows(rows)
-        parameter.copy_(values)
+        parameter.copy_(layer.from_rows(coded.decode()))
         if coded.mask is not None:
-            mask = unpack_bits(coded.mask, 1, rows.numel()).bool().view(rows.shape)
+            shape = coded.shapes.shape
+            mask = unpack_few(coded.mask, 1, math.prod(shape)).bool().view(shape)
             layer.weight_mask = layer.from_rows(mask).to(parameter.device)
         elif weight.mask == "zeros":
-            layer.weight_mask = (values != 0).to(parameter.device)
+            layer.weight_mask = parameter != 0
         fitted = layer.fitted_of("weight")
         layer.eval()
         if fitted is not None and not fitted > 0:
@@ -305,8 +305,8 @@ class _Loading:
         """A weight of which those elements are stored that its mask keeps."""
         parameter: Any = layer._parameters[layer.weight_name]
         elements = torch.Size(weight.shape).numel()
-        bits = unpack_bits(self._container.read(f"{name}.mask"), 1, elements).bool()
-        if int(bits.sum()) != weight.kept:
+        bits = unpack_few(self._container.read(f"{name}.mask"), 1, elements).bool()
+        if int(bits.count_nonzero()) != weight.kept:
             self._container.refuse(f"has a mask of {name!r} that keeps another number of elements")
         mask = bits.view(weight.shape)
         values = torch.zeros(weight.shape, dtype=weight.values_dtype)

@@ -20,6 +20,7 @@ from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
 from lightning_adls.layers.coded_weight import CodedWeight
 from lightning_adls.layers.int8_linear import LoweredLinear
 from lightning_adls.layers.packed import PackedLinear
+from lightning_adls.layers.stored_weight import StoredWeight
 from lightning_adls.transforms.quantize import records_of
 
 _AT_ONCE = 1 << 18  # elements of a weight that is not rounded; eight of its mask fill a byte
@@ -101,7 +102,7 @@ def save(
 
     def fill(put: Put) -> None:
         for key, tensor in parts.plain.items():
-            put(key, tensor)
+            put(key, tensor.unpacked() if isinstance(tensor, StoredWeight) else tensor)
         for name, weight in parts.weights.items():
             for part, piece in weight.pieces():
                 put(f"{name}.{part}", piece)

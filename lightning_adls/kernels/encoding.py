@@ -1,7 +1,7 @@
 """A matrix becomes codes a part of its rows at a time, so that little is in memory beside it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import torch
@@ -85,6 +85,8 @@ def encoded(
     fmt._check(x, scales)
     kept = None if mask is None else kept_by(fmt, mask)
     coder = _coder(fmt, x, scales)
+    if mask is not None:
+        coder = replace(coder, at_once=min(coder.at_once, _at_once(x)))
     scale: Tensor | None = None
     left = torch.empty(0, dtype=torch.uint8, device=x.device)  # codes that do not fill bytes
     for part in _parts(fmt, x.shape, coder):
@@ -133,20 +135,27 @@ class _Coder:
 
 def _coder(fmt: NumberFormat, x: Tensor, scales: Tensor | None) -> _Coder:
     by_kernels = x.dtype != torch.float64 and encode_cpu.are_worth_it(x)
-    at_once = AT_ONCE if x.device.type == "cpu" else AT_ONCE_ELSEWHERE
+    at_once = _at_once(x)
     steps = fmt.steps(x, scales)
     if steps is not None:
         at_once = AT_ONCE_BY_KERNELS if by_kernels else at_once
         return _Coder(partial(_by_steps, fmt, steps, by_kernels), at_once)
     table = CodeTable.of(fmt) if by_kernels else None
     if table is not None:
-        return _Coder(partial(_by_table, fmt, table, scales), AT_ONCE_BY_KERNELS)
+        tiles = isinstance(fmt, BlockFormat) and tile(x.shape, fmt.block_size)[0] > 1
+        at_once = at_once if tiles else AT_ONCE_BY_KERNELS  # what is largest in tiles torch finds
+        return _Coder(partial(_by_table, fmt, table, scales), at_once)
     if isinstance(fmt, ResidualSign):
         return _Coder(partial(_by_levels, fmt, fmt.level_scales(x, scales)), at_once)
     # The scales of these are given: of them, rows do not depend on each other.
     given = isinstance(fmt, LearnedInteger | ElasticBinary)
     apart = given or fmt.rounds_rows_apart or fmt.rounds_elements_apart
     return _Coder(partial(_computed, fmt, scales), at_once, apart)
+
+
+def _at_once(x: Tensor) -> int:
+    """Elements of a part that torch's operators pass over."""
+    return AT_ONCE if x.device.type == "cpu" else AT_ONCE_ELSEWHERE
 
 
 def _by_steps(

@@ -498,7 +498,8 @@ class QuantizedLayer(nn.Module):
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         weight = destination.get(prefix + self.weight_name)
-        if isinstance(weight, CodedWeight):  # for whom the state dict goes to it is a weight
+        # For whom the state dict goes to it is a weight. Decoded, all are in memory at once.
+        if isinstance(weight, CodedWeight) and not keep_vars:
             destination[prefix + self.weight_name] = weight.unpacked()
         if not self.has_recipe:
             del destination[prefix + RECORD_KEY]
