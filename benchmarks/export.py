@@ -1,9 +1,10 @@
-"""Speed of exported files: GB/s of a model that is written and read, and of decoding a weight.
+"""Exported files: GB/s of a model that is written and read, of decoding a weight, and memory.
 
 A model of linear layers is saved and loaded in each format. GB are those of its weights in float32,
 so that formats can be compared: what is on the disk is smaller. `packed` keeps weights in their
 codes, `load` decodes them and looks whether the layer rounds them to themselves. Decoding is a
-multiple of the time to copy the decoded weight; copies and decodings take turns.
+multiple of the time to copy the decoded weight; copies and decodings take turns. Memory is what
+torch allocates at most beside the model, in MB; a layer has 4.2 MB.
 
 Run:
     python benchmarks/export.py
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lightning_adls.bench import Rounds, Spread, alternate
+from lightning_adls.bench import Rounds, Spread, alternate, peak_bytes
 from lightning_adls.export import load, save
 from lightning_adls.formats import NumberFormat
 from lightning_adls.kernels.encoding import encode
@@ -55,9 +56,12 @@ def measure(fmt: NumberFormat, arguments: argparse.Namespace, path: Path) -> lis
     size_gb = arguments.layers * WIDTH**2 * 4 / 1e9
     repeats = arguments.repeats
     writing = size_gb / seconds(lambda: save(model, path), repeats)
+    memory = [peak_bytes(lambda: save(model, path))]
     fresh = iter([network(arguments.layers) for _ in range(2 * (repeats + 1))])
     packed = size_gb / seconds(lambda: load(path, next(fresh), packed=True), repeats)
     plain = size_gb / seconds(lambda: load(path, next(fresh)), repeats)
+    empty = network(arguments.layers)
+    memory.append(peak_bytes(lambda: load(path, empty)))
     coded = encode(fmt, torch.randn(WIDTH, WIDTH))
     values = coded.decode()
     with torch.no_grad():
@@ -68,6 +72,7 @@ def measure(fmt: NumberFormat, arguments: argparse.Namespace, path: Path) -> lis
         f"{writing:.2f}",
         f"{packed:.2f}",
         f"{plain:.2f}",
+        *(f"{size / 1e6:.1f}" for size in memory),
         f"{ratio.median:.1f} ({ratio.p10:.1f} - {ratio.p90:.1f})",
     ]
 
@@ -97,7 +102,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     print(machine(torch.device("cpu")))
     table = Table(
-        "format", "file (MB)", "write (GB/s)", "packed (GB/s)", "load (GB/s)", "decode (copies)"
+        *("format", "file (MB)", "write (GB/s)", "packed (GB/s)", "load (GB/s)"),
+        *("write (MB)", "load (MB)", "decode (copies)"),
     )
     with TemporaryDirectory() as folder:
         for fmt in arguments.formats:
