@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -38,7 +39,12 @@ def texts(model: nn.Module, labels: Sequence[str], facts: Mapping[str, Any]) -> 
 
 def versions() -> dict[str, str]:
     """Of the packages that wrote a file."""
-    return {package: version(package) for package in _PACKAGES}
+    return {package: _version(package) for package in _PACKAGES}
+
+
+@cache
+def _version(package: str) -> str:
+    return version(package)  # which reads files each time
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
