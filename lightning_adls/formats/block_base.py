@@ -54,7 +54,10 @@ class BlockFormat(NumberFormat):
 
     @abstractmethod
     def round_blocks(self, blocks: Tensor, scale: Tensor) -> Tensor:
-        """Round ``blocks``, out of place, to elements times ``scale``."""
+        """Round ``blocks``, out of place, to elements times ``scale``.
+
+        Each element depends on its quotient by ``scale`` alone, and grows with it or stays.
+        """
 
     @abstractmethod
     def largest_element(self, dtype: torch.dtype) -> float:

@@ -17,7 +17,7 @@ from lightning_adls.kernels.bits import pack_bits
 from lightning_adls.kernels.coded import shared_bits
 from lightning_adls.kernels.encoding import has_zero
 from lightning_adls.layers import QuantizedLayer
-from lightning_adls.layers.coded_weight import CodedWeight
+from lightning_adls.layers.stored_weight import is_stored
 from lightning_adls.transforms import Prune, Quantize
 
 VARIANTS = (
@@ -163,5 +163,5 @@ def test_a_packed_weight_is_loaded_and_saved_in_less_memory_than_one_more_layer(
     assert peak_bytes(lambda: save(fresh, path)) < LAYER
     layer = fresh.get_submodule("0")
     assert isinstance(layer, QuantizedLayer)
-    assert isinstance(layer._parameters["weight"], CodedWeight)
+    assert is_stored(layer)
     assert layer.formats.weight == parse(text)
