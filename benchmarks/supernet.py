@@ -1,27 +1,35 @@
 """Recipes that are taken out of one training for all of them, and the same trained one by one.
 
 Text classification, by default on the built-in reviews with a small BERT. Both start from the same
-network, fine-tuned in full precision. Recipes are drawn at random from formats for the weights and
-inputs of each linear layer; for each format there is one that has it everywhere. A row has the
-accuracy of a recipe, with its standard error, and the seconds that were spent on it alone; then
-come the seconds of both ways and whether they rank the recipes alike. At last all recipes race on
-the validation rows: judged on ever more rows are only those that may still be the best. With
-`--test` accuracies are those of the test split, which each model reads once.
+network, fine-tuned in full precision. Recipes give each linear layer formats for its weights and
+inputs: first those of one format everywhere, then some drawn at random. A row has the accuracy of a
+recipe in both ways, with standard errors, and the difference, whose error is that of the same rows.
+Below are the seconds that both ways take, what a search of 100 recipes would cost beside training
+these, and whether both rank the recipes alike. At last all recipes race on the validation rows:
+judged on ever more rows are only those that may still be the best. With `--test` accuracies are
+those of the test split, which each model reads once.
 
 Run:
     python benchmarks/supernet.py
     python benchmarks/supernet.py --widths 2 3 4 8 --recipes 20 --random 1 --no-bounds
     python benchmarks/supernet.py --distill --shared-epochs 4
     python benchmarks/supernet.py --epochs 2 --shared-epochs 2 --test    # of equal length
-    python benchmarks/supernet.py --dataset aclImdb --checkpoint prajjwal1/bert-tiny
+    python benchmarks/supernet.py --dataset aclImdb --checkpoint prajjwal1/bert-tiny --folder runs
+
+With `--folder` each training that has ended is kept there, and the same command goes on after it.
+Other arguments get a folder of their own within it; more `--recipes` are added to those there.
 """
 
+import lightning_adls.labs.waiting  # noqa: F401  # before torch is imported
+
+# isort: split
 import argparse
 import random
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -29,71 +37,114 @@ import torch
 from command_line import machine, positive
 from rich.console import Console
 from rich.table import Table
+from supernet_trainings import Judged, Trainings, digest
 
 from lightning_adls import Quantize, TextClassifier, TextData, bert
 from lightning_adls.budget import Budget
+from lightning_adls.errors import InputValueError, MissingFileError
 from lightning_adls.labs.cli import quiet
+from lightning_adls.labs.ending import ending, refusing
 from lightning_adls.labs.task import Task
+from lightning_adls.locks import exclusive
 from lightning_adls.models import sequence_classifier
+from lightning_adls.remaining import Remaining
+from lightning_adls.report import write_json
 from lightning_adls.search import FormatSpace
-from lightning_adls.significance import rank_correlation, standard_error
-from lightning_adls.supernet import Subnetworks, SupernetTraining, draw, extract, race
+from lightning_adls.significance import paired, rank_correlation, standard_error
+from lightning_adls.supernet import Subnetworks, SupernetTraining, draw, race
 from lightning_adls.transforms import costs
 from lightning_adls.transforms.walk import linear_layers
+
+# What changes no training.
+_FREE = ("recipes", "raced", "folder")
+# Recipes of a search, whose cost is told beside that of training them.
+_SEARCHED = 100
 
 
 def main() -> None:
     """Print a row for each recipe, and what both ways cost."""
+    arguments = parse_arguments()
+    quiet()
+    if arguments.folder is None:
+        with tempfile.TemporaryDirectory() as folder:
+            run(arguments, Path(folder))
+        return
+    decides = {key: value for key, value in vars(arguments).items() if key not in _FREE}
+    folder = arguments.folder / digest(decides)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputValueError(
+            f"supernet: folder={str(arguments.folder)!r} cannot be made: {error.strerror}."
+        ) from error
+    with exclusive(folder / "lock"):
+        write_json(folder / "arguments.json", decides)
+        run(arguments, folder)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipes", type=positive, default=8, help="drawn at random")
+    parser.add_argument("--recipes", type=whole, default=8, help="drawn at random")
     parser.add_argument("--format", default="LearnedInteger", help="whose widths are chosen")
     parser.add_argument("--widths", type=positive, nargs="+", default=[2, 3, 4, 8])
     parser.add_argument("--epochs", type=float, default=1.0, help="of each training alone")
     parser.add_argument("--shared-epochs", type=float, default=2.0, help="of the one for all")
     parser.add_argument("--finetune-epochs", type=float, default=1.0, help="in full precision")
-    parser.add_argument("--random", type=int, default=2, help="recipes drawn for each step")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of all trainings")
+    parser.add_argument("--random", type=whole, default=2, help="recipes drawn for each step")
     parser.add_argument("--no-bounds", action="store_true", help="only those drawn at random")
     parser.add_argument("--distill", action="store_true", help="the largest teaches the others")
     parser.add_argument("--test", action="store_true", help="compare on the test split")
-    parser.add_argument("--raced", type=int, default=0, help="further recipes that only race")
+    parser.add_argument("--raced", type=whole, default=0, help="further recipes that only race")
     parser.add_argument("--dataset", default="reviews")
     parser.add_argument("--checkpoint", help="of Transformers; by default a small BERT")
-    parser.add_argument("--train-rows", type=positive, default=4096)
-    parser.add_argument("--val-rows", type=positive, default=2000)
+    parser.add_argument("--train-rows", type=positive, default=4096, help="at most")
+    parser.add_argument("--val-rows", type=positive, default=2000, help="at most")
     parser.add_argument("--max-length", type=positive, default=64)
     parser.add_argument("--accelerator", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    quiet()
-    task = task_of(arguments)
+    parser.add_argument("--seed", type=whole, default=0, help="of trainings and what is drawn")
+    parser.add_argument("--folder", type=Path, help="where what has ended is kept")
+    return parser.parse_args()
+
+
+def whole(text: str) -> int:
+    """Parse a number of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> None:
+    """Train what is missing in a folder, and print what was found."""
+    finetune, shared, alone = (
+        Budget(epochs, reports=1, accelerator=arguments.accelerator)
+        for epochs in (arguments.finetune_epochs, arguments.shared_epochs, arguments.epochs)
+    )
+    task = task_of(arguments, [finetune, shared, alone])
     layers = list(linear_layers(task.network))
     choice = {"input": arguments.format, "weight": arguments.format}
     space = FormatSpace.from_templates(layers, {"": choice}, {"width": arguments.widths})
     recipes = recipes_of(space, arguments.recipes, arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        found = compare(task, space, recipes, arguments, Path(folder))
-    report(task, recipes, found, "test" if arguments.test else "val")
+    callback = SupernetTraining(
+        space,
+        bounds=not arguments.no_bounds,
+        random=arguments.random,
+        part="model",
+        distill=arguments.distill,
+        seed=arguments.seed,
+    )
+    trainings = Trainings(task, space, callback, finetune, shared, alone, arguments.test, folder)
+    taken_out, trained = compare(trainings, recipes)
+    report(task, recipes, taken_out, trained, "test" if arguments.test else "val")
+    supernet, seconds = trainings.supernet
+    report_costs(seconds, list(taken_out.values()), list(trained.values()))
     rng = random.Random(arguments.seed + 1)
     more = [draw(space, rng) for _ in range(arguments.raced)]
-    report_race(task, [*recipes, *more], found.supernet)
+    report_race(task, [*recipes.values(), *more], supernet)
 
 
-Judged = list[tuple[float, float]]  # accuracy and seconds of each recipe
-
-
-@dataclass
-class Compared:
-    """Both ways, and the one training with its seconds."""
-
-    alone: Judged
-    shared: Judged
-    supernet: TextClassifier
-    seconds: float
-
-
-def task_of(arguments: argparse.Namespace) -> Task:
+def task_of(arguments: argparse.Namespace, budgets: Sequence[Budget]) -> Task:
     """The data and the network."""
     data = partial(
         TextData,
@@ -113,86 +164,93 @@ def task_of(arguments: argparse.Namespace) -> Task:
         if arguments.checkpoint
         else partial(bert, **dimensions)
     )
-    return Task(data, network, TextClassifier, seed=arguments.seed, loggers=())
+    classifier = partial(TextClassifier, learning_rate=arguments.learning_rate)
+    return Task(data, network, classifier, seed=arguments.seed, budgets=budgets, loggers=())
 
 
-def recipes_of(space: FormatSpace, count: int, seed: int) -> list[Quantize]:
-    """Those of one format everywhere, and others at random."""
+def recipes_of(space: FormatSpace, count: int, seed: int) -> dict[str, Quantize]:
+    """By name, those of one format everywhere and others at random."""
     (roles,) = space.classes.values()
-    uniform = [
-        Quantize({"*": {"input": text, "weight": text}}) for text in dict.fromkeys(roles["weight"])
-    ]
+    uniform = {
+        text: Quantize({"*": {"input": text, "weight": text}})
+        for text in dict.fromkeys(roles["weight"])
+    }
     rng = random.Random(seed)
-    return [*uniform, *(draw(space, rng) for _ in range(count))]
+    return uniform | {f"random {number}": draw(space, rng) for number in range(1, count + 1)}
 
 
 def compare(
+    trainings: Trainings, recipes: dict[str, Quantize]
+) -> tuple[dict[str, Judged], dict[str, Judged]]:
+    """By name, the recipes out of the shared training and trained alone."""
+    say("fine-tuning in full precision")
+    trainings.start()
+    say("one training for all recipes")
+    _, seconds = trainings.supernet
+    say(f"one training for all recipes: {seconds:.1f} s")
+    shared = {}
+    for name, recipe in recipes.items():
+        shared[name] = trainings.taken_out(recipe)
+        say(f"{name} out of it: {shared[name].accuracy:.4f}, {shared[name].seconds:.1f} s")
+    alone, remaining = {}, Remaining()
+    for number, (name, recipe) in enumerate(recipes.items(), 1):
+        known = trainings.is_trained(recipe)
+        alone[name] = trainings.trained_alone(recipe)
+        left = remaining.after_one(number, len(recipes), work=0.0 if known else 1.0)
+        say(f"{name} alone: {alone[name].accuracy:.4f}, {alone[name].seconds:.1f} s ({left})")
+    return shared, alone
+
+
+def say(line: str) -> None:
+    """Print a line now, also where it goes to a file."""
+    print(line, flush=True)
+
+
+def report(
     task: Task,
-    space: FormatSpace,
-    recipes: list[Quantize],
-    arguments: argparse.Namespace,
-    folder: Path,
-) -> Compared:
-    """Accuracies and seconds of each recipe in both ways."""
-    budget, longer, first = (
-        Budget(epochs, reports=1, accelerator=arguments.accelerator)
-        for epochs in (arguments.epochs, arguments.shared_epochs, arguments.finetune_epochs)
-    )
-    start = task.build()
-    task.train(start, first, folder, "finetune")
-    task.start_from(start)
-    alone: Judged = []
-    for recipe in recipes:
-        module = task.build(recipe)
-        trained = task.train(module, budget, folder, "alone")
-        accuracy = trained["accuracy"]
-        if arguments.test:
-            accuracy = task.test(module, budget)["accuracy"]
-        alone.append((accuracy, trained["seconds"]))
-    supernet = task.build()
-    callback = SupernetTraining(
-        space,
-        bounds=not arguments.no_bounds,
-        random=arguments.random,
-        part="model",
-        distill=arguments.distill,
-        seed=arguments.seed,
-    )
-    seconds = task.train(supernet, longer, folder, "shared", [callback])["seconds"]
-    shared: Judged = []
-    for recipe in recipes:
-        began = perf_counter()
-        module = extract(supernet, recipe, "model")
-        if arguments.test:
-            accuracy = task.test(module, budget)["accuracy"]
-        else:
-            accuracy = task.validate(module, budget)
-        shared.append((accuracy, perf_counter() - began))
-    return Compared(alone, shared, supernet, seconds)
-
-
-def report(task: Task, recipes: list[Quantize], found: Compared, split: str) -> None:
-    """Print what was found."""
-    alone, shared = found.alone, found.shared
-    rows = task.texts.row_counts[split]
+    recipes: dict[str, Quantize],
+    shared: dict[str, Judged],
+    alone: dict[str, Judged],
+    split: str,
+) -> None:
+    """Print the accuracies."""
+    rows = len(next(iter(alone.values())).right)
     title = f"{rows} {split} rows; {machine(torch.device('cpu'))}"
-    table = Table("recipe", "bits/w", "alone", "s", "shared", "s", title=title)
-    for number, (recipe, one, other) in enumerate(zip(recipes, alone, shared, strict=True), 1):
+    headers = ("recipe", "bits/w", "shared", "alone", "shared - alone", "p")
+    table = Table(*headers, title=title)
+    for name, recipe in recipes.items():
         cells = [
-            text
-            for accuracy, spent in (one, other)
-            for text in (f"{accuracy:.4f} ± {standard_error(accuracy, rows):.4f}", f"{spent:.1f}")
+            f"{accuracy:.4f} ± {standard_error(accuracy, rows):.4f}"
+            for accuracy in (shared[name].accuracy, alone[name].accuracy)
         ]
-        table.add_row(str(number), f"{costs(task.build(recipe))['bits_per_weight']:.2f}", *cells)
-    console = Console(width=120)
-    console.print(table)
-    each, judged = (sum(spent for _, spent in found) for found in (alone, shared))
-    console.print(
-        f"One by one: {each:.1f} s. Shared: {found.seconds:.1f} s of training and {judged:.1f} s "
-        f"of evaluation, {each / (found.seconds + judged):.2f} times as fast."
+        told = paired(
+            list(shared[name].right.values()),
+            [alone[name].right[row] for row in shared[name].right],
+        )
+        cells += [f"{told.value:+.4f} ± {told.standard_error:.4f}", f"{told.p_value:.3f}"]
+        table.add_row(name, f"{costs(task.build(recipe))['bits_per_weight']:.2f}", *cells)
+    Console(width=120).print(table)
+    first, second = ([found[name].accuracy for name in recipes] for found in (shared, alone))
+    ranks, mean = rank_correlation(first, second), fmean(first) - fmean(second)
+    print(
+        f"Shared - alone: {mean:+.4f} on average. "
+        f"Rank correlation: {ranks.value:.2f} (p={ranks.p_value:.4f})."
     )
-    ranks = rank_correlation([a for a, _ in alone], [a for a, _ in shared])
-    console.print(f"Rank correlation: {ranks.value:.2f} (p={ranks.p_value:.4f}).")
+
+
+def report_costs(seconds: float, shared: Sequence[Judged], alone: Sequence[Judged]) -> None:
+    """Print what was spent, and what a search would take."""
+    judged, trained = (sum(each.seconds for each in found) for found in (shared, alone))
+    print(
+        f"Shared: {seconds:.1f} s of training and {judged:.1f} s of evaluation. "
+        f"One by one: {trained:.1f} s, {trained / (seconds + judged):.2f} times as much."
+    )
+    search = seconds + _SEARCHED * judged / len(shared)
+    each = _SEARCHED * trained / len(alone)
+    print(
+        f"A search of {_SEARCHED} recipes takes {search:.0f} s, to train them {each:.0f} s: "
+        f"1 : {each / search:.1f}."
+    )
 
 
 def report_race(task: Task, recipes: list[Quantize], supernet: TextClassifier) -> None:
@@ -206,11 +264,12 @@ def report_race(task: Task, recipes: list[Quantize], supernet: TextClassifier) -
         seconds[stages] = perf_counter() - began
     read, left = sum(len(each.right) for each in found), sum(each.left for each in found)
     share = read / (len(recipes) * task.texts.row_counts["val"])
-    Console(width=120).print(
+    print(
         f"A race of {len(recipes)} recipes reads {share:.0%} of the rows, in "
         f"{seconds[5] / seconds[1]:.2f} of the time of all; {left} cannot be told from the best."
     )
 
 
 if __name__ == "__main__":
-    main()
+    with ending("with --folder the same command continues"), refusing(MissingFileError):
+        main()
