@@ -2,12 +2,14 @@
 
 To round is to apply a step function. Elements are sorted into bins that are so fine that most
 formats take all of a bin to one value. Gradient times rounded element then has one sum for each
-bin, whatever the format, and a format costs a product over bins in place of many passes over
-elements. Nothing is approximated: where a bin is not rounded to one value, elements are.
+bin, whatever the format; bins that no format tells apart are one. A format costs a column of a
+product of matrices, in place of many passes over elements. Nothing is approximated: where a bin is
+not rounded to one value, elements are.
 """
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,8 +23,8 @@ from lightning_adls.formats.floats import floor_log2, floor_power, layout
 from lightning_adls.formats.host import is_finite
 
 # Bins tell apart so many digits after the leading one, and whether any others follow: as finely as
-# the boundaries between numbers of eight bits, sign included, lie.
-_DIGITS = 7
+# the boundaries between numbers of nine bits, sign included, lie.
+_DIGITS = 8
 # So many powers of two below the largest magnitude are told apart, or a few less. What is smaller
 # is one bin.
 _POWERS = 20
@@ -42,25 +44,38 @@ class _Powers(NamedTuple):
     high: int
 
 
-class _Steps(NamedTuple):
-    """What a format makes of bins: of the first ones 0, of the others ``values``, float64.
+@dataclass(frozen=True, eq=False)
+class _Alike:
+    """Formats that elements are sorted for in the same way, and their places among all."""
 
-    It rounds those that are ``unclear`` to several values.
+    sorting: _Sorting
+    formats: tuple[NumberFormat, ...]
+    places: list[int]
+
+
+class _Steps(NamedTuple):
+    """What some formats make of bins.
+
+    Args:
+        groups: Of each bin the group it is in: none of the formats tells its bins apart.
+        values: What the formats make of each group, float64, ``(groups, formats)``.
+        unclear: Of each format the bins that it rounds to several values, if there are any.
     """
 
-    zeros: int
+    groups: Tensor
     values: Tensor
-    unclear: Tensor | None
+    unclear: list[Tensor | None]
 
 
 class Effects:
     """First-order effects of rounding; keeps what formats make of bins for the next tensors."""
 
     def __init__(self) -> None:
+        self._alike: dict[tuple[NumberFormat, ...], list[_Alike]] = {}
+        self._scales: dict[object, tuple[float | None, ...]] = {}
         self._steps: dict[object, _Steps] = {}
-        self._scales: dict[object, float | None] = {}
 
-    def of(self, x: Tensor, grads: Tensor, formats: Sequence[NumberFormat]) -> list[Tensor]:
+    def of(self, x: Tensor, grads: Tensor, formats: Sequence[NumberFormat]) -> Tensor:
         """For each format what rounding some tensors does to first order.
 
         Args:
@@ -69,55 +84,57 @@ class Effects:
             formats: Those that learn scales have them as a layer has before it is trained.
 
         Returns:
-            float64, ``(tensors, gradients)``. What is found for a tensor and a format does not
-            depend on the other formats.
+            float64, ``(tensors, gradients, formats)``. What is found for a tensor and a format does
+            not depend on the other formats, but for the last digits.
         """
         at_once = max(1, min(_MOST_TENSORS, PART // max(x[0].numel(), 1)))
         parts = zip(x.split(at_once), grads.split(at_once), strict=True)
-        found = [self._of_few(each, of_each, formats) for each, of_each in parts]
-        return [torch.cat(effects) for effects in zip(*found, strict=True)]
+        return torch.cat([self._of_few(each, of_each, formats) for each, of_each in parts])
 
-    def _of_few(self, x: Tensor, grads: Tensor, formats: Sequence[NumberFormat]) -> list[Tensor]:
+    def _of_few(self, x: Tensor, grads: Tensor, formats: Sequence[NumberFormat]) -> Tensor:
         rows = grads.flatten(2).double()
-        unrounded = (rows @ x.flatten(1, -1).double()[..., None])[..., 0]
+        unrounded = rows @ x.flatten(1, -1).double()[..., None]
+        effects = rows.new_zeros(*rows.shape[:2], len(formats))
+        everywhere = list(range(len(x)))
+        left = [everywhere] * len(formats)
         # Elsewhere than on a CPU the order of sums is left to chance.
-        sorts = x.numel() > 0 and is_finite(widen(x))
-        elements = _Elements(widen(x)) if sorts else None
-        bins: dict[_Sorting, _Bins] = {}
-        found = []
-        for fmt in formats:
-            sorting = _sorting(fmt)
-            if elements is None or sorting is None:
-                effects, left = torch.zeros_like(unrounded), list(range(len(x)))
-            else:
-                if sorting not in bins:
-                    bins[sorting] = _Bins(elements, rows, sorting)
-                effects, left = self._of_bins(fmt, bins[sorting], unrounded)
-            for place in left:
-                effects[place] = rows[place] @ _error(fmt, x[place]).flatten().double()
-            found.append(effects)
-        return found
+        if x.numel() and is_finite(widen(x)):
+            elements = _Elements(widen(x))
+            for alike in self._sorted(tuple(formats)):
+                bins = _Bins(elements, alike.sorting)
+                steps = self._made(alike, bins)
+                effects[..., alike.places] = (bins.sums(rows, steps) @ steps.values).sub_(unrounded)
+                for place, unclear in zip(alike.places, steps.unclear, strict=True):
+                    left[place] = bins.holding(unclear)
+        for place, tensors in enumerate(left):
+            for tensor in tensors:
+                error = _error(formats[place], x[tensor]).flatten().double()
+                effects[tensor, :, place] = rows[tensor] @ error
+        return effects
 
-    def _of_bins(
-        self, fmt: NumberFormat, bins: "_Bins", unrounded: Tensor
-    ) -> tuple[Tensor, list[int]]:
-        """Effects, and the places of tensors that have a bin which is rounded to several values."""
-        dtype, scale = bins.dtype, None
-        if isinstance(fmt, BlockFormat):
-            key: object = (fmt, bins.powers, dtype)
-            if key not in self._scales:
-                self._scales[key] = _scale(fmt, bins.powers, dtype)
-            scale = self._scales[key]
-            if scale is None:
-                return torch.zeros_like(unrounded), list(range(len(unrounded)))
-        key = (fmt, scale, bins.top, dtype)
+    def _sorted(self, formats: tuple[NumberFormat, ...]) -> list[_Alike]:
+        if formats not in self._alike:
+            places: dict[_Sorting, list[int]] = {}
+            for place, fmt in enumerate(formats):
+                if (sorting := _sorting(fmt)) is not None:
+                    places.setdefault(sorting, []).append(place)
+            self._alike[formats] = [
+                _Alike(sorting, tuple(formats[place] for place in some), some)
+                for sorting, some in places.items()
+            ]
+        return self._alike[formats]
+
+    def _made(self, alike: _Alike, bins: "_Bins") -> _Steps:
+        of_powers = (alike, bins.powers, bins.dtype)
+        if of_powers not in self._scales:
+            self._scales[of_powers] = tuple(
+                _scale(fmt, bins.powers, bins.dtype) for fmt in alike.formats
+            )
+        scales = self._scales[of_powers]
+        key = (alike, scales, bins.top, bins.dtype)
         if key not in self._steps:
-            self._steps[key] = _steps(fmt, scale, bins.top, dtype)
-        steps = self._steps[key]
-        left: list[int] = []
-        if steps.unclear is not None:
-            left = bins.occupied[:, steps.unclear].any(1).nonzero().flatten().tolist()
-        return bins.sums[..., steps.zeros :] @ steps.values - unrounded, left
+            self._steps[key] = _steps(alike.formats, scales, bins.top, bins.dtype)
+        return self._steps[key]
 
 
 def _sorting(fmt: NumberFormat) -> _Sorting | None:
@@ -147,53 +164,63 @@ class _Elements:
 
 
 class _Bins:
-    """The elements of tensors in bins, and sums of gradients over each.
+    """The elements of tensors in bins.
 
     An element times a power of two is the same number of digits some bins further.
 
     Args:
         elements: Of the tensors.
-        rows: Gradients, float64, ``(tensors, gradients, elements)``.
         sorting: For which formats.
     """
 
-    def __init__(self, elements: _Elements, rows: Tensor, sorting: _Sorting) -> None:
+    def __init__(self, elements: _Elements, sorting: _Sorting) -> None:
         x, number = elements.x, elements.number
         _, bias, integer = layout(x.dtype)
-        self.dtype, self.powers = x.dtype, _Powers(0, 0)
-        powers: Tensor | None = None
+        self.dtype, self.powers, self.top = x.dtype, _Powers(0, 0), 0
+        self._shape, self._sorting = x.shape, sorting
+        self._power_of: Tensor | None = None
         if sorting == "elements":
             largest = int(floor_log2(x.abs().amax()))
             # A multiple of four, so that most tensors have bins in common.
             self.top = min(max(-(-largest // 4) * 4, _POWERS + 2 - bias), bias)
             number = number - _first(self.top, bias)
         else:
-            self.top = 0
             largest_of = block_max(split(x, sorting))
             # Blocks without any larger number, 2**-105 in float32, count as zeros.
             least = _POWERS + 2 - bias
-            powers = floor_power(largest_of, least, bias)
-            some = powers[largest_of >= 2.0**least]
+            self._power_of = floor_power(largest_of, least, bias)
+            some = self._power_of[largest_of >= 2.0**least]
             if some.numel():
                 low, high = floor_log2(torch.stack(some.aminmax())).tolist()
                 self.powers = _Powers(low, high)
-            first = (floor_log2(powers) * (4 << _DIGITS) + _first(0, bias)).to(integer)
+            first = (floor_log2(self._power_of) * (4 << _DIGITS) + _first(0, bias)).to(integer)
             number = split(number, sorting) - first
-        number = number.clamp_(min=0).flatten(1)  # what is small is one bin, of both signs
-        number += torch.arange(len(x), dtype=integer)[:, None] * _BINS
-        self._index = number.flatten()
+        self._number = number.clamp_(min=0).flatten(1)  # what is small is one bin, of both signs
+
+    def sums(self, rows: Tensor, steps: _Steps) -> Tensor:
+        """Sums of gradients over each group, in units of the power of two of the block.
+
+        Args:
+            rows: Gradients, float64, ``(tensors, gradients, elements)``.
+            steps: Of the groups.
+
+        Returns:
+            float64, ``(tensors, gradients, groups)``.
+        """
+        count, tensors = len(steps.values), len(rows)
+        index = steps.groups.index_select(0, self._number.flatten()).view(tensors, -1)
+        index = index.add_(torch.arange(tensors, dtype=index.dtype)[:, None] * count).flatten()
         sums = []
         for grad in rows.unbind(1):  # one by one, because weights have many
-            if powers is not None:
-                assert sorting != "elements"
-                grad = split(grad.view(x.shape), sorting) * powers
-            sums.append(self._index.bincount(grad.flatten(), minlength=len(x) * _BINS))
-        self.sums = torch.stack([each.view(len(x), _BINS) for each in sums], 1)
+            if self._power_of is not None:
+                assert self._sorting != "elements"
+                grad = split(grad.view(self._shape), self._sorting) * self._power_of
+            sums.append(index.bincount(grad.flatten(), minlength=tensors * count))
+        return torch.stack([each.view(tensors, count) for each in sums], 1)
 
-    @cached_property
-    def occupied(self) -> Tensor:
-        """Which bins of each tensor hold an element, ``(tensors, bins)``, bool."""
-        return (self._index.bincount(minlength=self.sums[:, 0].numel()) > 0).view(-1, _BINS)
+    def holding(self, some: Tensor | None) -> list[int]:
+        """The places of tensors that have an element in some of the bins."""
+        return [] if some is None else some[self._number].any(1).nonzero().flatten().tolist()
 
 
 def _first(top: int, bias: int) -> int:
@@ -217,29 +244,53 @@ def _bounds(top: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return smallest, largest
 
 
-def _scale(fmt: BlockFormat, powers: _Powers, dtype: torch.dtype) -> float | None:
+def _scale(fmt: NumberFormat, powers: _Powers, dtype: torch.dtype) -> float | None:
     """What blocks have for a scale, as part of their power of two; None if not all have the same.
 
-    Scales are limited to a range. What is not limited at both ends is not between them.
+    Scales are limited to a range. What is not limited at both ends is not between them. Of a format
+    without blocks it is 1.
     """
+    if not isinstance(fmt, BlockFormat):
+        return 1.0
     ends = torch.tensor([2.0**power for power in powers], dtype=dtype)
     first, last = (fmt.scale(ends) / ends).tolist()
     return float(first) if first == last else None
 
 
 @torch.no_grad()
-def _steps(fmt: NumberFormat, scale: float | None, top: int, dtype: torch.dtype) -> _Steps:
+def _steps(
+    formats: Sequence[NumberFormat],
+    scales: Sequence[float | None],
+    top: int,
+    dtype: torch.dtype,
+) -> _Steps:
     bounds = _bounds(top, dtype)
-    if isinstance(fmt, BlockFormat):
-        assert scale is not None
-        shared = bounds[0].new_full((1, 1, 1, 1), scale)
-        made = [fmt.round_blocks(each.view(1, 1, 1, -1), shared).flatten() for each in bounds]
-    else:
-        made = [fmt.round(each) for each in bounds]
+    made = [_rounded(fmt, scale, *bounds) for fmt, scale in zip(formats, scales, strict=True)]
+    # Bins of both signs lie side by side.
+    pairs = torch.stack([low for low, _ in made], 1).double().view(_BINS // 2, 2, -1)
+    begins = torch.ones(len(pairs), dtype=torch.bool)
+    begins[1:] = (pairs[1:] != pairs[:-1]).flatten(1).any(1)
+    number = begins.cumsum(0, dtype=torch.int32).sub_(1).mul_(2)
     # To round is monotonic: what has one value at both ends of a bin has it between them.
-    unclear = made[0] != made[1]
-    zeros = int((made[0] != 0).nonzero()[:1].sum())  # 0 if it makes nothing a zero
-    return _Steps(zeros, made[0][zeros:].double(), unclear if unclear.any() else None)
+    unclear = [low != high for low, high in made]
+    return _Steps(
+        torch.stack([number, number + 1], 1).flatten(),
+        pairs[begins].flatten(0, 1),
+        [some if some.any() else None for some in unclear],
+    )
+
+
+def _rounded(
+    fmt: NumberFormat, scale: float | None, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What becomes of the bounds of each bin; they differ where blocks have several scales."""
+    if scale is None:
+        return torch.zeros_like(low), torch.ones_like(low)
+    if not isinstance(fmt, BlockFormat):
+        return fmt.round(low), fmt.round(high)
+    shared = low.new_full((1, 1, 1, 1), scale)
+    found = [fmt.round_blocks(each.view(1, 1, 1, -1), shared).flatten() for each in (low, high)]
+    return found[0], found[1]
 
 
 def _error(fmt: NumberFormat, x: Tensor) -> Tensor:

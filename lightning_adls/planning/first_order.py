@@ -243,14 +243,14 @@ def _scored(
         )
     effects = waiting.finished()
     for key, (x, kept) in constant.items():
-        each_format = rounding.of(x[None], torch.stack(kept)[None], _parsed(texts[key]))
-        for text, of_samples in zip(texts[key], each_format, strict=True):
-            effects[(*key, text)] = of_samples[0]
-    cells = [cell for each in wanted.values() for cell in each]
-    return {
-        cell: effects[cell].square().sum().item() / (2 * len(samples)) if cell in effects else 0.0
-        for cell in cells
-    }
+        kept += [torch.zeros_like(x)] * (len(samples) - len(kept))
+        effects[key] = rounding.of(x[None], torch.stack(kept)[None], _parsed(texts[key]))[0]
+    scores = dict.fromkeys((cell for each in wanted.values() for cell in each), 0.0)
+    for (name, role), of_samples in effects.items():
+        each_format = (of_samples.square().sum(0) / (2 * len(samples))).tolist()
+        for text, score in zip(texts[name, role], each_format, strict=True):
+            scores[name, role, text] = score
+    return scores
 
 
 class _Waiting:
@@ -264,9 +264,9 @@ class _Waiting:
     def __init__(self, rounding: Effects, samples: int) -> None:
         self._rounding = rounding
         self._samples = samples
-        self._effects: dict[Cell, Tensor] = {}
+        self._effects: dict[tuple[str, str], Tensor] = {}
         # By names of layers that have the input in common, formats, and what can be stacked.
-        self._waiting: dict[tuple[Any, ...], list[tuple[int, Tensor, Tensor]]] = {}
+        self._waiting: dict[tuple[Any, ...], list[tuple[int, Tensor, list[Tensor]]]] = {}
         self._elements = 0
 
     def add(
@@ -279,28 +279,28 @@ class _Waiting:
     ) -> None:
         """Take the input that some layers have in a sample, with the gradient of each layer."""
         key = (names, texts, x.shape, x.dtype)
-        self._waiting.setdefault(key, []).append((place, x, torch.stack(grads)))
+        self._waiting.setdefault(key, []).append((place, x, grads))
         self._elements += x.numel() * (1 + len(grads))
         if self._elements >= MOST_WAITING:
             self._round()
 
-    def finished(self) -> dict[Cell, Tensor]:
-        """By cell, the effects in all samples, float64."""
+    def finished(self) -> dict[tuple[str, str], Tensor]:
+        """By layer and tensor, the effects in all samples, float64, ``(samples, formats)``."""
         self._round()
         return self._effects
 
     def _round(self) -> None:
         for (names, texts, *_), alike in self._waiting.items():
             places, x, grads = zip(*alike, strict=True)
-            found = self._rounding.of(torch.stack(x), torch.stack(grads), _parsed(texts))
-            where = torch.tensor(places, device=found[0].device)
-            for text, of_samples in zip(texts, found, strict=True):
-                for name, column in zip(names, of_samples.T, strict=True):
-                    cell = (name, "input", text)
-                    if cell not in self._effects:
-                        self._effects[cell] = column.new_zeros(self._samples)
-                    # A layer that is called twice in a sample has two inputs.
-                    self._effects[cell].index_add_(0, where, column)
+            of_layers = torch.stack([torch.stack(each) for each in zip(*grads, strict=True)], 1)
+            found = self._rounding.of(torch.stack(x), of_layers, _parsed(texts))
+            where = torch.tensor(places, device=found.device)
+            for name, effects in zip(names, found.unbind(1), strict=True):
+                key = name, "input"
+                if key not in self._effects:
+                    self._effects[key] = effects.new_zeros(self._samples, len(texts))
+                # A layer that is called twice in a sample has two inputs.
+                self._effects[key].index_add_(0, where, effects)
         self._waiting.clear()
         self._elements = 0
 

@@ -65,7 +65,7 @@ def test_bins_are_rounded_as_their_elements(fmt: NumberFormat, dtype: torch.dtyp
     rounding = Effects()
     for name, x in tensors(dtype).items():
         grads = [torch.randn_like(x) for _ in range(2)]
-        (found,) = rounding.of(x[None], torch.stack(grads)[None], [fmt])[0]
+        found = rounding.of(x[None], torch.stack(grads)[None], [fmt])[0, :, 0]
         terms = max(float((grad * x).abs().max()) for grad in grads)
         expected = directly(grads, x, fmt)
         assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12 * terms), name
@@ -77,18 +77,17 @@ def test_an_effect_does_not_depend_on_other_formats_or_tensors() -> None:
     grads, rounding = torch.randn(5, 3, 4, 64), Effects()
     order = random.Random(0).sample(range(len(FORMATS)), len(FORMATS))
     together = rounding.of(x, grads, [FORMATS[n] for n in order])
-    for n, effects in zip(order, together, strict=True):
+    for n, effects in zip(order, together.unbind(-1), strict=True):
         alone = [
-            Effects().of(x[i, None], grads[i, None, 1, None], [FORMATS[n]])[0].item()
-            for i in range(5)
+            Effects().of(x[i, None], grads[i, None, 1, None], [FORMATS[n]]).item() for i in range(5)
         ]
         assert effects[:, 1].tolist() == pytest.approx(alone, rel=1e-6, abs=1e-12)
 
 
 def test_numbers_that_are_not_finite_reach_the_effect() -> None:
     x = torch.tensor([[1.3, float("inf"), 2.0], [1.0, 2.0, 3.0]])
-    (effects,) = Effects().of(x, torch.ones(2, 1, 3), [Integer(4, 2)])
-    assert effects.isfinite().tolist() == [[False], [True]]
+    effects = Effects().of(x, torch.ones(2, 1, 3), [Integer(4, 2)])
+    assert effects[..., 0].isfinite().tolist() == [[False], [True]]
 
 
 def test_what_is_sorted_into_bins_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +100,7 @@ def test_what_is_sorted_into_bins_is_not_rounded(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(NumberFormat, "__call__", never)
     x, grads = torch.randn(1, 8, 32), torch.randn(1, 1, 8, 32)
-    assert all(effect.item() for effect in Effects().of(x, grads, formats))
+    assert bool(Effects().of(x, grads, formats).all())
     with pytest.raises(AssertionError):  # its step is no power of two
         Effects().of(x, grads, [LearnedInteger(4)])
 
