@@ -4,6 +4,7 @@ from lightning_adls.significance.choices import Measured, indistinguishable, one
 from lightning_adls.significance.differences import (
     Difference,
     paired,
+    paired_means,
     standard_error,
     standard_error_of_mean,
     unpaired,
@@ -23,6 +24,7 @@ __all__ = [
     "one_standard_error",
     "paired",
     "paired_interval",
+    "paired_means",
     "rank_correlation",
     "standard_error",
     "standard_error_of_mean",

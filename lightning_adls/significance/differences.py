@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import comb, erfc, sqrt
-from statistics import NormalDist, stdev
+from math import atan2, comb, cos, erfc, fsum, pi, sin, sqrt
+from statistics import NormalDist, fmean, stdev
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.significance.intervals import Interval, paired_interval
 
 # A difference is one where chance alone would show as large a one in fewer than 1 of 20 cases.
 LEVEL = 0.05
+# Student's distribution of more degrees of freedom is taken for a normal one.
+_NORMAL_FROM = 2000
 
 
 def standard_error(accuracy: float, rows: int) -> float:
@@ -42,10 +44,10 @@ def standard_error_of_mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """An accuracy minus another one.
+    """An accuracy, or another mean over rows, minus that of another model.
 
     Attributes:
-        value: The difference, -1 to 1.
+        value: The difference; of accuracies -1 to 1.
         standard_error: Of it.
         p_value: Probability of a difference at least as large if both were equally good.
         paired: Whether both were measured on the same rows, and compared row by row.
@@ -116,6 +118,56 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     p_value = _binomial(min(gained, lost), gained + lost)
     interval = paired_interval(first, second, 1 - LEVEL)
     return Difference(value, error, p_value, paired=True, interval=interval)
+
+
+def paired_means(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Compare the means of what two models have for each row, such as losses, by a paired t-test.
+
+    Student 1908, "The probable error of a mean", Biometrika 6. It is exact where the differences of
+    rows are normal, and good where there are many rows and none of them outweighs the others.
+
+    Args:
+        first: Of the model, row by row.
+        second: Of the model that is subtracted, on the same rows.
+
+    Raises:
+        InputValueError: If there are fewer than two rows, or not as many of both.
+
+    Example:
+        >>> difference = paired_means([1.0, 2.0, 3.0], [0.0, 1.5, 2.5])
+        >>> round(difference.value, 3), round(difference.p_value, 3)
+        (0.667, 0.057)
+    """
+    rows = len(first)
+    if rows < 2 or rows != len(second):
+        raise InputValueError(
+            f"paired_means: first has {rows} rows and second {len(second)}; give both of the same "
+            "rows, two or more."
+        )
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    value = fmean(differences)
+    # Not by `statistics`, which takes seconds for the rows of a race.
+    error = sqrt(fsum((each - value) ** 2 for each in differences) / (rows - 1) / rows)
+    return Difference(value, error, _student(abs(value), error, rows - 1), paired=True)
+
+
+def _student(value: float, error: float, freedom: int) -> float:
+    """Two-sided probability of a mean so many errors from 0: Abramowitz and Stegun 26.7.3, 26.7.4.
+
+    Right to about 1e-12, which is what remains of sums near 1.
+    """
+    if not error:
+        return float(not value)
+    if freedom > _NORMAL_FROM:
+        return erfc(value / error / sqrt(2))
+    angle = atan2(value, error * sqrt(freedom))
+    odd = freedom % 2
+    term, within = cos(angle) if odd else 1.0, 0.0
+    for number in range(2 if odd else 1, freedom, 2):
+        within += term
+        term *= cos(angle) ** 2 * number / (number + 1)
+    within *= sin(angle)
+    return max(0.0, 1 - (2 / pi * (angle + within) if odd else within))
 
 
 def _binomial(fewer: int, tossed: int) -> float:

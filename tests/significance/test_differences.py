@@ -6,7 +6,13 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from lightning_adls.significance import Difference, paired, standard_error, unpaired
+from lightning_adls.significance import (
+    Difference,
+    paired,
+    paired_means,
+    standard_error,
+    unpaired,
+)
 
 
 def test_the_standard_error_is_the_spread_of_accuracies_on_other_rows() -> None:
@@ -66,3 +72,38 @@ def test_models_that_answer_alike_do_not_differ() -> None:
 def test_what_cannot_be_compared_is_refused(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("rows", "t", "p_value"),  # of the tables in Abramowitz and Stegun, 26.10
+    [
+        (2, 12.706, 0.05),
+        (3, 9.925, 0.01),
+        (11, 3.169, 0.01),
+        (31, 2.750, 0.01),
+        (121, 3.373, 0.001),
+    ],
+)
+def test_means_are_compared_by_students_distribution(rows: int, t: float, p_value: float) -> None:
+    drawn = np.random.default_rng(rows).normal(size=rows)
+    drawn = (drawn - drawn.mean()) / drawn.std(ddof=1) * sqrt(rows) + t
+    other = np.random.default_rng(0).normal(size=rows)
+    found = paired_means((drawn + other).tolist(), other.tolist())
+    assert found.value == pytest.approx(t)
+    assert found.standard_error == pytest.approx(1)
+    assert found.p_value == pytest.approx(p_value, rel=2e-3)
+
+
+def test_of_equal_means_at_most_one_in_twenty_seems_different() -> None:
+    random = np.random.default_rng(2)
+    for rows in (5, 60, 2500):
+        drawn = random.normal(size=(500, 2, rows)).tolist()
+        assert np.mean([paired_means(a, b).real for a, b in drawn]) == pytest.approx(0.05, abs=0.03)
+
+
+def test_means_without_any_spread_and_of_other_rows() -> None:
+    assert paired_means([1.0, 2.0], [1.0, 2.0]).p_value == 1
+    assert paired_means([1.0, 2.0], [0.5, 1.5]).p_value == 0
+    for first, second in (([1.0], [1.0]), ([1.0, 2.0], [1.0])):
+        with pytest.raises(ValueError, match="paired_means: first has"):
+            paired_means(first, second)
