@@ -15,6 +15,7 @@ import lightning as L
 import postgres
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -24,6 +25,12 @@ from lightning_adls.figures import canvas
 from lightning_adls.models import bert
 from lightning_adls.search import Budget, FormatSpace, Objective
 from lightning_adls.transforms import Quantize, Transform
+
+# Property tests draw the same few examples each time, unless `--hypothesis-profile=many` is given.
+# How long one takes says nothing on a machine that does something else too.
+settings.register_profile("few", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("many", max_examples=1000, deadline=None)
+settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

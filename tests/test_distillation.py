@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_adls.distillation import hidden_state_loss, soft_label_loss
 
-few = settings(max_examples=30, deadline=None, derandomize=True)
 number = st.floats(-20, 20, width=32)
 pairs = st.integers(2, 5).flatmap(
     lambda classes: st.lists(
@@ -27,7 +26,6 @@ def probabilities(logits: Tensor, temperature: float) -> np.ndarray:
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
-@few
 @given(rows=pairs, temperature=st.floats(0.5, 10))
 def test_soft_labels_are_compared_by_their_divergence(
     rows: list[tuple[list[float], list[float]]], temperature: float

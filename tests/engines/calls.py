@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,16 @@ def read_by(shared: Counted, number: int, channel: Channel) -> tuple[int, int]:
 
 def refuses() -> None:
     raise RuntimeError("no licence")
+
+
+def read(shared: Any, path: Path, channel: Channel) -> tuple[str, Path]:
+    return path.read_text(), Path.cwd()
+
+
+def slowly(shared: Any, number: int, channel: Channel) -> int:
+    """Tell on which node of Ray's it is computed."""
+    import ray
+
+    channel.tell(ray.get_runtime_context().get_node_id())
+    time.sleep(0.1)
+    return number

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,6 @@ from optuna.pruners import BasePruner, NopPruner, ThresholdPruner
 from lightning_adls import search
 from lightning_adls.engines import (
     Call,
-    Channel,
     Engine,
     EngineFailed,
     Lost,
@@ -219,9 +217,9 @@ def test_files_come_home_from_nodes_that_do_not_see_the_folder(
 
     # And what a call needs goes there.
     Path("mine", "source").write_text("content")
-    driver = Listed(read, [0])
+    driver = Listed(calls.read, [0])
     shared = Shared(None, Path("mine"))
-    driver.left = [Call("0", read, shared, Path("mine", "source"), [Path("mine", "source")])]
+    driver.left = [Call("0", calls.read, shared, Path("mine", "source"), [Path("mine", "source")])]
     engine.run(driver)
     content, where = driver.results["0"]
     assert content == "content"
@@ -229,15 +227,11 @@ def test_files_come_home_from_nodes_that_do_not_see_the_folder(
     shutil.rmtree(where)
 
 
-def read(shared: Any, path: Path, channel: Channel) -> tuple[str, Path]:
-    return path.read_text(), Path.cwd()
-
-
 def test_a_folder_is_probed_with_a_file_that_does_not_stay(engine: Engine, tmp_path: Path) -> None:
-    driver = Listed(read, [])
+    driver = Listed(calls.read, [])
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
-        driver.left = [Call(folder.name, read, Shared(None, folder), HERE / "calls.py")]
+        driver.left = [Call(folder.name, calls.read, Shared(None, folder), HERE / "calls.py")]
         engine.run(driver)
     assert driver.results["second"] == ((HERE / "calls.py").read_text(), Path.cwd())
     assert not list(first.iterdir())
@@ -278,12 +272,6 @@ def test_a_call_that_kills_its_worker_each_time_is_given_up_and_the_others_are_n
     assert driver.results == {"0": 0, "2": 2}
 
 
-def slowly(shared: Any, number: int, channel: Channel) -> int:
-    channel.tell(ray.get_runtime_context().get_node_id())
-    time.sleep(0.1)
-    return number
-
-
 def test_nothing_is_lost_with_a_node_and_one_that_joins_is_used(
     nodes: Nodes, engine: Engine
 ) -> None:
@@ -296,7 +284,7 @@ def test_nothing_is_lost_with_a_node_and_one_that_joins_is_used(
         def next(self) -> Call | None:
             if not self.left and len({*seen}) < 3:
                 number = next(more)  # two workers may be free before one has ended
-                self.left.append(Call(str(number), slowly, Shared(None), number))
+                self.left.append(Call(str(number), calls.slowly, Shared(None), number))
             return super().next()
 
         def heard(self, call: Call, message: Any) -> Any:
@@ -309,7 +297,7 @@ def test_nothing_is_lost_with_a_node_and_one_that_joins_is_used(
                 )
                 self.killed = call.name
 
-    driver = Killing(slowly, range(20))
+    driver = Killing(calls.slowly, range(20))
     engine.run(driver)
     assert {int(name): number for name, number in driver.results.items()} == {
         number: number for number in driver.results.values()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from exported import Net, net
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -102,7 +102,6 @@ def test_everything_keeps_its_data_type(dtype: torch.dtype, way: str, path: Path
     st.floats(0, 0.95),
     st.sampled_from(sorted(WAYS)),
 )
-@settings(deadline=None, max_examples=20, derandomize=True)
 def test_mixes_of_formats_stay_what_they_are(
     tmp_path_factory: pytest.TempPathFactory, weight: str, other: str | None, share: float, way: str
 ) -> None:

@@ -4,7 +4,6 @@ import math
 from fractions import Fraction
 
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -87,8 +86,6 @@ _any_float = st.floats(allow_nan=False, allow_infinity=False, width=32)
 _common_float = st.builds(math.ldexp, st.integers(-600, 600), st.integers(-16, 4))
 rows = st.lists(_any_float | _common_float, min_size=1, max_size=40).map(torch.tensor)
 """Tensors of one dimension; the second kind of number often lies halfway between two values."""
-
-few = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def mixed(*shape: int, seed: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from oracle import few, mixed, nearest, nearest_power, round_exactly, rows, table
+from oracle import mixed, nearest, nearest_power, round_exactly, rows, table
 from torch import Tensor
 
 from lightning_adls.formats import (
@@ -99,7 +99,6 @@ def test_block_log_follows_its_definition(fmt: BlockLog) -> None:
     assert torch.equal(fmt(x), torch.tensor(expected))
 
 
-@few
 @given(x=rows)
 def test_block_formats_follow_their_definitions_on_any_row(x: Tensor) -> None:
     fp, minifloat, log = BlockFP(5), BlockMinifloat(6, 3), BlockLog(5)

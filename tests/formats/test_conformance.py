@@ -14,7 +14,6 @@ from oracle import (
     EDGES,
     FORMATS,
     MEANS,
-    few,
     hard_input,
     mixed,
     rows,
@@ -46,7 +45,6 @@ def segments(text: str, x: Tensor) -> list[Tensor]:
 
 
 @every_format
-@few
 @given(x=rows)
 def test_a_larger_input_never_gives_a_smaller_output(text: str, x: Tensor) -> None:
     x = torch.cat([part.sort().values for part in segments(text, x)])
@@ -55,7 +53,6 @@ def test_a_larger_input_never_gives_a_smaller_output(text: str, x: Tensor) -> No
 
 
 @pytest.mark.parametrize("text", [text for text in FORMATS if text not in MEANS])
-@few
 @given(x=rows)
 def test_rounding_twice_is_rounding_once(text: str, x: Tensor) -> None:
     fmt = parse(text)
@@ -63,7 +60,6 @@ def test_rounding_twice_is_rounding_once(text: str, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in MEANS if text not in SCALED_RESIDUALS])
-@few
 @given(x=rows)
 def test_rounding_twice_changes_a_mean_by_one_unit_in_the_last_place_at_most(
     text: str, x: Tensor

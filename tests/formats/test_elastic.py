@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import few
 from torch import Tensor, nn
 
 from lightning_adls import LayerFormats
@@ -77,7 +76,6 @@ def test_the_gradients_have_the_pieces_of_the_paper(signed: bool) -> None:
     scale=st.floats(0.001953125, 1e3, width=32),
     threshold=st.floats(-1e3, 1e3, width=32),
 )
-@few
 def test_the_threshold_parts_the_values(
     signed: bool, x: float, scale: float, threshold: float
 ) -> None:

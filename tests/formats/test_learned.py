@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import few
 from torch import Tensor
 
 from lightning_adls.formats import LearnedInteger
@@ -39,7 +38,6 @@ def inputs(step: float, width: int, signed: bool) -> Tensor:
     width=st.integers(2, 16),
     signed=st.booleans(),
 )
-@few
 def test_values_are_the_nearest_multiples_of_the_step(
     x: float, step: float, width: int, signed: bool
 ) -> None:

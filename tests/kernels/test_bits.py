@@ -28,9 +28,7 @@ def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("_ways")
 @given(streams())
-@settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_bytes_are_those_of_one_large_integer(stream: tuple[list[int], int]) -> None:
     codes, width = stream
     whole = sum(code << (place * width) for place, code in enumerate(codes))

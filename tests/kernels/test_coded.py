@@ -39,11 +39,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SHAPES = ((1, 1), (1, 7), (5, 33), (8, 16), (0, 4), (3, 0))
 
 every_format = pytest.mark.parametrize("text", FORMATS)
-few = settings(
-    deadline=None,
-    max_examples=6,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+few = settings(  # of every format
+    max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packed_oracle import all_pairs, hard_input, same, unpacked
 from torch import Tensor, library
@@ -40,7 +40,6 @@ def check_packing(x: Tensor) -> None:
 
 
 @given(shapes, st.sampled_from(DTYPES), st.integers(-340, 340), st.integers(0, 60), st.data())
-@settings(deadline=None)
 def test_packing_agrees_with_the_format(
     shape: tuple[int, ...], dtype: torch.dtype, exponent: int, spread: int, data: st.DataObject
 ) -> None:

@@ -33,7 +33,7 @@ def masked(kind: str, *shape: int) -> Tensor | None:
     return hidden if kind == "bool" else torch.randn(shape).masked_fill(hidden, -torch.inf)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     options=shapes,
     batched=st.booleans(),

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_adls.layers.dropout import BitDropout, use_bit_dropout
 
-fixed = settings(derandomize=True, deadline=None, max_examples=25)
+# Counts leave what they should be within once in many thousand draws: always the same ones.
+fixed = settings(derandomize=True, max_examples=25)
 PROBABILITIES = st.one_of(st.sampled_from([0.1, 0.5, 0.9]), st.floats(0.001, 0.999))
 SEEDS = st.integers(0, 2**32 - 1)
 

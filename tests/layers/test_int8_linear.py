@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, library, nn
 
@@ -60,7 +60,6 @@ integers = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     fmt=integers,
     weight=integers.filter(lambda fmt: fmt.signed or fmt.width < 8),
@@ -249,7 +248,6 @@ blocks = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     fmt=blocks,
     weight=blocks,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -30,7 +30,6 @@ def layer_of(formats: LayerFormats, linear: nn.Linear | None = None) -> Quantize
     st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
     st.booleans(),
 )
-@settings(deadline=None)
 def test_outputs_are_those_of_the_quantised_layer(
     inputs: int,
     outputs: int,

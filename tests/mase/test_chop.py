@@ -220,9 +220,6 @@ SIZES = st.tuples(st.integers(1, 40), st.integers(1, 24))
 
 @pytest.mark.parametrize("name", CONFIGS)
 @settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
 @given(data=st.data())

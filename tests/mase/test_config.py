@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import fx, nn
 
@@ -300,7 +300,6 @@ EXPRESSIONS = (
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(EXPRESSIONS), unique=True, min_size=1), st.booleans())
 def test_the_first_expression_that_matches_a_whole_name_counts(
     expressions: list[str], default: bool
@@ -499,7 +498,6 @@ def through_a_file(recipe: Quantize, path: Path, **arguments: Any) -> dict[str, 
     return section
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     choices=st.dictionaries(
         st.text("ab.0 é\"'\\", min_size=1), st.none() | layer_formats(), min_size=1
@@ -518,7 +516,6 @@ def test_a_recipe_over_names_is_read_back_as_it_was(
     assert read_config(path, backend=backend) == found
 
 
-@settings(max_examples=40, deadline=None)
 @given(choice=layer_formats(ON_GRAPHS), graph=st.booleans(), backend=st.booleans())
 def test_a_recipe_for_all_linear_layers_is_read_back_as_it_was(
     choice: LayerFormats, graph: bool, backend: bool
@@ -546,7 +543,6 @@ def test_a_recipe_for_several_kinds_is_read_back_as_it_was() -> None:
 PATTERNS = ("*", "blocks.*", "*.0", "*.queryProj", "head", "blocks.1.layers.[0-3]")
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     choices=st.dictionaries(
         st.sampled_from(PATTERNS), st.none() | layer_formats(ON_GRAPHS), min_size=1

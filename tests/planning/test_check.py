@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planned_networks import Trace, conv_net, cross_entropy
 from torch import nn
@@ -91,7 +91,6 @@ def test_too_few_plans_are_refused() -> None:
         checked(plans=2)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=5))
 def test_rank_correlations_and_their_p_values(pairs: list[tuple[int, int]]) -> None:
     from torchmetrics.functional import spearman_corrcoef

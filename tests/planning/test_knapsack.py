@@ -23,7 +23,7 @@ def total(groups: Groups, chosen: list[int]) -> tuple[int, float]:
     return sum(c for c, _ in taken), sum(s for _, s in taken)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(groups=problems, extra=st.integers(0, 120))
 def test_no_choice_within_the_budget_is_better(groups: Groups, extra: int) -> None:
     budget = sum(min(c for c, _ in group) for group in groups) + extra
@@ -36,7 +36,6 @@ def test_no_choice_within_the_budget_is_better(groups: Groups, extra: int) -> No
     assert score == pytest.approx(best, rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 9), min_size=14, max_size=14), st.integers(0, 80))
 def test_it_is_exact_where_the_relaxation_says_nothing(sizes: list[int], extra: int) -> None:
     # Each bit is worth the same: which sums of sizes there are is all that counts.

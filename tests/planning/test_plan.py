@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planned_networks import LAYERS, Trace, conv_net, cross_entropy
 from torch import nn
@@ -25,7 +25,6 @@ from lightning_adls.transforms.quantize import LayerChoice, layer_formats
 from lightning_adls.transforms.walk import layers_of
 
 ALL_KINDS = tuple(KINDS)
-few = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 class Zoo(nn.Module):
@@ -98,7 +97,6 @@ def all_costs(unit: str) -> dict[tuple[LayerFormats, ...], float]:
     }
 
 
-@few
 @given(
     seed=st.integers(0, 10**6),
     share=st.floats(0, 1),
@@ -216,7 +214,6 @@ def test_more_bits_never_score_more() -> None:
     assert predicted[0] > predicted[-1]
 
 
-@few
 @given(
     seed=st.integers(0, 10**6),
     share=st.floats(0, 1),

@@ -11,7 +11,7 @@ import lightning as L
 import optuna
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
@@ -71,7 +71,6 @@ def quantised(make: type[Net], recipe: Quantize) -> Net:
 
 
 @given(st.lists(st.fixed_dictionaries(dict.fromkeys(LAYERS, choices)), min_size=1, max_size=3))
-@settings(max_examples=30, deadline=None)
 def test_foreseen_costs_are_those_of_the_model_in_any_order(recipes: list[Any]) -> None:
     known = RecipeCosts(Net())
     for recipe in map(Quantize, recipes):

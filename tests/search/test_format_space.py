@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_adls.formats import parse
@@ -163,7 +163,6 @@ CLASSES = {"A": "Integer", "B": {"weight": "MXInt", "input": "Integer"}, "C": No
     classes=st.sets(st.sampled_from(sorted(CLASSES)), min_size=1),
     layers=st.sampled_from([["first", "second"], ["*"]]),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
 def test_the_parameters_of_a_recipe_choose_it(
     data: st.DataObject, classes: set[str], layers: list[str]
 ) -> None:

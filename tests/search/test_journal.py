@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from studies import Plain, run, study_of
@@ -83,7 +83,6 @@ def test_no_result_that_was_told_is_lost_wherever_a_power_cut_ends_the_file(
     assert max(results.values()) == TRIALS
     expected = told(study_of(path))
 
-    @settings(max_examples=25, deadline=None)
     @given(st.data())
     def cut(data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(ends) - 1))

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import optuna
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,7 +33,6 @@ COSTS = RecipeCosts(network())
     share=st.floats(0, 1.2),
     unit=st.sampled_from(["bits_per_weight", "size_mb"]),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
 def test_what_is_shrunk_is_of_the_space_within_the_limit_and_no_smaller_than_it_must_be(
     seed: int, classes: set[str], share: float, unit: str
 ) -> None:

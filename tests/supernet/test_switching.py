@@ -114,7 +114,7 @@ def test_a_recipe_that_is_taken_out_computes_what_the_supernet_does(fmt: NumberF
 
 
 @pytest.mark.filterwarnings("ignore:.*learned scales are not fitted")
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.lists(st.sampled_from([None, *EVERY_FORMAT.values()]), min_size=2, max_size=4, unique=True),
     st.randoms(use_true_random=False),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -105,7 +105,6 @@ widths = st.integers(2, 16)
 
 
 @given(widths, widths, widths, widths)
-@settings(max_examples=20, deadline=None)
 def test_operations_are_the_sum_over_layers_of_both_widths(a: int, b: int, c: int, d: int) -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     macs = macs_of(model, torch.ones(3, 8))

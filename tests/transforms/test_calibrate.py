@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -18,7 +18,6 @@ from lightning_adls.transforms.calibrate import SAMPLE_SIZE, calibrate
 
 CHOSEN = Integer(width=8, frac_width=-100)  # its frac_width is not one that any data here suits
 
-few = settings(max_examples=40, deadline=None, derandomize=True)
 some_values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30)
 
 
@@ -43,7 +42,6 @@ def saturates(fmt: Integer, x: Tensor) -> bool:
 
 
 @given(values=some_values, width=st.integers(2, 20), signed=st.booleans())
-@few
 def test_minmax_is_the_finest_range_that_does_not_saturate(
     values: list[float], width: int, signed: bool
 ) -> None:
@@ -62,7 +60,6 @@ def test_minmax_is_the_finest_range_that_does_not_saturate(
     signed=st.booleans(),
     rounding=st.sampled_from(["nearest", "floor"]),
 )
-@few
 def test_mse_is_the_range_of_least_error(
     values: list[float], width: int, signed: bool, rounding: str
 ) -> None:

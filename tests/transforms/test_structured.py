@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
@@ -85,7 +85,6 @@ def test_a_pruned_model_trains(training: bool) -> None:
         assert p.grad.shape == p.shape
 
 
-@settings(deadline=None, max_examples=20)
 @given(
     heads=st.floats(0, 0.999),
     neurons=st.floats(0, 0.999),
