@@ -6,6 +6,7 @@ import random
 import runpy
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -185,31 +186,45 @@ def picture() -> bytes:
     return content.getvalue()
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run a script in an empty folder; returns its exit status.
-
-    Its figures are drawn, but to write them, tested in tests/figures, takes longer than many a lab:
-    their files hold a picture of one pixel.
-    """
-    monkeypatch.chdir(tmp_path)
+@contextmanager
+def running_in_folder(folder: Path) -> Iterator[Callable[..., int]]:
+    """Run scripts in a folder; see ``run``."""
 
     def written(made: object, path: Path) -> None:
         for suffix in (".png", ".pdf"):
             path.with_suffix(suffix).write_bytes(picture())
 
-    monkeypatch.setattr(canvas, "_save", written)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(canvas, "_save", written)
 
-    def run(script: Path, *arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-        monkeypatch.syspath_prepend(str(script.parent))  # as python does for a script
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        def run(script: Path, *arguments: str) -> int:
+            patch.setattr(sys, "argv", [str(script), *arguments])
+            patch.syspath_prepend(str(script.parent))  # as python does for a script
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as end:
+                return int(end.code or 0)
+            return 0
 
-    return run
+        yield run
+
+
+@pytest.fixture(scope="session")
+def running_in() -> Callable[[Path], AbstractContextManager[Callable[..., int]]]:
+    """``run`` in another folder, for what several tests look at."""
+    return running_in_folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Run a script in an empty folder; returns its exit status.
+
+    Its figures are drawn, but to write them, tested in tests/figures, takes longer than many a lab:
+    their files hold a picture of one pixel.
+    """
+    with running_in_folder(tmp_path) as run:
+        yield run
 
 
 @pytest.fixture

@@ -139,32 +139,41 @@ HEAVY = {"torch", "transformers", "datasets", "optuna", "matplotlib", "lightning
 
 
 @pytest.mark.parametrize(
-    ("statement", "allowed"),
+    "statements",
     [
-        ("import lightning_adls", set()),
-        ("from lightning_adls.formats import Integer", {"torch"}),
-        ("import lightning_adls.search.reading, lightning_adls.search.lease", {"optuna"}),
-        ("from lightning_adls import QuantizedLinear, Quantize", {"torch"}),
-        ("from lightning_adls.mase import LinearInteger", {"torch"}),
+        # Each brings all that the ones before it did.
+        {
+            "import lightning_adls": set(),
+            "from lightning_adls.formats import Integer": {"torch"},
+            "from lightning_adls import QuantizedLinear, Quantize": {"torch"},
+            "from lightning_adls.mase import LinearInteger": {"torch"},
+        },
+        {"import lightning_adls.search.reading, lightning_adls.search.lease": {"optuna"}},
     ],
 )
-def test_an_import_brings_only_what_it_needs(statement: str, allowed: set[str]) -> None:
-    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+def test_an_import_brings_only_what_it_needs(statements: dict[str, set[str]]) -> None:
+    for (statement, allowed), modules in zip(
+        statements.items(), modules_after(*statements), strict=True
+    ):
+        assert HEAVY & modules == allowed, statement
+
+
+def test_only_a_recipe_that_asks_for_mase_brings_its_layers() -> None:
+    before, after = modules_after(
+        "from lightning_adls import Quantize, layers",
+        "Quantize({'*': 'Integer'}, backend='mase')",
+    )
+    assert not {name for name in before if ".mase" in name}
+    assert "lightning_adls.layers.mase.linear" in after
+
+
+def modules_after(*statements: str) -> list[set[str]]:
+    """What is imported after each statement, one after the other in a process of their own."""
+    code = "import sys\n" + "\n".join(f"{each}\nprint(*sys.modules)" for each in statements)
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert HEAVY & set(output.stdout.split()) == allowed
-
-
-@pytest.mark.parametrize("recipe", ["", "; Quantize({'*': 'Integer'}, backend='mase')"])
-def test_only_a_recipe_that_asks_for_mase_brings_its_layers(recipe: str) -> None:
-    code = f"from lightning_adls import Quantize, layers{recipe}\nimport sys\nprint(*sys.modules)"
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    found = {name for name in output.stdout.split() if ".mase" in name}
-    assert ("lightning_adls.layers.mase.linear" in found) == bool(recipe)
-    assert recipe or not found
+    return [{*line.split()} for line in output.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("lazy", sorted(LAZY))

@@ -1,8 +1,5 @@
 """The text form of formats: what is written, what is read, and what is refused."""
 
-import subprocess
-import sys
-
 import pytest
 
 from lightning_adls.formats import (
@@ -105,14 +102,3 @@ def test_a_wrong_name_or_value_is_refused_with_what_is_right(text: str, message:
 def test_what_is_not_a_format_is_refused_and_never_run(text: str) -> None:
     with pytest.raises(ValueError, match=r"text=.* is not a format; write a name"):
         parse(text)
-
-
-def test_importing_the_formats_imports_no_other_framework() -> None:
-    code = (
-        "import sys, lightning_adls.formats;"
-        "print([m for m in ('lightning', 'transformers', 'optuna') if m in sys.modules])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"

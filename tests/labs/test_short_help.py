@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,13 +156,9 @@ def test_names_that_are_there_pass(name: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
-def test_the_options_of_train_are_those_of_its_parser(command: str) -> None:
-    result = subprocess.run(
-        [sys.executable, script_of("train"), command, "--print_config"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    missing = set(yaml.safe_load(result.stdout)) - set(described("train").options)
+def test_the_options_of_train_are_those_of_its_parser(
+    command: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(Path(script_of("train")), command, "--print_config") == 0
+    missing = set(yaml.safe_load(capsys.readouterr().out)) - set(described("train").options)
     assert not missing, "they would be refused"
