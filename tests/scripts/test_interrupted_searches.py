@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,8 +41,7 @@ LABS = {
 Lab = Callable[..., int]
 
 
-@pytest.fixture
-def lab(run: Callable[..., int], cache_dir: str) -> Lab:
+def lab_in(run: Callable[..., int], cache_dir: str) -> Lab:
     """Call a lab by its name, with other arguments."""
 
     def lab(name: str, *arguments: str) -> int:
@@ -51,17 +52,47 @@ def lab(run: Callable[..., int], cache_dir: str) -> Lab:
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, Search[Any]]:
-    """The searches of the last call, by their names."""
-    found: dict[str, Search[Any]] = {}
-    run = Search.run
+def lab(run: Callable[..., int], cache_dir: str) -> Lab:
+    return lab_in(run, cache_dir)
 
-    def noted(self: Search[Any]) -> None:
-        found[self.name] = self
-        run(self)
 
-    monkeypatch.setattr(Search, "run", noted)
-    return found
+@dataclass
+class Finished:
+    """A run of a lab: its folder, and by the name of each search its objective and best choice."""
+
+    folder: Path
+    objectives: dict[str, Objective[Any]]
+    choices: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    running_in: Callable[[Path], AbstractContextManager[Callable[..., int]]],
+    cache_dir: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Finished]:
+    """A run of a lab by its name, made once for all tests; they change nothing in its folder."""
+    made: dict[str, Finished] = {}
+    run_search = Search.run
+
+    def finished(name: str) -> Finished:
+        if name in made:
+            return made[name]
+        folder = tmp_path_factory.mktemp(name)
+        this = Finished(folder / "lightning_logs" / name / "test", {}, {})
+
+        def noted(self: Search[Any]) -> None:
+            run_search(self)
+            this.objectives[self.name] = cast(Objective[Any], self.objective)
+            assert self.best is not None
+            this.choices[self.name] = self.best.user_attrs["choice"]
+
+        with running_in(folder) as run, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Search, "run", noted)
+            assert lab_in(run, cache_dir)(name, "--run=test") == 0
+        return made.setdefault(name, this)
+
+    return finished
 
 
 def without_seconds(value: Any) -> Any:
@@ -101,19 +132,20 @@ def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", LABS)
 def test_a_run_killed_many_times_ends_as_one_that_was_not(
-    name: str, lab: Lab, run_with_kills: Callable[..., int]
+    name: str, lab: Lab, finished: Callable[[str], Finished], run_with_kills: Callable[..., int]
 ) -> None:
-    assert lab(name, "--run=whole") == 0
+    whole = finished(name).folder
     kills = run_with_kills(lambda: lab(name, "--run=killed"), seed=1, most=40)
     assert kills >= 4
-    folder = Path("lightning_logs", name)
-    assert_equal(results(folder / "whole"), results(folder / "killed"))
+    assert_equal(results(whole), results(Path("lightning_logs", name, "killed")))
 
 
 @pytest.mark.parametrize("name", LABS)
-def test_a_second_call_changes_nothing(name: str, lab: Lab) -> None:
+def test_a_second_call_changes_nothing(
+    name: str, lab: Lab, finished: Callable[[str], Finished]
+) -> None:
     folder = Path("lightning_logs", name, "test")
-    assert lab(name, "--run=test") == 0
+    shutil.copytree(finished(name).folder, folder)
     first = results(folder)
     journal = (folder / "search.journal").stat().st_size
     assert lab(name, "--run=test") == 0
@@ -121,8 +153,7 @@ def test_a_second_call_changes_nothing(name: str, lab: Lab) -> None:
     assert (folder / "search.journal").stat().st_size - journal < 20_000, "studies are opened only"
 
 
-def judged(search: Search[Any], module: L.LightningModule) -> tuple[float, float]:
-    objective = cast(Objective[Any], search.objective)
+def judged(objective: Objective[Any], module: L.LightningModule) -> tuple[float, float]:
     trainer = Budget(accelerator="cpu").trainer(1)
     trainer.validate(module, datamodule=objective.data, verbose=False)
     accuracy = trainer.callback_metrics["val/accuracy"].item()
@@ -130,9 +161,8 @@ def judged(search: Search[Any], module: L.LightningModule) -> tuple[float, float
     return accuracy, trainer.callback_metrics["test/accuracy"].item()
 
 
-def load(search: Search[Any], choice: Any, path: Path, compress: Any) -> L.LightningModule:
+def load(objective: Objective[Any], choice: Any, path: Path, compress: Any) -> L.LightningModule:
     """A model from what a summary says, without its study."""
-    objective = cast(Objective[Any], search.objective)
     module = objective.build(objective.space.read(choice))
     if compress is not None:
         compress(module)
@@ -141,34 +171,31 @@ def load(search: Search[Any], choice: Any, path: Path, compress: Any) -> L.Light
 
 
 def test_what_the_summary_of_lab_3_names_is_what_it_says(
-    lab: Lab, ran: dict[str, Search[Any]]
+    finished: Callable[[str], Finished],
 ) -> None:
-    folder = Path("lightning_logs", "lab3", "test")
-    assert lab("lab3", "--run=test") == 0
+    ran = finished("lab3")
+    folder = ran.folder
     for name, row in json.loads((folder / "summary.json").read_text())["results"].items():
-        best = ran[name].best
-        assert best is not None
         path = folder / row["best_checkpoint"]
-        module = load(ran[name], best.user_attrs["choice"], path, None)
-        found = judged(ran[name], module)
+        module = load(ran.objectives[name], ran.choices[name], path, None)
+        found = judged(ran.objectives[name], module)
         assert found == pytest.approx((row["val_accuracy"], row["test_accuracy"]), abs=1e-6)
         assert (folder / row["best_recipe"]).is_file()
 
 
 def test_what_the_summary_of_lab_2_names_is_what_it_says(
-    lab: Lab, ran: dict[str, Search[Any]]
+    finished: Callable[[str], Finished],
 ) -> None:
-    folder = Path("lightning_logs", "lab2", "test")
-    assert lab("lab2", "--run=test") == 0
+    ran = finished("lab2")
+    folder = ran.folder
     models = json.loads((folder / "summary.json").read_text())["models"]
-    aware = cast(Objective[Any], ran[models["aware"]["study"]].objective)
-    compress = aware.compress
+    compress = ran.objectives[models["aware"]["study"]].compress
     for name, row in models.items():
-        search, path = ran[row["study"]], folder / row["checkpoint"]
+        objective, path = ran.objectives[row["study"]], folder / row["checkpoint"]
         compressed = None if name == "plain" else compress
-        module = load(search, row["architecture"], path, compressed)
+        module = load(objective, row["architecture"], path, compressed)
         expected = pytest.approx((row["val_accuracy"], row["test_accuracy"]), abs=1e-6)
-        assert judged(search, module) == expected, name
+        assert judged(objective, module) == expected, name
 
 
 @pytest.mark.parametrize("name", LABS)
