@@ -23,7 +23,7 @@ LAB3 = ROOT / "scripts" / "lab3_mixed_precision.py"
 # A BERT of one narrow layer on a few reviews.
 SMALL = [
     *("--data.limit_train=64", "--data.limit_val=64", "--data.limit_test=64"),
-    *("--data.max_length=24", "--data.cache_dir=cache"),
+    "--data.max_length=24",
 ]
 SMALL_LAB3 = [
     *SMALL,
@@ -35,6 +35,12 @@ SMALL_LAB3 = [
 GRID = "lightning_adls.search.GridSampler"
 
 Run = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def cache(cache_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are tokenised once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", cache_dir)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -14,6 +14,14 @@ from lightning_adls.labs.strategies import SEARCHES, searches_of, study_of
 
 Run = Callable[..., int]
 PLAN = [*SMALL_LAB3, "--strategy=plan", "--planning.samples=3", "--planning.checks=3"]
+# Each family of formats takes the longest to score.
+TWO = ["--studies={MXInt: [MXInt], Mixed: [MXInt, Log]}", "--figures={a: [MXInt, Mixed]}"]
+
+
+@pytest.fixture(autouse=True)
+def cache(cache_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are tokenised once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", cache_dir)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -24,7 +32,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_lab3_tries_plans_and_then_another_strategy_in_the_same_run(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*PLAN, "--budget_bits=4", "--only=[MXInt, Mixed]"]
+    arguments = [*PLAN, *TWO, "--budget_bits=4"]
     assert run(LAB3, *arguments) == 0
     folder = tmp_path / "lightning_logs" / "lab3" / "test"
     first = rows(folder)
@@ -52,7 +60,7 @@ def test_lab3_tries_plans_and_then_another_strategy_in_the_same_run(
     assert rows(folder) == first
     assert "scoring" not in capsys.readouterr().out, "nothing is scored again"
 
-    assert run(LAB3, *SMALL_LAB3, "--only=[MXInt]") == 0
+    assert run(LAB3, *SMALL_LAB3, *TWO, "--only=[MXInt]") == 0
     later = rows(folder)
     assert [row for row in later if row["strategy"] == "plan"] == first
     assert {row["study"] for row in later} == {"MXInt", "MXInt_plan", "Mixed_plan"}
