@@ -13,7 +13,7 @@ from lightning_adls.export.container import DTYPES, NAMES
 from lightning_adls.formats import parse
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.formats.blocks import tile
-from lightning_adls.kernels.coded import CodedShapes
+from lightning_adls.kernels.coded_shapes import CodedShapes
 from lightning_adls.layers import BACKENDS, KINDS, ROLES, LayerRecord
 
 VERSION = "1"

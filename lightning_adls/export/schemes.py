@@ -26,7 +26,8 @@ from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.formats.blocks import block_count, tile
 from lightning_adls.formats.floats import power_of_two
 from lightning_adls.kernels.bits import unpack_bits
-from lightning_adls.kernels.coded import Coded, shared_bits
+from lightning_adls.kernels.coded import Coded
+from lightning_adls.kernels.coded_shapes import shared_bits
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.packed import PackedLinear
 

@@ -14,7 +14,8 @@ from lightning_adls.export.contents import Contents, WeightText
 from lightning_adls.export.facts import check_facts, described, labels_of, tokenizer_of, versions
 from lightning_adls.formats import NumberFormat
 from lightning_adls.kernels.bits import pack_bits, packed_bytes
-from lightning_adls.kernels.coded import Coded, CodedShapes
+from lightning_adls.kernels.coded import Coded
+from lightning_adls.kernels.coded_shapes import CodedShapes
 from lightning_adls.kernels.encoding import encode, encoded, kept_by
 from lightning_adls.layers import RECORD_KEY, LayerRecord, QuantizedLayer
 from lightning_adls.layers.coded_weight import CodedWeight

@@ -4,55 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, library
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import NumberFormat, parse
-from lightning_adls.formats.base import PART, narrow
-from lightning_adls.formats.block_base import BlockFormat
-from lightning_adls.formats.blocks import block_count
-from lightning_adls.kernels.bits import packed_bytes, unpack_bits, unpack_few
-from lightning_adls.kernels.lookup import Lookup
-
-
-@dataclass(frozen=True)
-class CodedShapes:
-    """What the parts of a :class:`Coded` matrix look like, told without its values.
-
-    Args:
-        format: Of the elements.
-        shape: Rows and columns.
-        dtype: Of the values.
-        kept: How many elements have a code, where the others are zeros that a mask tells of; None
-            if all have one.
-    """
-
-    format: NumberFormat
-    shape: tuple[int, int]
-    dtype: torch.dtype
-    kept: int | None = None
-
-    @property
-    def code_count(self) -> int:
-        """Elements that have a code."""
-        return math.prod(self.shape) if self.kept is None else self.kept
-
-    def parts(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Dtype and shape of each part that there is: ``codes``, ``shared``, ``mask``."""
-        parts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-        size = packed_bytes(self.code_count, self.format.code_bits)
-        parts["codes"] = torch.uint8, (size,)
-        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        if isinstance(self.format, BlockFormat):
-            count = block_count(torch.Size(self.shape), self.format.block_size)
-            parts["shared"] = torch.uint8, (packed_bytes(count, self.format.shared_bits),)
-        elif (scales := self.format.scales_shape(self.shape[0])) is not None:
-            parts["shared"] = wide, scales
-        if self.kept is not None:
-            parts["mask"] = torch.uint8, (packed_bytes(math.prod(self.shape), 1),)
-        return parts
+from lightning_adls.kernels.bits import unpack_bits
+from lightning_adls.kernels.coded_shapes import CodedShapes
+from lightning_adls.kernels.decoding import decode
 
 
 @dataclass(frozen=True)
@@ -101,32 +62,22 @@ class Coded:
         return values
 
 
-def shared_bits(fmt: NumberFormat) -> int:
-    """Bits of a shared code of a format whose elements share codes and no scale.
-
-    Raises:
-        TypeError: If the format does not say.
-    """
-    if isinstance(fmt, BlockFormat):
-        return fmt.shared_bits
-    raise TypeError(f"{type(fmt).__name__} shares codes of a number of bits that is not known.")
-
-
-def _parts(rows: int, columns: int, device: torch.device, apart: bool) -> list[slice]:
-    """Rows that are computed at once: few, on a CPU, where each can be computed by itself."""
-    at_once = 8 * max(PART // max(8 * columns, 1), 1)  # so that the bits of a part fill bytes
-    if not apart or device.type != "cpu" or rows <= at_once:
-        return [slice(0, rows)]
-    return [slice(start, min(start + at_once, rows)) for start in range(0, rows, at_once)]
-
-
 @lru_cache(maxsize=256)
 def _format(text: str) -> NumberFormat:
     return parse(text)
 
 
-@library.custom_op("lightning_adls::decode", mutates_args=())
-def _decode(
+# Not by `custom_op`, whose calls take as long as decoding a small weight: it is called for each.
+library.define(
+    "lightning_adls::decode",
+    "(Tensor codes, Tensor? shared, Tensor? mask, str format, SymInt[] shape, ScalarType dtype, "
+    "SymInt? kept) -> Tensor",
+)
+_decode: Any = torch.ops.lightning_adls.decode.default
+
+
+@library.impl("lightning_adls::decode", "default")
+def _decode_parts(
     codes: Tensor,
     shared: Tensor | None,
     mask: Tensor | None,
@@ -135,59 +86,11 @@ def _decode(
     dtype: torch.dtype,
     kept: int | None,
 ) -> Tensor:
-    fmt, (rows, columns) = _format(format), shape
-    if shared is not None and not shared.is_floating_point():
-        count = _shared_count(fmt, torch.Size(shape))
-        shared = unpack_bits(shared, shared_bits(fmt), count)
-    lookup = Lookup.of(fmt, torch.Size(shape), dtype, shared, codes.device)
-    codes_kept = None if kept is None else unpack_bits(codes, fmt.code_bits, kept)
-    values = torch.empty((rows, columns), dtype=dtype, device=codes.device)
-    # Codes of shared exponents belong to rows unless blocks have several.
-    apart = shared is None or shared.is_floating_point() or fmt.rounds_rows_apart
-    done = 0
-    for part in _parts(rows, columns, codes.device, apart):
-        place = values[part]
-        if mask is None or codes_kept is None:
-            first = packed_bytes(part.start * columns, fmt.code_bits)
-            size = packed_bytes(place.numel(), fmt.code_bits)
-            here = codes[first : first + size]
-            if lookup is not None:
-                lookup.of_packed(here, part, place)
-                continue
-            elements = unpack_bits(here, fmt.code_bits, place.numel())
-            place.copy_(_values(fmt, elements, part, rows, place, shared))
-            continue
-        first = packed_bytes(part.start * columns, 1)
-        bits = mask[first : first + packed_bytes(place.numel(), 1)]
-        keeps = unpack_few(bits, 1, place.numel()).bool()
-        count = int(keeps.sum())
-        elements = torch.zeros(place.numel(), dtype=torch.int64, device=codes.device)
-        elements[keeps] = codes_kept[done : done + count]
-        done += count
-        if lookup is None:
-            place.copy_(_values(fmt, elements, part, rows, place, shared))
-        else:
-            lookup.of_codes(elements, part, place)
-        place.masked_fill_(~keeps.view(place.shape), 0.0)
-    return values
+    rows, columns = shape
+    return decode(CodedShapes(_format(format), (rows, columns), dtype, kept), codes, shared, mask)
 
 
-def _values(
-    fmt: NumberFormat, elements: Tensor, part: slice, rows: int, like: Tensor, shared: Tensor | None
-) -> Tensor:
-    """What the codes of some rows stand for, by the format's arithmetic."""
-    if shared is None:
-        own = None
-    elif not shared.is_floating_point():
-        whole = part.stop - part.start == rows
-        own = shared if whole else shared.view(rows, -1)[part]
-    else:
-        each_row = shared.ndim > 1 and shared.shape[-2] == rows
-        own = shared[..., part, :] if each_row else shared
-    return narrow(fmt.from_codes(elements.view(like.shape), own), like.dtype)
-
-
-@_decode.register_fake
+@library.register_fake("lightning_adls::decode")
 def _decode_fake(
     codes: Tensor,
     shared: Tensor | None,  # noqa: ARG001
@@ -198,11 +101,6 @@ def _decode_fake(
     kept: int | None,  # noqa: ARG001
 ) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, device=codes.device)
-
-
-def _shared_count(fmt: NumberFormat, shape: torch.Size) -> int:
-    bits = fmt.storage_bits(shape) - shape.numel() * fmt.code_bits
-    return bits // shared_bits(fmt)
 
 
 def check_parts(shapes: CodedShapes, parts: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from lightning_adls.errors import InputValueError
 
-FLAGS = ("-std=c++17", "-O3", "-mavx2", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-mavx2", "-mf16c", "-fopenmp", "-fPIC", "-shared")
 
 
 @cache
@@ -24,29 +24,45 @@ def load_kernels(name: str) -> ctypes.CDLL:
     Raises:
         ValueError: If there is no compiler, or it fails.
     """
-    source = Path(__file__).with_name(f"{name}.cpp")
-    compiler = _compiler()
-    said = "\0".join((compiler, *FLAGS)).encode()
-    key = sha256(said + source.read_bytes()).hexdigest()[:16]
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    path = user / "lightning_adls" / "kernels" / f"{name}-{key}.so"
+    compiler = find_compiler()
+    if compiler is None:
+        raise InputValueError(
+            f"kernels: no C++ compiler is here ({', '.join(_names())}), by which {name}.cpp is "
+            "compiled for this machine; install one, as for torch.compile."
+        )
+    path = _path(name, compiler)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent) as folder:
-            _compile(compiler, source, made := Path(folder) / path.name)
+            _compile(compiler, _source(name), made := Path(folder) / path.name)
             made.replace(path)
     return ctypes.CDLL(str(path))
 
 
-def _compiler() -> str:
-    names = (os.environ["CXX"],) if os.environ.get("CXX") else ("c++", "g++", "clang++")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        raise InputValueError(
-            f"kernels: no C++ compiler is here ({', '.join(names)}), by which int8 products are "
-            "compiled for this machine; install one, as for torch.compile."
-        )
-    return found
+def is_kept(name: str) -> bool:
+    """Whether ``<name>.cpp`` was compiled before by the compiler that there is."""
+    compiler = find_compiler()
+    return compiler is not None and _path(name, compiler).exists()
+
+
+def find_compiler() -> str | None:
+    """The path of the C++ compiler that compiles kernels; None if there is none."""
+    return next((path for name in _names() if (path := shutil.which(name))), None)
+
+
+def _names() -> tuple[str, ...]:
+    return (os.environ["CXX"],) if os.environ.get("CXX") else ("c++", "g++", "clang++")
+
+
+def _source(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.cpp")
+
+
+def _path(name: str, compiler: str) -> Path:
+    said = "\0".join((compiler, *FLAGS)).encode()
+    key = sha256(said + _source(name).read_bytes()).hexdigest()[:16]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return user / "lightning_adls" / "kernels" / f"{name}-{key}.so"
 
 
 def _compile(compiler: str, source: Path, to: Path) -> None:

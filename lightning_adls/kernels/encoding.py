@@ -21,7 +21,8 @@ from lightning_adls.formats.steps import Steps
 from lightning_adls.kernels import encode_cpu
 from lightning_adls.kernels.bits import pack_bits, packed_bytes
 from lightning_adls.kernels.code_table import CodeTable
-from lightning_adls.kernels.coded import Coded, CodedShapes, shared_bits
+from lightning_adls.kernels.coded import Coded
+from lightning_adls.kernels.coded_shapes import CodedShapes, shared_bits
 from lightning_adls.kernels.lookup import find_block_codes, find_codes
 
 # Elements of a part: what torch's operators pass over several times stays in the cache.

@@ -1,8 +1,9 @@
-"""Decoding and encoding by tables of what each code stands for: no arithmetic that could round."""
+"""Tables of what each code stands for, and of which code a value has: no arithmetic of formats."""
 
+import math
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -12,178 +13,198 @@ from lightning_adls.formats.base import narrow
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.formats.blocks import block_max, merge, split
 from lightning_adls.formats.floats import power_of_two
-from lightning_adls.kernels.bits import codes_of_a_word, unpack_few, unpack_words
+from lightning_adls.kernels.bits import codes_of_a_word
+from lightning_adls.kernels.coded_shapes import CodedShapes
 
 WIDEST = 16  # bits of a code that has a table
-_WORTH_IT = 4  # elements for each entry of a table that is made for one matrix
+WORTH_IT = 4  # elements for each entry of a table that is made for one matrix
+_IN_REGISTERS = 16  # entries of a table that is faster than a rule
 _TOLD_APART = 8  # bits of a code whose values have at most eight significant bits
 _UPPER = 1 << 16  # upper halves of the bits of a float32
-# Numbers that are as wide as what several codes stand for: torch takes one faster than a row.
-_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+
+
+@dataclass(frozen=True)
+class Multiples:
+    """Codes that are integers: each stands for so many steps.
+
+    Args:
+        step: Of float32.
+        sign: Whether codes are in two's complement.
+    """
+
+    step: float
+    sign: bool
+
+
+@dataclass(frozen=True)
+class Floats:
+    """Codes that are a sign, a field of the exponent and a mantissa.
+
+    Args:
+        mantissa: Its bits.
+        leading: Whether there is a leading one where the field is not 0; else in no field.
+        exponent: Of the step between the smallest values, ``2**exponent``.
+    """
+
+    mantissa: int
+    leading: bool
+    exponent: int
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """How the codes of a matrix are looked up.
+    """What codes stand for.
 
     Args:
-        format: Of the elements.
-        codes: What each code stands for, shape ``(tables, 2**code_bits)``: one table, or one for
-            each row; apart from ``factors``.
-        words: What each word of codes stands for, shape ``(words, codes of a word)``; None where
-            each row has a table, or a table of words would not be worth it.
-        factors: Float32 powers of two that the elements of blocks are multiplied by, exactly, as
-            :func:`~lightning_adls.formats.blocks.split` sees them, of whole rows; None if there
-            are none.
+        dtype: Of the values.
+        codes: By code, float32 of shape ``(tables, 2**code_bits)``: one table, or one for each
+            row. Values before they are rounded to ``dtype``; with ``factors``, elements of blocks.
+        factors: What the elements of a block are multiplied by, by the code that the block has;
+            float32 of shape ``(2**shared_bits,)``. None if elements share no codes. A product is
+            rounded once to float32, and saturates: that is the format's value, to the last bit.
+        rule: What gives the same numbers as one table; None if that is not known.
     """
 
-    format: NumberFormat
+    dtype: torch.dtype
     codes: Tensor
-    words: Tensor | None
     factors: Tensor | None = None
+    rule: Multiples | Floats | None = None
 
     @classmethod
     def of(
-        cls,
-        fmt: NumberFormat,
-        shape: torch.Size,
-        dtype: torch.dtype,
-        shared: Tensor | None,
-        device: torch.device,
+        cls, shapes: CodedShapes, shared: Tensor | None, device: torch.device
     ) -> "Lookup | None":
-        """How a matrix of ``shape`` is looked up, or None where its format has to compute it.
+        """How codes of a matrix are looked up, or None where its format has to compute values.
 
         Args:
-            fmt: Of the elements.
-            shape: Rows and columns.
-            dtype: Of the values.
-            shared: What elements share: codes, one for each block, or scales.
+            shapes: Of the matrix.
+            shared: Scales in floating point, where elements share such.
             device: Of the codes.
         """
+        fmt, dtype = shapes.format, shapes.dtype
         if fmt.code_bits > WIDEST or dtype == torch.float64:
             return None
         if isinstance(fmt, BlockFormat):
-            assert shared is not None
-            return cls._of_blocks(fmt, shape, shared)
+            return _of_blocks(fmt, dtype, device)
         if shared is None:
-            return cls(fmt, *_tables(fmt, dtype, device))
-        rows = shape[0] if shared.ndim > 1 and shared.shape[-2] == shape[0] else 1
+            return _of_elements(fmt, dtype, device)
+        rows = shapes.shape[0]
+        tables = rows if shared.ndim > 1 and shared.shape[-2] == rows else 1
         size = 1 << fmt.code_bits
-        if shape.numel() < _WORTH_IT * rows * size:
+        if math.prod(shapes.shape) < WORTH_IT * tables * size:
             return None
-        every = torch.arange(size, device=shared.device).expand(rows, size)
-        codes = narrow(fmt.from_codes(every, shared), dtype)
-        entries = 1 << fmt.code_bits * codes_of_a_word(fmt.code_bits)
-        words = None
-        if rows == 1 and shape.numel() >= _WORTH_IT * entries:
-            words = _words_of(codes[0], fmt.code_bits)
-        return cls(fmt, codes, words)
+        every = torch.arange(size, device=device).expand(tables, size)
+        codes = narrow(fmt.from_codes(every, shared), torch.float32).contiguous()
+        rule = None
+        if tables == 1 and size > _IN_REGISTERS and device.type == "cpu":
+            rule = _multiples(codes[0])
+        return cls(dtype, codes, rule=rule)
 
-    @classmethod
-    def _of_blocks(cls, fmt: BlockFormat, shape: torch.Size, shared: Tensor) -> "Lookup | None":
-        elements = _elements(fmt, shared.device)
-        if elements is None or not shape.numel():
-            return None
-        s = shared + fmt.shared_range[0]
-        least, most = (int(bound) for bound in s.aminmax())
-        if least < elements.least or most > elements.most:
-            return None
-        factors = power_of_two(s, torch.float32)
-        blocks = split(torch.empty(shape, device="meta"), fmt.block_size)
-        factors = factors.reshape(blocks.shape[0], 1, blocks.shape[2], 1)
-        return cls(fmt, elements.codes, elements.words, factors)
+    @cached_property
+    def values(self) -> Tensor:
+        """Of ``codes``, as numbers of ``dtype``; with ``factors`` they are elements."""
+        return self.codes if self.factors is not None else narrow(self.codes, self.dtype)
 
-    def of_packed(self, packed: Tensor, rows: slice, place: Tensor) -> None:
-        """Write the values of some rows to ``place``, of packed codes that begin with them."""
-        width, count = self.format.code_bits, place.numel()
-        if self.words is None:
-            self.of_codes(unpack_few(packed, width, count), rows, place)
-            return
-        words = unpack_words(packed, width, count)
-        if self.factors is None and words.numel() * self.words.shape[1] == count:
-            _take(self.words, words, place)
-        else:
-            elements = self.words.new_empty(words.numel() * self.words.shape[1])
-            _take(self.words, words, elements)
-            self._scaled(elements[:count], rows, place)
+    @cached_property
+    def words(self) -> Tensor:
+        """Of one table, what each word of codes stands for, shape ``(words, codes of a word)``."""
+        (values,) = self.values
+        width = len(values).bit_length() - 1
+        in_word = codes_of_a_word(width)
+        words = torch.arange(1 << width * in_word, dtype=torch.int32, device=values.device)
+        shifts = torch.arange(in_word, dtype=torch.int32, device=values.device) * width
+        return values[(words[:, None] >> shifts & ((1 << width) - 1)).long()]
 
-    def of_codes(self, codes: Tensor, rows: slice, place: Tensor) -> None:
-        """Write the values of some rows to ``place``; one code for each element."""
-        tables, size = self.codes.shape
-        codes = codes.to(
-            torch.int64 if tables * size > torch.iinfo(torch.int32).max else torch.int32
-        )
-        if tables > 1:
-            first = torch.arange(rows.start, rows.stop, dtype=codes.dtype, device=codes.device)
-            codes = (codes.view(place.shape) + (first * size)[:, None]).flatten()
-        self._scaled(self.codes.flatten().index_select(0, codes.flatten()), rows, place)
-
-    def _scaled(self, elements: Tensor, rows: slice, place: Tensor) -> None:
-        elements = elements.view(place.shape)
+    @cached_property
+    def saturates(self) -> bool:
+        """Whether some product of an element and a factor is too large for float32."""
         if self.factors is None:
-            place.copy_(elements)
-            return
-        assert isinstance(self.format, BlockFormat)
-        whole = rows.stop - rows.start
-        blocks = split(elements, self.format.block_size)
-        tall = blocks.shape[1]  # rows of a block, of which a part of the rows has whole ones
-        factors = self.factors[rows.start // tall : -(-(rows.start + whole) // tall)]
-        place.copy_(narrow(merge(blocks.mul_(factors), elements.shape), place.dtype))
-
-
-@dataclass(frozen=True)
-class _Elements:
-    """Elements before a shared exponent, and between which of these the product is exact."""
-
-    codes: Tensor
-    words: Tensor
-    least: int
-    most: int
+            return False
+        return not bool((self.codes.abs().max() * self.factors.max()).isfinite())
 
 
 @lru_cache(maxsize=64)
-def _elements(fmt: BlockFormat, device: torch.device) -> _Elements | None:
+def _of_elements(fmt: NumberFormat, dtype: torch.dtype, device: torch.device) -> Lookup:
+    every = torch.arange(1 << fmt.code_bits, device=device)
+    codes = narrow(fmt.from_codes(every, None), torch.float32)
+    return Lookup(dtype, codes[None], rule=_rule(codes))
+
+
+@lru_cache(maxsize=64)
+def _of_blocks(fmt: BlockFormat, dtype: torch.dtype, device: torch.device) -> Lookup | None:
     """None if float32 has not all elements."""
-    wide = fmt.decode_element(torch.arange(1 << fmt.code_bits, device=device))
+    # Elements are doubled and factors halved: float32 has no 2**128, but 2**-128.
+    wide = fmt.decode_element(torch.arange(1 << fmt.code_bits, device=device)) * 2
     codes = wide.float()
     if not torch.equal(codes.double(), wide):
         return None
-    sizes = wide[wide != 0].abs()
-    fractions, exponents = torch.frexp(sizes)
-    # The lowest bit of a fraction of 24 bits, which is what can be lost to a small exponent.
-    whole = (fractions * 2.0**24).long()
-    lowest = torch.log2((whole & -whole).double()).long() + exponents - 24
-    return _Elements(
-        codes[None],
-        _words_of(codes, fmt.code_bits),
-        least=max(-126, -149 - int(lowest.min())),  # factors are normal numbers, products any
-        most=min(127, 128 - int(exponents.max())),
-    )
+    least = fmt.shared_range[0]
+    exponents = torch.arange(least, least + (1 << fmt.shared_bits), device=device)
+    factors = power_of_two(exponents - 1, torch.float32)
+    return Lookup(dtype, codes[None], factors, _rule(codes))
+
+
+def _rule(codes: Tensor) -> Multiples | Floats | None:
+    """A rule that gives a table, and that is worth more than one."""
+    if len(codes) <= _IN_REGISTERS or codes.device.type != "cpu":
+        return None
+    return _multiples(codes) or _floats(codes)
+
+
+def _multiples(codes: Tensor) -> Multiples | None:
+    step = codes[1]
+    for sign in (True, False):
+        if torch.equal(_integers(len(codes), sign) * step, codes):
+            return Multiples(float(step), sign)
+    return None
 
 
 @lru_cache(maxsize=64)
-def _tables(fmt: NumberFormat, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of codes and of words, for a format whose elements share nothing."""
-    every = torch.arange(1 << fmt.code_bits, device=device)
-    codes = narrow(fmt.from_codes(every, None), dtype)
-    return codes[None], _words_of(codes, fmt.code_bits)
+def _integers(count: int, sign: bool) -> Tensor:
+    """Of all codes in turn, float32."""
+    whole = torch.arange(count, dtype=torch.float32)
+    if sign:
+        whole[count // 2 :] -= count
+    return whole
 
 
-def _words_of(codes: Tensor, width: int) -> Tensor:
-    """The table of words that a table of codes makes."""
-    in_word = codes_of_a_word(width)
-    words = torch.arange(1 << width * in_word, dtype=torch.int32, device=codes.device)
-    shifts = torch.arange(in_word, dtype=torch.int32, device=codes.device) * width
-    return codes[(words[:, None] >> shifts & ((1 << width) - 1)).long()]
+def _floats(codes: Tensor) -> Floats | None:
+    wide = codes.double()
+    half = len(codes) // 2
+    magnitudes, step = wide[:half], wide[1]
+    if not (step > 0 and torch.equal(wide[half:], -magnitudes)):
+        return None
+    exponent = int(torch.frexp(step).exponent) - 1
+    every = torch.arange(half)
+    for mantissa in range(half.bit_length()):
+        for leading in (True, False):
+            field, whole = every >> mantissa, every & ((1 << mantissa) - 1)
+            if leading:
+                whole, field = whole + ((field > 0).long() << mantissa), field.clamp(min=1) - 1
+            least, most = exponent, exponent + int(field.max())
+            # Powers are normal numbers.
+            if least < -126 or most > 127:
+                continue
+            if torch.equal(whole * torch.exp2((field + exponent).double()), magnitudes):
+                return Floats(mantissa, leading, exponent)
+    return None
 
 
-def _take(table: Tensor, words: Tensor, place: Tensor) -> None:
-    """Write rows of a table to ``place``, which is contiguous, one after the other."""
-    kind = _WHOLE.get(table.shape[1] * table.itemsize)
-    if kind is None:
-        torch.index_select(table, 0, words, out=place.view(-1, table.shape[1]))
-    else:
-        torch.index_select(table.view(kind).flatten(), 0, words, out=place.view(-1).view(kind))
+@lru_cache(maxsize=64)
+def _exact_exponents(fmt: BlockFormat, device: torch.device) -> tuple[int, int] | None:
+    """Between which shared exponents blocks become elements, and these codes, by float32.
+
+    None if it has not all elements.
+    """
+    if _of_blocks(fmt, torch.float32, device) is None:
+        return None
+    wide = fmt.decode_element(torch.arange(1 << fmt.code_bits, device=device))
+    fractions, exponents = torch.frexp(wide[wide != 0].abs())
+    # The lowest bit of a fraction of 24 bits, which is what can be lost to a small exponent.
+    whole = (fractions * 2.0**24).long()
+    lowest = torch.log2((whole & -whole).double()).long() + exponents - 24
+    # Above 126 the reciprocal is no normal number, below -127 it is too large.
+    return max(-127, -149 - int(lowest.min())), min(126, 128 - int(exponents.max()))
 
 
 def find_codes(fmt: NumberFormat, values: Tensor) -> Tensor | None:
@@ -212,14 +233,14 @@ def find_block_codes(fmt: BlockFormat, x: Tensor) -> tuple[Tensor, Tensor] | Non
         What :meth:`~lightning_adls.formats.NumberFormat.encode` gives for a matrix; None where the
         format has to compute it.
     """
-    elements = _elements(fmt, x.device) if fmt.code_bits <= _TOLD_APART else None
-    if elements is None or not x.numel():
+    bounds = _exact_exponents(fmt, x.device) if fmt.code_bits <= _TOLD_APART else None
+    if bounds is None or not x.numel():
         return None
     blocks = split(x, fmt.block_size)
     scale = fmt.scale(block_max(blocks))
     s = fmt.exponent(scale)
     least, most = (int(bound) for bound in s.aminmax())
-    if least < elements.least or most > min(elements.most, 126):  # whose reciprocal is normal
+    if least < bounds[0] or most > bounds[1]:
         return None
     rounded = fmt.round_blocks(blocks, scale).mul_(power_of_two(-s, torch.float32))
     codes = find_codes(fmt, rounded)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_adls.formats import NumberFormat
-from lightning_adls.kernels.coded import Coded, CodedShapes
+from lightning_adls.kernels.coded import Coded
+from lightning_adls.kernels.coded_shapes import CodedShapes
 from lightning_adls.layers.stored_weight import StoredWeight
 
 

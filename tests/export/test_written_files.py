@@ -14,7 +14,7 @@ from lightning_adls.export.container import opened
 from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.kernels import encode_cpu, encoding
 from lightning_adls.kernels.bits import pack_bits
-from lightning_adls.kernels.coded import shared_bits
+from lightning_adls.kernels.coded_shapes import shared_bits
 from lightning_adls.kernels.encoding import has_zero
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.stored_weight import is_stored

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from coded_samples import decoded_by_torch, hard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import MXInt, NumberFormat, parse
-from lightning_adls.kernels import coded, encode_cpu, encoding
+from lightning_adls.kernels import coded_shapes, encode_cpu, encoding
 from lightning_adls.kernels.coded import check_parts
 from lightning_adls.kernels.encoding import encode, has_zero
 
@@ -48,20 +49,6 @@ few = settings(  # of every format
 def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By C++, whose kernels are for large matrices, and as where there is no compiler."""
     monkeypatch.setattr(encode_cpu, "WORTH_IT", 1 if request.param else math.inf)
-
-
-def hard(shape: tuple[int, int], dtype: torch.dtype, seed: int) -> Tensor:
-    """Numbers over 40 binades, extremes of the dtype, zeros of both signs and infinities."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=generator)
-    x = x * torch.exp2(torch.randint(-20, 20, shape, generator=generator))
-    # The sum of the largest of float64, which a mean would be taken of, is none.
-    limits = torch.finfo(torch.float32 if dtype == torch.float64 else dtype)
-    odd = [0.0, -0.0, limits.max, -limits.max, limits.tiny, -limits.smallest_normal, math.inf]
-    edges = torch.tensor(odd, dtype=torch.float64)
-    edge = edges[torch.randint(len(odd), shape, generator=generator)]
-    rare = torch.rand(shape, generator=generator) < 0.15
-    return torch.where(rare, edge, x.double()).to(dtype)
 
 
 def scales_of(fmt: NumberFormat, learned: bool) -> Tensor | None:
@@ -148,16 +135,16 @@ def test_large_matrices_are_computed_in_parts(
     fmt, x = parse(text), hard((37, 13), torch.float32, 0)
     mask = torch.rand(x.shape) < 0.2 if masked else None
     whole = encode(fmt, x, None, mask)
-    monkeypatch.setattr(coded, "PART", 200)
+    monkeypatch.setattr(coded_shapes, "PART", 200)
     monkeypatch.setattr(encoding, "AT_ONCE", 200)
     monkeypatch.setattr(encoding, "AT_ONCE_BY_KERNELS", 200)
     in_parts = encode(fmt, x, None, mask)
     assert in_parts.shapes == whole.shapes
     for name, part in whole.parts().items():
         assert torch.equal(in_parts.parts()[name], part)
-    values = in_parts.decode()
+    values = decoded_by_torch(in_parts)
     monkeypatch.undo()
-    assert torch.equal(values, whole.decode())
+    assert torch.equal(values, decoded_by_torch(whole))
 
 
 def test_a_format_without_zero_is_told_from_one_with_it() -> None:
