@@ -15,6 +15,7 @@ from lightning_adls.export.container import Container, opened
 from lightning_adls.export.contents import Contents, WeightText
 from lightning_adls.kernels.bits import packed_bytes, unpack_few
 from lightning_adls.kernels.coded import Coded, check_parts
+from lightning_adls.kernels.own_values import is_rounded
 from lightning_adls.layers import RECORD_KEY, QuantizedLayer, weight_of
 from lightning_adls.layers.coded_weight import CodedWeight
 from lightning_adls.layers.record import ADAPTER_KEY
@@ -297,6 +298,8 @@ class _Loading:
         layer.eval()
         if fitted is not None and not fitted > 0:
             return False
+        if is_rounded(coded, rows, layer.scales_of("weight")):
+            return True
         alike = torch.equal(layer.rounded_weight(), parameter)
         layer.eval()  # which forgets what was rounded
         return alike

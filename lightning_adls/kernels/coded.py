@@ -90,7 +90,6 @@ def _decode_parts(
     return decode(CodedShapes(_format(format), (rows, columns), dtype, kept), codes, shared, mask)
 
 
-@library.register_fake("lightning_adls::decode")
 def _decode_fake(
     codes: Tensor,
     shared: Tensor | None,  # noqa: ARG001
@@ -101,6 +100,9 @@ def _decode_fake(
     kept: int | None,  # noqa: ARG001
 ) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, device=codes.device)
+
+
+library.register_fake("lightning_adls::decode", _decode_fake)
 
 
 def check_parts(shapes: CodedShapes, parts: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ import math
 import sys
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ class Lookup:
     @cached_property
     def words(self) -> Tensor:
         """Of one table, what each word of codes stands for, shape ``(words, codes of a word)``."""
-        (values,) = self.values
+        values = self.values.flatten()
         width = len(values).bit_length() - 1
         in_word = codes_of_a_word(width)
         words = torch.arange(1 << width * in_word, dtype=torch.int32, device=values.device)
@@ -176,17 +177,15 @@ def _floats(codes: Tensor) -> Floats | None:
         return None
     exponent = int(torch.frexp(step).exponent) - 1
     every = torch.arange(half)
-    for mantissa in range(half.bit_length()):
-        for leading in (True, False):
-            field, whole = every >> mantissa, every & ((1 << mantissa) - 1)
-            if leading:
-                whole, field = whole + ((field > 0).long() << mantissa), field.clamp(min=1) - 1
-            least, most = exponent, exponent + int(field.max())
-            # Powers are normal numbers.
-            if least < -126 or most > 127:
-                continue
-            if torch.equal(whole * torch.exp2((field + exponent).double()), magnitudes):
-                return Floats(mantissa, leading, exponent)
+    for leading, mantissa in product((False, True), range(half.bit_length())):
+        field, whole = every >> mantissa, every & ((1 << mantissa) - 1)
+        if leading:
+            whole, field = whole + ((field > 0).long() << mantissa), field.clamp(min=1) - 1
+        # Powers are normal numbers.
+        if exponent < -126 or exponent + int(field.max()) > 127:
+            continue
+        if torch.equal(whole * torch.exp2((field + exponent).double()), magnitudes):
+            return Floats(mantissa, leading, exponent)
     return None
 
 

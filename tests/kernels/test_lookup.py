@@ -57,12 +57,13 @@ def test_a_weight_of_usual_size_is_looked_up(text: str) -> None:
         assert find_codes(fmt, fmt(x)) is not None
 
 
-@pytest.mark.parametrize("text", ["MXInt", "MXFP", "BlockFP", "BlockLog"])
+@pytest.mark.parametrize("text", ["MXInt", "MXFP", "BlockFP", "BlockMinifloat"])
 def test_blocks_of_zeros_have_no_other_way(text: str) -> None:
     """As rows of words that do not occur have, and layers that are pruned."""
     fmt, x = parse(text), weight()
     x[3:5] = 0.0
     assert lookup_of(encode(fmt, x)) is not None
+    assert isinstance(fmt, BlockFormat)
     codes = find_block_codes(fmt, x)
     assert codes is not None
     assert torch.equal(codes[0], fmt.encode(x).codes.to(torch.uint8))
