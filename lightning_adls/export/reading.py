@@ -287,7 +287,8 @@ class _Loading:
     def _rounds_alike(self, layer: QuantizedLayer, coded: Coded, weight: WeightText) -> bool:
         """Whether the layer rounds decoded values to themselves, which are in its weight then."""
         parameter: Any = layer._parameters[layer.weight_name]
-        parameter.copy_(layer.from_rows(coded.decode()))
+        rows = coded.decode()
+        parameter.copy_(layer.from_rows(rows))
         if coded.mask is not None:
             shape = coded.shapes.shape
             mask = unpack_few(coded.mask, 1, math.prod(shape)).bool().view(shape)
