@@ -1,13 +1,13 @@
 """Every block of Python in the documentation runs, and prints what stands below it."""
 
-import doctest
 import logging
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pages import PAGES, ROOT, blocks_of, name_of
+from printed import differences
+from running import PageRun
 
 from lightning_adls.formats import NumberFormat
 
@@ -52,8 +52,6 @@ RUN = [
     *("--finetune.epochs=1", "--finetune.reports=1", "--qat.epochs=1"),
 ]
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
@@ -79,59 +77,10 @@ def test_the_blocks_of_a_page_run_as_one_script_and_print_what_it_says(
     if name == RESULTS:
         assert run(ROOT / "scripts" / "lab1_compression.py", *RUN) == 0
         capsys.readouterr()
-    page: dict[str, object] = {"__name__": "page"}
+    page = PageRun(name, SHORTER.get(name, ("", "")))
     for block in PYTHON[name]:
-        if block.reason is not None:
-            continue
-        where = f"{block.page}:{block.line}"
-        if block.is_session:
-            session = doctest.DocTestParser().get_doctest(block.code, page, name, name, block.line)
-            assert doctest.DocTestRunner().run(session, clear_globs=False).failed == 0, where
-            page.update(session.globs)
-            continue
-        code, shorter = block.code, SHORTER.get(name, ("", ""))
-        is_shorter = bool(shorter[0]) and shorter[0] in code
-        # Lines are counted as in the page, for tracebacks.
-        exec(compile("\n" * (block.line - 1) + code.replace(*shorter), name, "exec"), page)
-        printed = capsys.readouterr().out
-        if block.output is not None and is_shorter:
-            assert len(_lines(printed)) == len(_lines(block.output)), where
-        elif block.output is not None:
-            assert differences(block.output, printed) == [], where
-
-
-def differences(expected: str, printed: str) -> list[str]:
-    """Lines that differ; ``...`` stands for any text of a line.
-
-    Whole numbers have to be the same. Others may be a tenth off: trainings end a little elsewhere
-    on another machine.
-    """
-    wanted, found = _lines(expected), _lines(printed)
-    if len(wanted) != len(found):
-        return [f"{len(wanted)} lines are expected, {len(found)} were printed:", *found]
-    return [
-        f"{line!r} is expected, {other!r} was printed"
-        for line, other in zip(wanted, found, strict=True)
-        if not _alike(line, other)
-    ]
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip().splitlines() if line.strip()]
-
-
-def _alike(expected: str, printed: str) -> bool:
-    pattern = re.escape(_NUMBER.sub("0", expected)).replace(re.escape("..."), ".*")
-    if not re.fullmatch(pattern, _NUMBER.sub("0", printed)):
-        return False
-    if "..." in expected:
-        return True
-    for wanted, found in zip(_NUMBER.findall(expected), _NUMBER.findall(printed), strict=True):
-        whole = wanted.lstrip("-").isdigit() and found.lstrip("-").isdigit()
-        off = abs(float(wanted) - float(found))
-        if (whole and off) or off > 0.1 * max(abs(float(wanted)), abs(float(found))):
-            return False
-    return True
+        if block.reason is None:
+            page.run(block)
 
 
 def test_another_number_another_word_and_a_missing_line_are_differences() -> None:
