@@ -42,7 +42,16 @@ from lightning_adls.labs.format_search_parts import Choosing, Judging, Proposing
 from lightning_adls.labs.format_searches import FormatSearches
 from lightning_adls.labs.fronts import write_fronts
 from lightning_adls.labs.halves import ReportOn
-from lightning_adls.labs.judging import flips_of, load_best, step_of, test, tested, weights_of
+from lightning_adls.labs.judging import (
+    compared,
+    load_best,
+    reported,
+    reported_flips,
+    step_of,
+    test,
+    tested,
+    weights_of,
+)
 from lightning_adls.labs.model_run import START, ModelRun
 from lightning_adls.labs.monitoring import Monitor, Monitoring
 from lightning_adls.labs.one_shot import OneShot
@@ -420,12 +429,15 @@ def write_summary(
             test(lab, lab.task, each)
         rows[name] |= {
             **tested(each),
-            **flips_of(lab, each),
+            **reported_flips(lab, START, step_of(each), monitoring),
             "best_recipe": str(recipe),
             "best_checkpoint": weights and str(weights.relative_to(lab.folder)),
         }
     known = about(lab, lab.task, total_seconds(searches))
-    start = accuracy("val", lab.rows[START]["accuracy"], lab.task.texts.row_counts["val"])
+    on_all = lab.rows[START]["accuracy"]
+    start = reported(lab, START, on_all, monitoring)
+    if monitoring.by_accuracy:
+        start |= compared(lab, START, on_all, monitoring)
     answers = {
         name: right(lab.answers("val", step_of(each)), monitoring.reporting)
         for name, each in searches.items()

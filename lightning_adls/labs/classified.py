@@ -104,19 +104,25 @@ def right(path: Path, among: Collection[int] | None = None) -> Right | None:
     }
 
 
-def flips_between(before: Path, after: Path) -> dict[str, int]:
+def flips_between(
+    before: Path, after: Path, among: Collection[int] | None = None
+) -> dict[str, int]:
     """Rows that two models answer differently, by what changed; nothing if a file is not there.
 
     Args:
         before: What :func:`write` wrote of the first model.
         after: The same of the second one, on the same rows.
+        among: Numbers of the rows that are of interest; by default all.
 
     Returns:
         ``flips``, and those of them that are ``right_to_wrong`` and ``wrong_to_right``.
     """
     if not (before.is_file() and after.is_file()):
         return {}
-    old, new = read(before), read(after)
+    old, new = (
+        {row: answer for row, answer in read(path).items() if among is None or row in among}
+        for path in (before, after)
+    )
     labels = [answer.label for answer in old.values()]
     found = flips(
         labels, [each.predicted for each in old.values()], [new[row].predicted for row in old]

@@ -56,6 +56,11 @@ class Halves:
         return cls(choosing, rows.index)
 
     @property
+    def comparing(self) -> set[int]:
+        """Numbers of the rows that are chosen by."""
+        return set(self.index[self.choosing].tolist())
+
+    @property
     def reporting(self) -> set[int]:
         """Numbers of the rows that are reported on."""
         return set(self.index[~self.choosing].tolist())

@@ -1,7 +1,7 @@
 """Judging the best model of a search, as far as this machine can, and testing it once."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
@@ -13,7 +13,7 @@ from lightning_adls.errors import MissingFileError
 from lightning_adls.labs import concerns
 from lightning_adls.labs.classified import flips_between, right
 from lightning_adls.labs.monitoring import Monitoring
-from lightning_adls.labs.rows.columns import FLIPS, accuracy, accuracy_before, chosen
+from lightning_adls.labs.rows.columns import FLIPS, accuracy, accuracy_before, chosen, measured
 from lightning_adls.labs.run import Run
 from lightning_adls.labs.task import Task
 from lightning_adls.report import Row
@@ -113,9 +113,7 @@ def judge_compressed(
     def work() -> Row:
         module = compressed()
         save_weights(module, path)
-        answers = run.answers("val", step)
-        row = _validated(task, module, search, answers)
-        return {**row, **flips_between(run.answers("val", source), answers)}
+        return _validated(task, module, search, run.answers("val", step))
 
     found = dict(run.step(step, work))
     read = run.step(
@@ -132,17 +130,28 @@ def judge_compressed(
         **reported(run, step, found.pop("accuracy"), monitoring),
         **accuracy("test", read["accuracy"], read.get("rows")),
         **found,
+        **reported_flips(run, source, step, monitoring),
     }
 
 
 def reported(run: Run, step: str, on_all: float, monitoring: Monitoring) -> Row:
     """The columns of a step's accuracy on the rows that are reported on."""
-    value = on_all
-    if monitoring.reporting is not None:
-        known = right(run.answers("val", step), monitoring.reporting)
-        assert known is not None  # the step has just written it, or an earlier call
-        value = fmean(known.values())
+    value = _among(run, step, on_all, monitoring.reporting)
     return accuracy("val", value, monitoring.reporting_rows)
+
+
+def compared(run: Run, step: str, on_all: float, monitoring: Monitoring) -> Row:
+    """The columns of a step's accuracy on the rows that trials are compared on."""
+    value = _among(run, step, on_all, monitoring.comparing)
+    return measured("value", round(value, 6), monitoring.choosing_rows)
+
+
+def _among(run: Run, step: str, on_all: float, rows: Collection[int] | None) -> float:
+    if rows is None:
+        return on_all
+    known = right(run.answers("val", step), rows)
+    assert known is not None  # the step has just written it, or an earlier call
+    return fmean(known.values())
 
 
 def step_of(search: Search[Any]) -> str:
@@ -150,9 +159,13 @@ def step_of(search: Search[Any]) -> str:
     return _best_step(search)[1]
 
 
-def flips_of(run: Run, search: Search[Any]) -> Row:
-    """Validation rows that its best model answers otherwise than the start; None if not known."""
-    return chosen(run.rows.get(step_of(search), {}), FLIPS)
+def reported_flips(run: Run, before: str, after: str, monitoring: Monitoring) -> Row:
+    """Rows that the models of two steps answer differently, of those that are reported on.
+
+    None where the answers of one are not known.
+    """
+    answers = (run.answers("val", step) for step in (before, after))
+    return chosen(flips_between(*answers, monitoring.reporting), FLIPS)
 
 
 def _best_step(search: Search[Any]) -> tuple[Any, str]:

@@ -101,6 +101,11 @@ class Monitoring:
         return self._rows if self._halves is None else self._halves.sizes[1]
 
     @property
+    def comparing(self) -> Collection[int] | None:
+        """Numbers of the rows that trials are compared on; None for all."""
+        return None if self._halves is None else self._halves.comparing
+
+    @property
     def reporting(self) -> Collection[int] | None:
         """Numbers of the rows that are reported on; None for all."""
         return None if self._halves is None else self._halves.reporting

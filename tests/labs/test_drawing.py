@@ -1,5 +1,6 @@
 """Figures of each lab, from generated rows alone."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_a_search_for_the_lowest_says_of_what_and_has_no_levels_of_accuracy(
     )
     labels = [text.get_text() for text in drawn["running_best"].legends[0].get_texts()]
     assert not any(label.startswith(("float32", "chance")) for label in labels)
+
+
+def test_the_start_is_drawn_on_the_rows_that_it_is_compared_with(
+    tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    folder = stored_runs.lab3(tmp_path / "lab3" / "test")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["start"] |= {"value": 0.81, "value_standard_error": 0.02}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    draw(StoredRun.read(folder))
+    for name, expected in (("running_best", 0.81), ("front", summary["start"]["val_accuracy"])):
+        lines = [line.get_ydata() for line in drawn[name].axes[0].lines]
+        levels = {float(y[0]) for y in lines if len(y) > 1 and len(set(map(float, y))) == 1}
+        assert expected in levels, name
+        assert ({0.81, summary["start"]["val_accuracy"]} - {expected}).isdisjoint(levels), name
 
 
 def test_runs_of_before_that_say_no_value_are_drawn(tmp_path: Path, drawn: dict[str, Any]) -> None:

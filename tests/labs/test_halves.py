@@ -42,6 +42,7 @@ def test_each_class_is_halved_and_no_row_is_in_both(labels: list[int], seed: int
     assert sum(found.sizes) == len(labels)
     assert abs(found.sizes[0] - found.sizes[1]) <= 1
     assert found.reporting == {100 + n for n in range(len(labels)) if not choosing[n]}
+    assert found.comparing == {100 + n for n in range(len(labels)) if choosing[n]}
 
 
 @given(LABELS, SEEDS)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -12,7 +13,10 @@ from optuna.trial import TrialState, create_trial
 from lightning_adls import search
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.data import TextData
+from lightning_adls.labs import classified
+from lightning_adls.labs.classified import Classified
 from lightning_adls.labs.halves import Halves
+from lightning_adls.labs.judging import compared, reported, reported_flips
 from lightning_adls.labs.monitoring import MODES, Monitor, Monitoring
 from lightning_adls.search import Budget, Objective
 from lightning_adls.transforms import Quantize
@@ -110,3 +114,37 @@ def test_flips_are_rows_and_the_divergence_is_there_with_them() -> None:
     monitoring = Monitoring(64, "val/divergence")
     assert monitoring.against_reference(trial) == {"val_divergence": 0.125, "flips": 16}
     assert monitoring.accuracy(trial) == 0.75
+
+
+def test_an_accuracy_of_a_step_is_divided_between_the_halves(
+    texts: TextData, tmp_path: Path
+) -> None:
+    halves = Halves.of(texts, 0)
+    monitoring = Monitoring(len(halves.index), halves=halves)
+    rows = halves.index.tolist()
+    right = {row: number % 3 != 0 for number, row in enumerate(rows)}
+    path = tmp_path / "start.csv"
+    classified.write(path, {row: Classified(1, int(right[row])) for row in rows})
+    steps: Any = SimpleNamespace(answers=lambda split, step: path)
+    on_all = sum(right.values()) / len(rows)
+    told = reported(steps, "start", on_all, monitoring)["val_accuracy"]
+    value = compared(steps, "start", on_all, monitoring)["value"]
+    assert told == pytest.approx(sum(right[row] for row in halves.reporting) / 32, abs=1e-6)
+    assert value == pytest.approx(sum(right[row] for row in halves.comparing) / 32, abs=1e-6)
+    assert (told + value) / 2 == pytest.approx(on_all, abs=1e-6)
+    everything = Monitoring(len(rows))
+    assert compared(steps, "start", on_all, everything)["value"] == round(on_all, 6)
+
+
+def test_flips_are_counted_on_the_rows_that_are_reported_on(
+    texts: TextData, tmp_path: Path
+) -> None:
+    halves = Halves.of(texts, 0)
+    for step, guess in (("before", 0), ("after", 1)):
+        answers = {row: Classified(1, guess) for row in halves.index.tolist()}
+        classified.write(tmp_path / step, answers)
+    steps: Any = SimpleNamespace(answers=lambda split, step: tmp_path / step)
+    for half, count in ((halves, 32), (None, 64)):
+        found = reported_flips(steps, "before", "after", Monitoring(64, halves=half))
+        assert found == {"flips": count, "right_to_wrong": 0, "wrong_to_right": count}
+    assert reported_flips(steps, "before", "none", Monitoring(64))["flips"] is None

@@ -144,13 +144,19 @@ def test_lab3_compares_by_the_divergence_of_one_half_and_reports_on_the_other(
         best = min(own, key=lambda row: float(row["value"]))
         assert found["best_trial"] == int(best["trial"])
         assert found["val_accuracy"] == float(best["val_accuracy"])
-        assert found["flips"] >= int(best["flips"]), "of all rows"
+        assert found["flips"] == int(best["flips"]), "of the rows that are reported on"
     assert summary["best"]["best"] in summary["results"]
     assert len(summary["reporting"]) == 32
     stored = StoredRun.read(folder)
     answers = stored.answers("val", "start")
     assert answers is not None
     assert [*answers] == summary["reporting"]
+    right = sum(answer.label == answer.predicted for answer in answers.values())
+    start = summary["start"]
+    assert start["val_accuracy"] == pytest.approx(right / 32, abs=1e-6), "on the same half"
+    error = (right / 32 * (1 - right / 32) / 32) ** 0.5
+    assert start["val_standard_error"] == pytest.approx(error, abs=1e-6)
+    assert "value" not in start, "trials are compared by no accuracy"
     assert stored.count("val") == 32
     assert "Best within one standard error" in capsys.readouterr().out
     assert run(LAB3, *arguments, "--report_on=half") == 2

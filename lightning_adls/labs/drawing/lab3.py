@@ -24,6 +24,7 @@ from lightning_adls.report import Row
 MOST_MATRICES = 4
 MOST_IMPORTANCES = 6
 MOST_FORMATS = 40
+_START = "float32, the start"
 
 
 def draw(run: StoredRun) -> list[Figure]:
@@ -66,7 +67,7 @@ def _running_best(run: StoredRun, file: str, found: dict[str, list[Row]]) -> Fig
         x_label="number of trials",
         y_label=value,
         subtitle=run.subtitle,
-        compare={**_start(run), **chance(run)} if mode == "max" else {},
+        compare={**_start_of_trials(run), **chance(run)} if mode == "max" else {},
         mode=mode,
     )
     bars = "; bars at the end are the binomial standard error of the last value"
@@ -162,7 +163,15 @@ def _over_seconds(trials: Sequence[Row]) -> Stairs:
 def _start(run: StoredRun) -> Levels:
     """The level of the model that all trials start from, once it is in the summary."""
     start = run.summary.get("start")
-    return {"float32, the start": level(start)} if start else {}
+    return {_START: level(start)} if start else {}
+
+
+def _start_of_trials(run: StoredRun) -> Levels:
+    """The same on the rows that trials are compared on."""
+    start = run.summary.get("start", {})
+    if "value" not in start:  # as in runs of earlier versions
+        return _start(run)
+    return {_START: (start["value"], start["value_standard_error"])}
 
 
 def _formats(run: StoredRun, winner: Row) -> list[Figure]:
