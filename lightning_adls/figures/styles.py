@@ -4,7 +4,7 @@ The colours are those of Okabe and Ito (2008), "Color Universal Design", which p
 of colour blindness tell apart; their yellow is left out, because it is too pale on white.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 BLACK, ORANGE, SKY = "#000000", "#E69F00", "#56B4E9"
@@ -56,18 +56,32 @@ OTHERS = (
 )
 
 
+_LINES = ("-", "--", ":", "-.")
+
+
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: that of a format, or else by its place among the others.
+    """A style for each name: that of a format, or else one that no other of the names has.
+
+    In the order of the names, others get a colour that is still free; where none is, a colour with
+    a line that it does not have yet.
 
     Example:
         >>> styles(["Log", "MXInt"])["MXInt"] == styles(["MXInt"])["MXInt"]
         True
+        >>> [styles(names)["mine"].color == BLUE for names in (["mine"], ["mine", "Integer"])]
+        [True, False]
     """
     names = list(dict.fromkeys(names))
-    others = [name for name in names if name not in FORMATS]
-    return {name: FORMATS.get(name) or _other(others.index(name)) for name in names}
+    looks = {name: FORMATS[name] for name in names if name in FORMATS}
+    for name in names:
+        if name not in FORMATS:
+            looks[name] = _unlike(looks.values())
+    return {name: looks[name] for name in names}
 
 
-def _other(place: int) -> Style:
-    turn, at = divmod(place, len(OTHERS))
-    return OTHERS[at]._replace(line=("-", "--", ":", "-.")[turn % 4])
+def _unlike(taken: Collection[Style]) -> Style:
+    colors, drawn = {style.color for style in taken}, {(style.color, style.line) for style in taken}
+    every = [style._replace(line=line) for line in _LINES for style in OTHERS]
+    free = [style for style in every if style.color not in colors]
+    apart = [style for style in every if (style.color, style.line) not in drawn]
+    return [*free, *apart, every[len(taken) % len(every)]][0]
