@@ -9,6 +9,7 @@ into each file, the tokenizer beside it, so that `adls predict` needs nothing el
 asked for the validation rows.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         "Export a model that a run left behind, and compare what was written with it.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", help="One of lab 1, 2 or 3, such as lightning_logs/lab3/default.")
+    source.add_argument("--run", help="One of labs 0 to 3, such as lightning_logs/lab3/default.")
     source.add_argument("--checkpoint", type=Path, help="One that the command train wrote.")
     parser.add_argument(
         "--study", help="Which of the run's best models; by default the most accurate."
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--folder", type=Path, help="Where; by default export/STUDY of the run.")
     given = parser.parse_args(arguments)
+    # compressed-tensors draws bars for what takes a moment here. Tqdm reads this when imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     # Not before, because --help needs no torch.
     from rich.console import Console
 

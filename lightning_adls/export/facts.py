@@ -66,12 +66,20 @@ def check_facts(facts: Mapping[str, Any]) -> None:
 def described(model: nn.Module) -> dict[str, Any]:
     """Class of a model, and where it can be made from text, its configuration."""
     if not isinstance(model, TextClassifier):
-        return describe_network(model)
+        return _network(model)
     return {
         "class": "lightning_adls.TextClassifier",
         "arguments": dict(model.hparams),
-        "network": describe_network(model.model),
+        "network": _network(model.model),
     }
+
+
+def _network(network: nn.Module) -> dict[str, Any]:
+    description = describe_network(network)
+    identities = [name for name, each in network.named_modules() if type(each) is nn.Identity]
+    if "config" in description and identities:  # a configuration does not tell what was dropped
+        description["identities"] = identities
+    return description
 
 
 def labels_of(model: nn.Module) -> tuple[str, ...]:

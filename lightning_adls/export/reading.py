@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightning_adls.layers.coded_weight import CodedWeight
 from lightning_adls.layers.record import ADAPTER_KEY
 from lightning_adls.layers.stored_weight import StoredWeight
 from lightning_adls.models.description import build_network
+from lightning_adls.transforms.drop import Drop
 from lightning_adls.transforms.fitting import renamed
 from lightning_adls.transforms.rebuild import rebuild
 
@@ -139,12 +141,28 @@ def _made(
     if not isinstance(network, Mapping):
         container.refuse("does not say which network it is of")
     built = build_network(network, len(sizes) + len(contents.tied), sum(sizes))
+    _drop(built, network.get("identities", []), container)
     if not classifier:
         return built
     try:
         return TextClassifier(built, **description["arguments"])
     except (TypeError, KeyError, ValueError) as error:
         container.refuse(f"describes a TextClassifier that cannot be made: {error}", error)
+
+
+def _drop(network: nn.Module, names: Any, container: Container) -> None:
+    """Drop the layers in whose place the saved network has the identity."""
+    modules = dict(network.named_modules())
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        container.refuse("describes a network whose identities are no list of names")
+    if lost := [name for name in names if name not in modules]:
+        container.refuse(f"drops the layer {lost[0]!r}, which the network has not")
+    dropped = [escape(name) for name in names if not isinstance(modules[name], nn.Identity)]
+    if dropped:
+        try:
+            Drop(dropped)(network)
+        except InputValueError as error:
+            container.refuse(f"drops what is no layer to drop: {error}", error)
 
 
 class _Loading:

@@ -10,8 +10,10 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.export.predicting import TOKENIZER
 from lightning_adls.labs.tables import table
 from lightning_adls.labs.trained import TrainedModel
+from lightning_adls.models.description import plain_shapes
 from lightning_adls.report import Row, write_csv
 from lightning_adls.transforms.cost import costs, count_parameters
+from lightning_adls.transforms.fitting import network_of
 
 Split = Literal["val", "test"]
 
@@ -54,7 +56,8 @@ def write(trained: TrainedModel, folder: Path, target: str) -> Path:
 
     Raises:
         ImportError: If a package is not installed.
-        ValueError: If the target cannot express the model, or the file cannot be written.
+        ValueError: If the target cannot express the model, or the file cannot be written; or if a
+            packed file would not say enough to make the network again.
     """
     texts, path = trained.texts, folder / FILES[target]
     encoder = load_encoder(texts.tokenizer)
@@ -73,9 +76,24 @@ def write(trained: TrainedModel, folder: Path, target: str) -> Path:
             trained.module, path, labels=labels, tokenizer=encoder.to_save(texts.max_length)
         ),
     }
+    if target == "packed":
+        _check_made_again(trained)
     writers[target]()
     encoder.save(folder / TOKENIZER, texts.max_length)
     return path
+
+
+def _check_made_again(trained: TrainedModel) -> None:
+    network = trained.module.model
+    plain = plain_shapes(network)
+    for key, shape in network_of(network.state_dict()).items():
+        if plain.get(key) != shape:
+            raise InputValueError(
+                f"export: packed: {key!r} has the shape {shape}, and {plain.get(key)} in the "
+                "network that its configuration describes; a packed file does not say what "
+                "structured pruning removed. Export it --to onnx or program, or from Python by "
+                "export.save, and give export.load a function that makes the pruned network."
+            )
 
 
 def compare(

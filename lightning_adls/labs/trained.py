@@ -50,12 +50,13 @@ class TrainedModel:
 
 
 def of_run(run: StoredRun, name: str | None = None) -> TrainedModel:
-    """One of the models that a run of Lab 1, 2 or 3 chose.
+    """One of the models that a run of Labs 0 to 3 left.
 
     Args:
-        run: Finished, at least with some of its studies.
+        run: Finished, at least with some of its studies or models.
         name: Of a study of Lab 3, or of a model in the ``summary.json`` of the others, such as
-            ``quantised`` or ``aware_retrained``; by default the best on the validation rows.
+            ``merged``, ``quantised`` or ``aware_retrained``; by default the best on the validation
+            rows.
 
     Raises:
         FileNotFoundError: If its weights are gone.
@@ -63,10 +64,10 @@ def of_run(run: StoredRun, name: str | None = None) -> TrainedModel:
             of the model are not here.
     """
     who = f"run={str(run.folder)!r}"
-    if run.lab not in ("lab1", "lab2", "lab3"):
+    if run.lab not in ("lab0", "lab1", "lab2", "lab3"):
         raise InputValueError(
-            f"{who} is one of {run.lab}, which leaves no compressed models; give a run of lab1, "
-            "lab2 or lab3, or the --checkpoint of a training."
+            f"{who} is one of {run.lab}, which leaves no models that could be made again; give a "
+            "run of lab0, lab1, lab2 or lab3, or the --checkpoint of a training."
         )
     if not run.results:
         raise InputValueError(
@@ -136,6 +137,15 @@ def _accuracy(module: TextClassifier, texts: TextData) -> float:
 
 def _best(run: StoredRun) -> str:
     """The best model; of Lab 1, whose steps have names of their own, the quantised one."""
+    if run.lab == "lab0":
+        # Adapters that are merged compute the same, by plain layers.
+        trained = [name for name in ("full", "merged") if name in run.results]
+        if not trained:
+            raise InputValueError(
+                f"run={str(run.folder)!r} has no model that was trained; the command that began "
+                "it goes on."
+            )
+        return max(trained, key=lambda name: float(run.results[name]["val_accuracy"]))
     return "quantised" if run.lab == "lab1" else str(run.summary["best"]["best"])
 
 

@@ -111,7 +111,8 @@ def runs(tmp_path: Path) -> None:
     """Runs of which nothing was kept but rows."""
     results = {"MXInt": {"val_accuracy": 0.8, "best_checkpoint": None}}
     for name, summary in (
-        ("lab0/test", {"lab": "lab0", "results": {"full": {}}}),
+        ("lab4/test", {"lab": "lab4", "results": {"eager": {}}}),
+        ("lab0/begun", {"lab": "lab0", "results": {"start": {"val_accuracy": 0.5}}}),
         ("lab3/test", {"lab": "lab3", "results": results, "best": {"best": "MXInt"}}),
         ("lab1/begun", {"lab": "lab1"}),
     ):
@@ -130,7 +131,8 @@ def runs(tmp_path: Path) -> None:
         (["--run=lab3/test", "--study=mxint"], "study='mxint' is none of run="),
         (["--run=lab3/test", "--study=MXInt"], "has nothing to export"),
         (["--run=lab3/test", "--to=onx"], "to='onx' is none of packed, onnx, program"),
-        (["--run=lab0/test"], "one of lab0, which leaves no compressed models"),
+        (["--run=lab4/test"], "one of lab4, which leaves no models"),
+        (["--run=lab0/begun"], "has no model that was trained"),
         (["--run=lab1/begun"], "is not finished: it has no summary.json"),
         (["--checkpoint=a.ckpt"], "checkpoint='a.ckpt' is not there"),
         (["--checkpoint=lightning_logs/lab3/test/config.yaml"], "there is no config.yaml in"),

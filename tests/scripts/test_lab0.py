@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import handed_on
 import pytest
 import torch
 import yaml
@@ -82,6 +83,12 @@ def test_lab0_writes_all_its_results_and_a_second_call_trains_nothing(
     assert rows(FOLDER) == found
     assert {path: path.stat().st_mtime_ns for path in FOLDER.glob("checkpoints/*.ckpt")} == written
     assert "lora: done already" in capsys.readouterr().out
+
+    accuracies = {name: row["val_accuracy"] for name, row in summary["results"].items()}
+    best = max(("full", "merged"), key=lambda name: float(accuracies[name]))
+    handed_on.check("lab0/test", best, accuracies[best])
+    for name in {"full", "merged"} - {best}:
+        handed_on.check("lab0/test", name, accuracies[name], f"--study={name}")
 
 
 def test_lab0_trains_what_it_says(run: Run) -> None:

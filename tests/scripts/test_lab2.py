@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import handed_on
 import made_again
 import optuna
 import pytest
@@ -185,6 +186,15 @@ def test_identities_and_limits_are_searched(run: Run, folder: Path) -> None:
     assert any(recipe["identities"] for recipe in recipes)
     for row in rows(folder):
         assert (row["state"] == "pruned") == (int(row["parameters"]) > 15000)
+
+
+def test_a_winner_without_some_of_its_layers_is_handed_on(run: Run, folder: Path) -> None:
+    few = ["--space.num_attention_heads=[2]", "--space.hidden_size=[16]", "--trials=1"]
+    assert run(RANDOM, "--space.identities=search", *few) == 0
+    model = summary(folder)["models"]["aware_retrained"]
+    assert model["architecture"]["identities"]
+    accuracy = model["val_accuracy"]
+    handed_on.check("lab2/test", "aware_retrained", accuracy, "--study=aware_retrained")
 
 
 def test_costs_are_minimised_beside_the_accuracy(run: Run, folder: Path) -> None:
