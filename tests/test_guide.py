@@ -18,7 +18,7 @@ def test_the_examples_of_the_callbacks_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = _examples(PAGE)
+    first, groups, second = _examples(PAGE)
     page: dict[str, object] = {"__name__": "page"}
     exec(compile(first, PAGE.name, "exec"), page)
     printed = capsys.readouterr().out
@@ -28,6 +28,10 @@ def test_the_examples_of_the_callbacks_page_run(
 
     module = page["module"]
     assert sparsity_of(module) == pytest.approx(0.8, abs=1e-3)  # type: ignore[arg-type]
+    exec(compile(groups, PAGE.name, "exec"), page)
+    decayed, *others = page["optimizer"].param_groups  # type: ignore[attr-defined]
+    assert decayed["weight_decay"] == 0.01
+    assert all(group["weight_decay"] == 0 for group in others)
     exec(compile(second, PAGE.name, "exec"), page)
     assert "frac_width" in (tmp_path / "recipe.yaml").read_text()
 
@@ -206,4 +210,5 @@ def _written(path: Path, text: str) -> str:
 
 def _examples(page: Path, language: str = "python") -> list[str]:
     text = page.read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    found = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return [code for code in found if not code.startswith("# Not run by the tests: ")]

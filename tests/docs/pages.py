@@ -69,10 +69,15 @@ def blocks_of(page: Path) -> list[Block]:
     return blocks
 
 
+def indented_of(text: str) -> list[str]:
+    """Blocks that are indented and not fenced, without the indentation; an empty line ends one."""
+    found = re.findall(r"(?:^    .*\n)+", _FENCE.sub("", text), re.MULTILINE)
+    return [re.sub(r"^    ", "", part, flags=re.MULTILINE) for part in found]
+
+
 def commands_of(page: Path) -> Iterator[str]:
     """The lines of all blocks without a language or of a shell, lines that go on put together."""
     text = page.read_text(encoding="utf-8")
     fenced = [block.code for block in blocks_of(page) if block.language in ("", "bash", "sh")]
-    indented = re.findall(r"(?:^    .*\n)+", _FENCE.sub("", text), re.MULTILINE)
-    for block in fenced + [re.sub(r"^    ", "", part, flags=re.MULTILINE) for part in indented]:
+    for block in fenced + indented_of(text):
         yield from (line.strip() for line in block.replace("\\\n", " ").splitlines())
