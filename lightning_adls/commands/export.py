@@ -43,8 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--folder", type=Path, help="Where; by default export/STUDY of the run.")
     given = parser.parse_args(arguments)
-    # compressed-tensors draws bars for what takes a moment here. Tqdm reads this when imported.
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    # compressed-tensors draws bars, also for what takes a moment. With this, which tqdm reads when
+    # it is imported, they come where it takes more than so many seconds.
+    os.environ.setdefault("TQDM_DELAY", "10")
     # Not before, because --help needs no torch.
     from rich.console import Console
 

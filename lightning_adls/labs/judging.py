@@ -164,8 +164,8 @@ def reported_flips(run: Run, before: str, after: str, monitoring: Monitoring) ->
 
     None where the answers of one are not known.
     """
-    answers = (run.answers("val", step) for step in (before, after))
-    return chosen(flips_between(*answers, monitoring.reporting), FLIPS)
+    old, new = run.answers("val", before), run.answers("val", after)
+    return chosen(flips_between(old, new, monitoring.reporting), FLIPS)
 
 
 def _best_step(search: Search[Any]) -> tuple[Any, str]:

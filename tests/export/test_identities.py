@@ -9,12 +9,13 @@ from torch import nn
 
 from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputValueError
-from lightning_adls.export import describe, load, reading, save
+from lightning_adls.export import describe, load, save
 from lightning_adls.models import bert
+from lightning_adls.models.description import describe_network
 from lightning_adls.search.architecture_space import square_layers
 from lightning_adls.transforms import Drop, Quantize
 
-SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 16}
+SIZES: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 16}
 SQUARE = square_layers(**SIZES)
 BATCH = {
     "input_ids": torch.arange(2 * 5).view(2, 5),
@@ -63,13 +64,10 @@ def test_a_network_without_some_of_its_layers_is_made_again_from_the_file_alone(
 def test_a_file_that_drops_what_cannot_be_dropped_is_refused(
     tmp_path: Path, names: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "lightning_adls.export.facts.describe_network",
+        lambda saved: {**describe_network(saved), "identities": names},
+    )
     save(network([]), tmp_path / "a.safetensors")
-    build = reading.build_network
-
-    def with_names(description: dict[str, Any], *sizes: int) -> nn.Module:
-        description["identities"] = names
-        return build(description, *sizes)
-
-    monkeypatch.setattr(reading, "build_network", with_names)
     with pytest.raises(InputValueError, match=said):
         load(tmp_path / "a.safetensors")
