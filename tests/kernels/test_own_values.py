@@ -6,7 +6,7 @@ from coded_samples import any_codes, decoded_by_format, hard
 from test_coded import FORMATS, scales_of
 
 from lightning_adls.formats import NumberFormat, parse
-from lightning_adls.kernels.coded import encode
+from lightning_adls.kernels.encoding import encode
 from lightning_adls.kernels.own_values import is_rounded
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
