@@ -4,14 +4,92 @@ import ctypes
 import os
 import shutil
 import subprocess
-from functools import cache
+import sys
+import warnings
+from collections.abc import Callable
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from lightning_adls.errors import InputValueError
 
 FLAGS = ("-std=c++17", "-O3", "-mavx2", "-mf16c", "-fopenmp", "-fPIC", "-shared")
+PAYS_AFTER = 1 << 26
+"""Elements that torch computes in a process before a kernel is compiled: as long as that takes."""
+
+
+class Kernels:
+    """The functions of a C++ file that torch's operators can replace, and when they pay.
+
+    They are compiled once on a machine: for the first process that has ``PAYS_AFTER`` elements for
+    them altogether. Where that was done before, they are used from the first elements on.
+
+    Args:
+        name: Of the file.
+        needs: Instructions, as ``torch.cpu.get_capabilities`` calls them.
+        instead: What torch does where they cannot be compiled.
+        declare: Called with the functions, whose types it says.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        needs: tuple[str, ...],
+        instead: str,
+        declare: Callable[[ctypes.CDLL], None],
+    ) -> None:
+        self.name = name
+        self._needs = needs
+        self._instead = instead
+        self._declare = declare
+        self._elements = 0
+        self._loaded = False
+
+    def pay(self, elements: int) -> bool:
+        """Whether they take the next elements, so many; they are compiled then.
+
+        A compiler that fails is warned of once.
+        """
+        if self._loaded:
+            return True
+        self._elements += elements
+        if not self.is_possible or not (self._elements >= PAYS_AFTER or self._are_kept):
+            return False
+        try:
+            self.functions  # noqa: B018
+        except (InputValueError, OSError) as error:
+            self.is_possible = False
+            warnings.warn(
+                f"{error} Until then {self._instead} by torch: the same values, slower.",
+                stacklevel=2,
+            )
+        self._loaded = self.is_possible
+        return self._loaded
+
+    @cached_property
+    def is_possible(self) -> bool:
+        """Whether this CPU has the instructions, and there is a compiler."""
+        has = torch.cpu.get_capabilities()
+        able = sys.byteorder == "little" and all(has.get(name, False) for name in self._needs)
+        return able and find_compiler() is not None
+
+    @cached_property
+    def _are_kept(self) -> bool:
+        return is_kept(self.name)
+
+    @cached_property
+    def functions(self) -> ctypes.CDLL:
+        """The functions, compiled if they are not.
+
+        Raises:
+            ValueError: If there is no compiler, or it fails.
+        """
+        library = load_kernels(self.name)
+        self._declare(library)
+        return library
 
 
 @cache

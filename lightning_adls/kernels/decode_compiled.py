@@ -1,86 +1,28 @@
 """Decoding on the CPU in one pass over the codes, by ``decode.cpp``."""
 
 import ctypes
-import sys
-import warnings
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputValueError
 from lightning_adls.formats.block_base import BlockFormat
 from lightning_adls.formats.blocks import tile
-from lightning_adls.kernels import compiled
 from lightning_adls.kernels.coded_shapes import CodedShapes
+from lightning_adls.kernels.compiled import Kernels
 from lightning_adls.kernels.lookup import Floats, Lookup, Multiples
-
-PAYS_AFTER = 1 << 26
-"""Elements that a process decodes by torch before it compiles the kernel: as long as that takes."""
 
 # As `decode.cpp` counts them.
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _MULTIPLES, _FLOATS = 1, 2
 
 
-class Kernel:
-    """The function of ``decode.cpp``, and when it is worth compiling.
-
-    It is compiled once on a machine: for the first process that decodes ``PAYS_AFTER`` elements
-    altogether. Where that was done before, it is used from the first weight on.
-    """
-
-    def __init__(self) -> None:
-        self._function: Any = None
-        self._elements = 0
-
-    def pays(self, elements: int) -> bool:
-        """Whether it decodes the next matrix, of so many elements; it is compiled then.
-
-        A compiler that fails is warned of once.
-        """
-        if self._function is not None:
-            return True
-        self._elements += elements
-        if not self.is_possible or not (self._elements >= PAYS_AFTER or self._is_kept):
-            return False
-        try:
-            self.function()
-        except InputValueError as error:
-            self.is_possible = False
-            warnings.warn(
-                f"{error} Until then packed weights are decoded by torch: the same values, slower.",
-                stacklevel=2,
-            )
-        return self.is_possible
-
-    @cached_property
-    def is_possible(self) -> bool:
-        """Whether this CPU has its instructions, and there is a compiler."""
-        has = torch.cpu.get_capabilities()
-        instructions = bool(has.get("avx2")) and bool(has.get("f16c"))
-        return instructions and sys.byteorder == "little" and compiled.find_compiler() is not None
-
-    @cached_property
-    def _is_kept(self) -> bool:
-        return compiled.is_kept("decode")
-
-    def function(self) -> Any:
-        """The function, compiled if it is not.
-
-        Raises:
-            ValueError: If there is no compiler, or it fails.
-        """
-        if self._function is None:
-            function = compiled.load_kernels("decode").decode
-            function.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int, ctypes.c_int]
-            function.restype = None
-            self._function = function
-        return self._function
+def _declare(library: ctypes.CDLL) -> None:
+    library.decode.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int, ctypes.c_int]
+    library.decode.restype = None
 
 
-KERNEL = Kernel()
+KERNELS = Kernels("decode", ("avx2", "f16c"), "packed weights are decoded", _declare)
 
 
 def decode_compiled(
@@ -95,7 +37,7 @@ def decode_compiled(
     Raises:
         ValueError: If the kernel cannot be compiled.
     """
-    function = KERNEL.function()
+    functions = KERNELS.functions
     values = torch.empty(shapes.shape, dtype=shapes.dtype)
     codes = codes.contiguous()
     shared, mask = (None if part is None else part.contiguous() for part in (shared, mask))
@@ -119,7 +61,7 @@ def decode_compiled(
         matrix.factors, matrix.shared = lookup.factors.data_ptr(), shared.data_ptr()
         matrix.shared_size, matrix.shared_width = shared.numel(), fmt.shared_bits
         matrix.tile_rows, matrix.tile_columns = tile(shapes.shape, fmt.block_size)
-    function(ctypes.byref(matrix), _KINDS[shapes.dtype], torch.get_num_threads())
+    functions.decode(ctypes.byref(matrix), _KINDS[shapes.dtype], torch.get_num_threads())
     return values
 
 

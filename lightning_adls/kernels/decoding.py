@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_adls.kernels.coded_shapes import CodedShapes
-from lightning_adls.kernels.decode_compiled import KERNEL, decode_compiled
+from lightning_adls.kernels.decode_compiled import KERNELS, decode_compiled
 from lightning_adls.kernels.decode_torch import decode_torch
 from lightning_adls.kernels.lookup import Lookup
 
@@ -34,7 +34,7 @@ def decode(
     lookup = Lookup.of(shapes, scales, codes.device)
     elements = math.prod(shapes.shape)
     if lookup is not None and elements:
-        if codes.device.type == "cpu" and KERNEL.pays(elements):
+        if codes.device.type == "cpu" and KERNELS.pay(elements):
             return decode_compiled(shapes, lookup, codes, shared, mask)
         if codes.device.type == "cuda" and find_spec("triton") is not None:
             from lightning_adls.kernels.decode_triton import decode_triton

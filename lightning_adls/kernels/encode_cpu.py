@@ -1,28 +1,18 @@
 """The kernels of ``encode.cpp``, for float32 matrices and for codes on the CPU."""
 
 import ctypes
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_adls.errors import InputValueError
-from lightning_adls.kernels import compiled
+from lightning_adls.kernels.compiled import Kernels
 
 WORTH_IT = 1 << 16
-"""Elements from which on the kernels are loaded, which may have to be compiled first."""
+"""Elements of a matrix from which on a call of the kernels is worth it."""
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    """None where the CPU has no AVX2, or there is no compiler: torch's operators do the same."""
-    if not torch.cpu.get_capabilities().get("avx2", False):
-        return None
-    try:
-        library = compiled.load_kernels("encode")
-    except (InputValueError, OSError):
-        return None
+def _declare(library: ctypes.CDLL) -> None:
     pointer, size, whole = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     takes: dict[str, tuple[Any, list[Any]]] = {
         "encode_by_table": (
@@ -39,12 +29,14 @@ def _library() -> ctypes.CDLL | None:
     for name, (result, arguments) in takes.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    return library
+
+
+KERNELS = Kernels("encode", ("avx2",), "weights are encoded", _declare)
 
 
 def are_worth_it(x: Tensor) -> bool:
-    """Whether the kernels take a tensor of this size and device, and can be had."""
-    return x.device.type == "cpu" and x.numel() >= WORTH_IT and _library() is not None
+    """Whether the kernels take a tensor of this size and device, and pay."""
+    return x.device.type == "cpu" and x.numel() >= WORTH_IT and KERNELS.pay(x.numel())
 
 
 def by_table(
@@ -64,7 +56,7 @@ def by_table(
     Returns:
         Whether ``x`` holds a NaN, of which there is no code.
     """
-    nan: bool = _kernels().encode_by_table(
+    nan: bool = KERNELS.functions.encode_by_table(
         *(x.data_ptr(), x.numel(), x.shape[1], divisors.data_ptr(), *tile),
         *(table.data_ptr(), width, out.data_ptr(), torch.get_num_threads()),
     )
@@ -81,7 +73,7 @@ def by_steps(x: Tensor, at: Tensor, codes: tuple[int, ...], width: int, out: Ten
         width: As above.
         out: As above.
     """
-    nan: bool = _kernels().encode_by_steps(
+    nan: bool = KERNELS.functions.encode_by_steps(
         *(x.data_ptr(), x.numel(), x.shape[1], at.data_ptr(), at.shape[-1], at.ndim > 1),
         *(bytes(codes), width, out.data_ptr(), torch.get_num_threads()),
     )
@@ -100,7 +92,7 @@ def largest_of_blocks(x: Tensor, size: int) -> Tensor:
     """
     rows, columns = x.shape
     out = x.new_empty(rows, -(-columns // size))
-    _kernels().largest_of_blocks(
+    KERNELS.functions.largest_of_blocks(
         x.data_ptr(), rows, columns, size, out.data_ptr(), torch.get_num_threads()
     )
     return out
@@ -114,10 +106,6 @@ def pack(codes: Tensor, width: int, out: Tensor) -> None:
         width: Bits of a code, 1 to 32.
         out: uint8, shape ``(packed_bytes(codes.numel(), width),)``.
     """
-    _kernels().pack_codes(codes.data_ptr(), codes.numel(), codes.itemsize, width, out.data_ptr())
-
-
-def _kernels() -> ctypes.CDLL:
-    library = _library()
-    assert library is not None
-    return library
+    KERNELS.functions.pack_codes(
+        codes.data_ptr(), codes.numel(), codes.itemsize, width, out.data_ptr()
+    )

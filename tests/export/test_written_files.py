@@ -15,6 +15,7 @@ from lightning_adls.formats import NumberFormat, parse
 from lightning_adls.kernels import encode_cpu, encoding
 from lightning_adls.kernels.bits import pack_bits
 from lightning_adls.kernels.coded_shapes import shared_bits
+from lightning_adls.kernels.compiled import PAYS_AFTER
 from lightning_adls.kernels.encoding import has_zero
 from lightning_adls.layers import QuantizedLayer
 from lightning_adls.layers.stored_weight import is_stored
@@ -42,6 +43,8 @@ every_format = pytest.mark.parametrize("text", [*NumberFormat.classes, *VARIANTS
 @pytest.fixture(params=[True, False], ids=["kernels", "torch"])
 def by_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """By C++, whose kernels are for large weights, and as where there is no compiler."""
+    if request.param:
+        encode_cpu.KERNELS.pay(PAYS_AFTER)
     monkeypatch.setattr(encode_cpu, "WORTH_IT", 1 if request.param else math.inf)
     return bool(request.param)
 

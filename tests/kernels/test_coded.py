@@ -14,6 +14,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats import MXInt, NumberFormat, parse
 from lightning_adls.kernels import coded_shapes, encode_cpu, encoding
 from lightning_adls.kernels.coded import check_parts
+from lightning_adls.kernels.compiled import PAYS_AFTER
 from lightning_adls.kernels.encoding import encode, has_zero
 
 VARIANTS = (
@@ -48,6 +49,8 @@ few = settings(  # of every format
 @pytest.fixture(params=[True, False], ids=["kernels", "torch"], autouse=True)
 def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By C++, whose kernels are for large matrices, and as where there is no compiler."""
+    if request.param:
+        encode_cpu.KERNELS.pay(PAYS_AFTER)
     monkeypatch.setattr(encode_cpu, "WORTH_IT", 1 if request.param else math.inf)
 
 

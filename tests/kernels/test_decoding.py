@@ -19,7 +19,7 @@ from lightning_adls.errors import InputValueError
 from lightning_adls.formats import parse
 from lightning_adls.kernels import compiled, decode_compiled, decode_triton, decoding
 from lightning_adls.kernels.coded import Coded
-from lightning_adls.kernels.decode_compiled import PAYS_AFTER, Kernel
+from lightning_adls.kernels.compiled import PAYS_AFTER, Kernels
 from lightning_adls.kernels.encoding import encode
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -37,7 +37,7 @@ OTHERS = (
 ALL = [*FORMATS, *WIDTHS, *OTHERS]
 
 needs_kernel = pytest.mark.skipif(
-    not Kernel().is_possible, reason="needs AVX2, F16C and a C++ compiler"
+    not decode_compiled.KERNELS.is_possible, reason="needs AVX2, F16C and a C++ compiler"
 )
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
@@ -119,49 +119,57 @@ class Tried(Exception):
     """The kernel was asked for."""
 
 
+def fresh(name: str) -> Kernels:
+    return Kernels(name, ("avx2",), "weights are decoded", lambda _: None)
+
+
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kernel]:
+def kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kernels]:
     """One of a machine on which nothing was compiled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     loaded = compiled.load_kernels
     loaded.cache_clear()
-    yield Kernel()
+    yield fresh("decode")
     loaded.cache_clear()
 
 
 @needs_kernel
-def test_few_elements_are_not_compiled_for(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_elements_are_not_compiled_for(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def tried(name: str) -> None:
         raise Tried(name)
 
     monkeypatch.setattr(compiled, "load_kernels", tried)
     for _ in range(3):
-        assert not kernel.pays(PAYS_AFTER // 4)
+        assert not kernels.pay(PAYS_AFTER // 4)
     with pytest.raises(Tried, match="decode"):
-        kernel.pays(PAYS_AFTER // 4)
+        kernels.pay(PAYS_AFTER // 4)
     monkeypatch.setattr(compiled, "is_kept", lambda _: True)  # by an earlier process
     with pytest.raises(Tried):
-        Kernel().pays(1)
+        fresh("decode").pay(1)
 
 
 @needs_kernel
 def test_a_compiler_that_fails_is_warned_of_once(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "false")
     with pytest.warns(UserWarning, match=r"could not compile decode\.cpp.*by torch"):
-        assert not kernel.pays(PAYS_AFTER)
+        assert not kernels.pay(PAYS_AFTER)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not kernel.pays(PAYS_AFTER)
+        assert not kernels.pay(PAYS_AFTER)
 
 
-def test_without_a_compiler_torch_decodes(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_torch_decodes(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not kernel.pays(PAYS_AFTER)
+    assert not kernels.pay(PAYS_AFTER)
     with pytest.raises(InputValueError, match=r"no C\+\+ compiler is here"):
-        kernel.function()
+        kernels.functions  # noqa: B018
 
 
 @needs_kernel
@@ -175,7 +183,7 @@ def test_the_operator_takes_the_kernel_where_it_pays(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(decoding, "decode_compiled", noted)
     for pays in (False, True):
-        monkeypatch.setattr(decode_compiled.KERNEL, "pays", lambda _, pays=pays: pays)
+        monkeypatch.setattr(decode_compiled.KERNELS, "pay", lambda _, pays=pays: pays)
         assert torch.equal(coded.decode(), decoded_by_format(coded))
         assert called == [True] * pays
 

@@ -35,7 +35,7 @@ every_format = pytest.mark.parametrize("text", FORMATS)
 WITHOUT_TABLE = ("Ternary", "ElasticBinary", "ResidualSign")  # which compare
 
 pytestmark = pytest.mark.skipif(
-    not encode_cpu.are_worth_it(torch.empty(encode_cpu.WORTH_IT)),
+    not encode_cpu.KERNELS.pay(compiled.PAYS_AFTER),
     reason="there is no AVX2 or no compiler here",
 )
 
@@ -114,13 +114,9 @@ def test_without_a_compiler_torch_does_the_same(
     x = torch.randn(256, 256)
     by_kernels = encode(parse("MXInt"), x)
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
-    compiled.load_kernels.cache_clear()
-    encode_cpu._library.cache_clear()
-    try:
-        assert not encode_cpu.are_worth_it(x)
-        by_torch = encode(parse("MXInt"), x)
-    finally:
-        compiled.load_kernels.cache_clear()
-        encode_cpu._library.cache_clear()
+    without = compiled.Kernels("encode", ("avx2",), "weights are encoded", lambda _: None)
+    monkeypatch.setattr(encode_cpu, "KERNELS", without)
+    assert not without.pay(compiled.PAYS_AFTER)
+    by_torch = encode(parse("MXInt"), x)
     for name, part in by_kernels.parts().items():
         assert torch.equal(by_torch.parts()[name], part)
