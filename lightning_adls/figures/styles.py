@@ -63,7 +63,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
     """A style for each name: that of a format, or else one that no other of the names has.
 
     In the order of the names, others get a colour that is still free; where none is, a colour with
-    a line that it does not have yet.
+    a line that it does not have yet, and at last with another marker.
 
     Example:
         >>> styles(["Log", "MXInt"])["MXInt"] == styles(["MXInt"])["MXInt"]
@@ -84,4 +84,5 @@ def _unlike(taken: Collection[Style]) -> Style:
     every = [style._replace(line=line) for line in _LINES for style in OTHERS]
     free = [style for style in every if style.color not in colors]
     apart = [style for style in every if (style.color, style.line) not in drawn]
-    return [*free, *apart, every[len(taken) % len(every)]][0]
+    unlike = [style for style in every if style not in taken]
+    return [*free, *apart, *unlike, every[len(taken) % len(every)]][0]
