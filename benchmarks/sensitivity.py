@@ -13,6 +13,7 @@ Run:
 import argparse
 import random
 from collections.abc import Callable
+from functools import partial
 from time import process_time
 
 import torch
@@ -68,10 +69,10 @@ def main() -> None:
     seconds: dict[str | int, list[float]] = {}
     for _ in range(arguments.repeats):  # in turns, so that all meet the same
         for size in (_BATCH, 1):
-            spent = timed(lambda size=size: forward(module, batch, size))  # type: ignore[misc]
+            spent = timed(partial(forward, module, batch, size))
             seconds.setdefault(f"forward {size}", []).append(spent)
         for count in arguments.formats:
-            spent = timed(lambda count=count: sensitivity(module, [batch], formats[:count]))  # type: ignore[misc]
+            spent = timed(partial(sensitivity, module, [batch], formats[:count]))
             seconds.setdefault(count, []).append(spent)
     least = {name: min(times) for name, times in seconds.items()}
     title = f"{shape[0]} samples of {shape[1]} tokens; {machine(torch.device('cpu'))}"
