@@ -271,11 +271,15 @@ void store(__m256 values, void* out, long index, long count) {
         __m128i halves;
         if constexpr (kind == FLOAT16) {
             halves = _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT);
-        } else {  // to the nearest, ties to even
+        } else {  // to the nearest, ties to even; added to, some NaN would become infinite or zero
             const __m256i bits = _mm256_castps_si256(values);
             const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
             const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
-            const __m256i upper = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+            const __m256 rounded = _mm256_castsi256_ps(_mm256_add_epi32(bits, half));
+            const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000));
+            const __m256 is_nan = _mm256_cmp_ps(values, values, _CMP_UNORD_Q);
+            const __m256i whole = _mm256_castps_si256(_mm256_blendv_ps(rounded, nan, is_nan));
+            const __m256i upper = _mm256_srli_epi32(whole, 16);
             halves = _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
         }
         uint16_t* to = static_cast<uint16_t*>(out) + index;

@@ -78,8 +78,10 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         # To the nearest, ties to even, of the bits: in Triton's interpreter a cast is wrong where
         # the result is subnormal.
         bits = value.to(tl.int32, bitcast=True)
-        bits += 0x7FFF + ((bits >> 16) & 1)
-        half = (bits >> 16).to(tl.int16)
+        rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+        # Added to, the NaN of a GPU, all ones, would become a zero.
+        rounded = tl.where(value == value, rounded, 0x7FC00000)
+        half = (rounded >> 16).to(tl.int16)
         tl.store(values + element, half.to(tl.bfloat16, bitcast=True), mask=inside)
     else:
         tl.store(values + element, value.to(values.dtype.element_ty), mask=inside)

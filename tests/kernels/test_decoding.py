@@ -224,6 +224,29 @@ for number, text in enumerate(texts):
         assert same(values, decoded_by_format(coded)), (text, dtype, share)
 """
 
+# A NaN of a CPU is 0x7FC00000, one of a GPU 0x7FFFFFFF: all bits of a mantissa are one.
+NANS = """
+import torch
+from dataclasses import replace
+from coded_samples import lookup_of
+from lightning_adls.formats import parse
+from lightning_adls.kernels import decode_compiled
+from lightning_adls.kernels.decode_triton import decode_triton
+from lightning_adls.kernels.encoding import encode
+for dtype in torch.float32, torch.bfloat16, torch.float16:
+    coded = encode(parse("Integer(width=3)"), torch.randn(4, 40).to(dtype))
+    lookup = lookup_of(coded)
+    for bits in 0x7FFFFFFF, 0x7F800001, 0x7FC00000, -1:
+        nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+        odd = replace(lookup, codes=nan.expand_as(lookup.codes).contiguous(), rule=None)
+        kernels = [decode_triton]
+        if decode_compiled.KERNELS.is_possible:
+            kernels.append(decode_compiled.decode_compiled)
+        for decode in kernels:
+            values = decode(coded.shapes, odd, coded.codes, coded.shared, coded.mask)
+            assert values.isnan().all(), (decode.__name__, dtype, hex(bits), values)
+"""
+
 COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
@@ -265,6 +288,11 @@ def run(code: str, **environment: str) -> None:
 @needs_triton
 def test_the_kernel_for_gpus_is_exact_in_the_interpreter() -> None:
     run(INTERPRETED, TRITON_INTERPRET="1")
+
+
+@needs_triton
+def test_a_nan_of_any_bits_stays_one() -> None:
+    run(NANS, TRITON_INTERPRET="1")
 
 
 @needs_triton
