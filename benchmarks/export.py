@@ -1,11 +1,10 @@
-"""Exported files: GB/s of a model that is written and read, of decoding a weight, and memory.
+"""Exported files: GB/s of a model that is written and read, and memory.
 
 A model of linear layers is saved and loaded in each format. GB are those of its weights in float32,
 so that formats can be compared: what is on the disk is smaller. `packed` keeps weights in their
-codes, `load` decodes them and looks whether the layer rounds them to themselves. Decoding is a
-multiple of the time to copy the decoded weight, by torch's operators and by the compiled kernel;
-copies and both take turns. Memory is what torch allocates at most beside the model, in MB; a layer
-has 4.2 MB.
+codes, `load` decodes them and looks whether the layer rounds them to themselves. Memory is what
+torch allocates at most beside the model, in MB; a layer has 4.2 MB. What decoding takes by itself
+is said by decoding.py.
 
 Run:
     python benchmarks/export.py
@@ -24,19 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lightning_adls.bench import Rounds, Spread, alternate, peak_bytes
+from lightning_adls.bench import peak_bytes
 from lightning_adls.export import load, save
 from lightning_adls.formats import NumberFormat
-from lightning_adls.kernels import decode_compiled, encode_cpu
+from lightning_adls.kernels import encode_cpu
 from lightning_adls.kernels.compiled import PAYS_AFTER
-from lightning_adls.kernels.decode_torch import decode_torch
-from lightning_adls.kernels.encoding import encode
-from lightning_adls.kernels.lookup import Lookup
 from lightning_adls.transforms import Quantize
 
 WIDTH = 1024
-DECODINGS = 25  # which take less than a millisecond
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def network(layers: int) -> nn.Module:
@@ -75,31 +69,6 @@ def measure(fmt: NumberFormat, arguments: argparse.Namespace, path: Path) -> lis
         f"{packed:.2f}",
         f"{plain:.2f}",
         *(f"{size / 1e6:.1f}" for size in memory),
-        *decoding(fmt, DTYPES[arguments.dtype], max(DECODINGS, repeats)),
-    ]
-
-
-def decoding(fmt: NumberFormat, dtype: torch.dtype, repeats: int) -> list[str]:
-    """Times of decoding by torch and by the kernel, in copies of the decoded weight."""
-    coded = encode(fmt, torch.randn(WIDTH, WIDTH).to(dtype))
-    shared = coded.shared
-    scales = shared if shared is not None and shared.is_floating_point() else None
-    lookup = Lookup.of(coded.shapes, scales, coded.codes.device)
-    parts = coded.codes, coded.shared, coded.mask
-
-    def by_torch() -> torch.Tensor:
-        made = Lookup.of(coded.shapes, scales, coded.codes.device)  # a part of the work
-        return decode_torch(coded.shapes, made, *parts)
-
-    calls = {"copy": coded.decode().clone, "torch": by_torch}
-    if lookup is not None and decode_compiled.KERNELS.pay(PAYS_AFTER):
-        calls["compiled"] = coded.decode  # by the operator, which takes the kernel now
-    with torch.no_grad():
-        found = alternate(calls, Rounds(timed=repeats))
-    ratios = {name: Spread.of(found[name] / found["copy"]) for name in calls}
-    return [
-        f"{ratio.median:.1f} ({ratio.p10:.1f} - {ratio.p90:.1f})" if ratio else "-"
-        for ratio in (ratios["torch"], ratios.get("compiled"))
     ]
 
 
@@ -117,12 +86,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--layers", type=positive, default=8, help="of the model (default: 8)")
     parser.add_argument("--repeats", type=positive, default=5, help="of each call (default: 5)")
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help="of the weight that is decoded in copies (default: float32)",
-    )
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     return parser.parse_args()
 
@@ -136,7 +99,7 @@ def main() -> None:
     encode_cpu.KERNELS.pay(PAYS_AFTER)  # as in a process that writes a large model
     table = Table(
         *("format", "file (MB)", "write (GB/s)", "packed (GB/s)", "load (GB/s)"),
-        *("write (MB)", "load (MB)", "decode: torch (copies)", "compiled (copies)"),
+        *("write (MB)", "load (MB)"),
     )
     with TemporaryDirectory() as folder:
         for fmt in arguments.formats:
