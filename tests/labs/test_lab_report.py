@@ -3,8 +3,10 @@
 import base64
 import csv
 import json
+import math
 import re
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -244,6 +246,54 @@ def test_several_runs_stand_side_by_side_and_are_compared(tmp_path: Path) -> Non
     assert page.count("data:image/png") == 2 * 2
     assert "*lab1/test, lab1/other: What a " in text, "which figure is of which run"
     assert "\n\n- " not in section(text, "Conclusion").lstrip(), "one list"
+
+
+def seeds_of(lab: str, folder: Path, changes: dict[int, float]) -> list[Path]:
+    """A run for each seed, whose accuracies are so much higher."""
+    folders = []
+    for seed, change_by in changes.items():
+        run = stored_runs.MAKE[lab](folder / lab / f"seed{seed}")
+        change(run, "config.yaml", seed=seed, weights=f"start{seed}.ckpt", run=f"seed{seed}")
+        summary = json.loads((run / "summary.json").read_text())
+        models = summary.get("models", summary["results"])
+        for name, row in models.items():
+            for column in ("val_accuracy", "test_accuracy"):
+                if row.get(column) is not None and name != "Full":
+                    row[column] += change_by
+        change(run, "summary.json", **(summary | {"run": f"seed{seed}"}))
+        folders.append(run)
+    return folders
+
+
+def test_runs_of_several_seeds_have_means_over_them(tmp_path: Path) -> None:
+    folders = seeds_of("lab3", tmp_path, {0: 0.0, 1: 0.03, 2: -0.03})
+    text, _ = report_of(*folders, into=tmp_path / "all")
+    title = "Means over seeds 0, 1, 2 of lab3/seed0, lab3/seed1, lab3/seed2"
+    table = section(text, "Results").partition(title)[2].partition("\n\n**")[0]
+    assert "points above Full, test" in table
+    results = json.loads((folders[0] / "summary.json").read_text())["results"]
+    error = 100 * statistics.stdev([0.0, 0.03, -0.03]) / math.sqrt(3)
+    for name, row in results.items():
+        val, test = (100 * row[f"{part}_accuracy"] for part in ("val", "test"))
+        above, spread = test - 100 * results["Full"]["test_accuracy"], f"± {error:.1f}"
+        line = next(line for line in table.splitlines() if line.startswith(f"| {name} |"))
+        if name == "Full":
+            assert line == f"| Full | {val:.1f} ± 0.0 % | {test:.1f} ± 0.0 % | - |"
+        else:
+            assert f"{val:.1f} {spread} % | {test:.1f} {spread} % | {above:+.1f} {spread}" in line
+
+
+def test_what_is_pruned_has_one_name_at_all_seeds_and_other_runs_have_no_means(
+    tmp_path: Path,
+) -> None:
+    folders = seeds_of("lab1", tmp_path, {0: 0.0, 1: 0.0})
+    rows = (folders[1] / "results.csv").read_text()
+    (folders[1] / "results.csv").write_text(rows.replace("qat/half/8", "qat/half/6"))
+    text, _ = report_of(*folders, into=tmp_path / "both")
+    assert "| pruned/l1-norm/cubic/0.9 | " in text.partition("Means over seeds")[2]
+    change(folders[1], "config.yaml", tolerance=0.5)
+    text, _ = report_of(*folders, into=tmp_path / "both")
+    assert "Means over seeds" not in text
 
 
 def test_a_lab_of_your_own_is_reported_beside_another(tmp_path: Path) -> None:

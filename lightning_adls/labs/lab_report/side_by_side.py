@@ -6,7 +6,7 @@ from itertools import combinations
 from lightning_adls.labs.drawing.lab2 import MODELS
 from lightning_adls.labs.drawing.lab3 import winners_of
 from lightning_adls.labs.drawing.searches import studies
-from lightning_adls.labs.lab_report import own_lab
+from lightning_adls.labs.lab_report import over_seeds, own_lab
 from lightning_adls.labs.lab_report.comparing import Model, compare_runs, sentence
 from lightning_adls.labs.lab_report.content import (
     ACCURACY_COLUMNS,
@@ -39,6 +39,7 @@ def describe(runs: Sequence[StoredRun]) -> Content:
     ]
     if rows:
         found.tables.append(ReportTable("Runs side by side", _COLUMNS, rows))
+    found.tables += over_seeds.tables(runs)
     for (one, first), (other, second) in combinations(zip(runs, chosen, strict=True), 2):
         if one.lab != other.lab or one.config["data"]["dataset"] != other.config["data"]["dataset"]:
             continue
