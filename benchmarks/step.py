@@ -9,7 +9,7 @@ its own round, so that a disturbance by other processes meets all alike.
 Run:
     python benchmarks/step.py --threads 2
     python benchmarks/step.py --network base --formats "MXInt(width=4)" Integer --rounds 5
-    python benchmarks/step.py --compile
+    python benchmarks/step.py --compile layers
     python benchmarks/step.py --network base --formats MXInt --device cuda --compile layers
 """
 
@@ -92,23 +92,29 @@ def cell(values: Tensor) -> str:
     return f"{values.median():.2f} ({values.min():.2f} - {values.max():.2f})"
 
 
-def measure(arguments: argparse.Namespace, compiled: str | None) -> dict[str, str]:
-    """By name, the time of the step in float32 in ms, then the others as multiples of it."""
-    found = networks(arguments.network, arguments.formats, arguments.device)
-    if compiled:
-        torch.compiler.reset()
-    for network in found.values():
-        if compiled == "whole":
-            network.compile(isolate_recompiles=True, dynamic=False)
-        elif compiled == "layers":
-            compile_layers(network)
+def measure(arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """By way and name, the time of the step in float32 in ms, then the others as multiples of it.
+
+    Eager and compiled steps take turns, too, so that the two in float32 can be compared.
+    """
+    found = {"eager": networks(arguments.network, arguments.formats, arguments.device)}
+    if arguments.compile:
+        found["compiled"] = {name: sharing(network) for name, network in found["eager"].items()}
+        for network in found["compiled"].values():
+            if arguments.compile == "whole":
+                network.compile(isolate_recompiles=True, dynamic=False)
+            else:
+                compile_layers(network)
+    flat = {f"{way} {name}": n for way, named in found.items() for name, n in named.items()}
     with current(arguments.device):
-        calls = steps(found, BATCHES[arguments.network])
+        calls = steps(flat, BATCHES[arguments.network])
         times_ms = alternate(calls, Rounds(timed=arguments.rounds), arguments.clock)
-    plain_ms = times_ms.pop(FLOAT32)
-    return {FLOAT32: f"{cell(plain_ms)} ms"} | {
-        name: cell(values / plain_ms) for name, values in times_ms.items()
-    }
+    columns = {}
+    for way, named in found.items():
+        plain_ms = times_ms[f"{way} {FLOAT32}"]
+        ratios = {name: cell(times_ms[f"{way} {name}"] / plain_ms) for name in named}
+        columns[way] = ratios | {FLOAT32: f"{cell(plain_ms)} ms"}
+    return columns
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -159,11 +165,10 @@ def main() -> None:
     print(machine(arguments.device))
     print(
         f"Median (smallest - largest) of {arguments.rounds} rounds; {arguments.network} network, "
-        f"{rows} rows of {tokens} tokens; steps in those of float32, each way by itself, "
+        f"{rows} rows of {tokens} tokens; steps in those of float32, compiled ones in compiled, "
         f"by {'processor' if arguments.clock else 'wall'} time."
     )
-    ways = {"eager": None} | ({"compiled": arguments.compile} if arguments.compile else {})
-    columns = {way: measure(arguments, compiled) for way, compiled in ways.items()}
+    columns = measure(arguments)
     table = Table("training step", *columns)
     for name in columns["eager"]:
         table.add_row(name, *(cells[name] for cells in columns.values()))
