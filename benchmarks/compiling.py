@@ -165,7 +165,7 @@ def main() -> None:
                 *(str(warm[name]) for name in ("graphs", "hits", "misses")),
                 *(f"{warm['eager_ms']:.1f}", f"{warm['relative']:.3f}"),
             )
-            # At once: all formats take an hour.
+            # At once: all formats take half an hour.
             print(f"{text:<20}{kind:>10}" + "".join(f"{c:>12}" for c in cells), flush=True)
 
 

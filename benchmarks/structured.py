@@ -66,6 +66,7 @@ def main() -> None:
             whole = copy.deepcopy(network)
             if text != NONE:
                 Quantize({"*": {"input": parse(text), "weight": parse(text)}})(whole)
+                whole.train()(**tokens)  # scales that are learned are fitted to the first batch
             pruned = copy.deepcopy(whole)
             PruneStructured(heads=share, neurons=share)(pruned)
             fewer = flops_per_sample(whole, given.tokens) / flops_per_sample(pruned, given.tokens)
