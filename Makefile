@@ -8,7 +8,7 @@ ADLS := LIGHTNING_ADLS_MAKE=1 $(BIN)/python -m lightning_adls
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: lab0 lab1 lab2 lab3 lab4 train export predict figures report notebooks doctor docs test \
-  test-slow lint format clean help \
+  test-all test-slow lint format clean help \
   bench bench-formats bench-step bench-flow
 
 help:
@@ -25,7 +25,8 @@ help:
 	@echo "make doctor  say whether this machine has what is needed, and what it can do"
 	@echo "make notebooks  docs/notebooks/lab0.ipynb ..., for Jupyter and Colab"
 	@echo "make docs    the documentation as a site, in build/site"
-	@echo "make test    the test suite"
+	@echo "make test    the test suite, a few cases of each test: minutes"
+	@echo "make test-all  every case: half an hour"
 	@echo "make test-slow  a hundred kills of workers and drivers: some minutes"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   three tables of speed, each also by itself, with ARGS:"
@@ -74,12 +75,16 @@ docs: $(VENV)/.docs
 	@echo "Open build/site/index.html; to search it, serve it: $(BIN)/python -m http.server --directory build/site"
 
 # A process per core, of one thread each: threads that wait for each other spin.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
+	$(PYTEST) --sample --numprocesses logical --dist worksteal $(ARGS)
+
+test-all: $(VENV)/.dev
+	$(PYTEST) --numprocesses logical --dist worksteal $(ARGS)
 
 # A hundred kills of workers and drivers, on a journal and on PostgreSQL.
 test-slow: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow $(ARGS)
+	$(PYTEST) tests/slow $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -90,11 +95,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Sizes at which all three are done in a quarter of an hour on two cores.
+# Sizes at which all three are done in half an hour on two cores.
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/formats.py --repeats 10
-	$(BIN)/python benchmarks/step.py --rounds 5
-	$(BIN)/python benchmarks/step.py --rounds 5 --compile --formats Integer MXInt Binary
+	$(BIN)/python benchmarks/step.py --rounds 5 --compile layers
+	$(BIN)/python benchmarks/step.py --network base --rounds 3 --compile layers
 	$(BIN)/python benchmarks/mase_flow.py --reviews 500 --validation 250 --minutes 5
 
 bench-formats: $(VENV)/.package

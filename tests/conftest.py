@@ -11,6 +11,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import lightning as L
 import postgres
@@ -34,10 +35,43 @@ settings.register_profile("many", max_examples=1000, deadline=None)
 settings.load_profile("few")
 
 
+# Of the cases of a test, where a sample is asked for.
+SAMPLE = 3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sample",
+        action="store_true",
+        help=f"about {SAMPLE} cases of each test, others of each, and none of those marked long",
+    )
+
+
+def sample(items: list[pytest.Item]) -> list[pytest.Item]:
+    """A few cases of each test, spread over all that it has.
+
+    Which they are depends on its name alone: tests over the registry of formats take other ones
+    each, and every process takes the same.
+    """
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not item.get_closest_marker("long"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept: list[pytest.Item] = []
+    for name, cases in tests.items():
+        stride = -(-len(cases) // SAMPLE)
+        kept += cases[crc32(name.encode()) % stride :: stride]
+    return kept
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs a CUDA device where there is none, and what takes long unless asked for."""
     if "inductor" not in config.option.markexpr:
         items[:] = [item for item in items if not item.get_closest_marker("inductor")]
+    if config.option.sample:
+        everything, items[:] = list(items), sample(items)
+        left = set(items)
+        config.hook.pytest_deselected(items=[item for item in everything if item not in left])
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
