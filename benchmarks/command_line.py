@@ -36,3 +36,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+def add_formats_and_threads(parser: argparse.ArgumentParser) -> None:
+    """``--formats``, every format by default, and ``--threads``, torch's choice by default."""
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        type=format_argument,
+        default=[cls() for cls in NumberFormat.classes.values()],
+        help="formats to time, as text (default: every format with its defaults)",
+    )
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")

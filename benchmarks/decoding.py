@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from command_line import format_argument, machine, positive
+from command_line import add_formats_and_threads, machine, positive
 from formats import CALLS, repeat
 from rich.console import Console
 from rich.table import Table
@@ -71,18 +71,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        type=format_argument,
-        default=[cls() for cls in NumberFormat.classes.values()],
-        help="formats to time, as text (default: every format with its defaults)",
-    )
+    add_formats_and_threads(parser)
     parser.add_argument("--repeats", type=positive, default=25, help="turns (default: 25)")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the weight (default: float32)"
     )
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     return parser.parse_args()
 

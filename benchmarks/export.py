@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from command_line import format_argument, machine, positive
+from command_line import add_formats_and_threads, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -77,16 +77,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        type=format_argument,
-        default=[cls() for cls in NumberFormat.classes.values()],
-        help="formats to time, as text (default: every format with its defaults)",
-    )
+    add_formats_and_threads(parser)
     parser.add_argument("--layers", type=positive, default=8, help="of the model (default: 8)")
     parser.add_argument("--repeats", type=positive, default=5, help="of each call (default: 5)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     return parser.parse_args()
 
 

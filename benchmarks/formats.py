@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from command_line import format_argument, machine, positive
+from command_line import add_formats_and_threads, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -100,15 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        type=format_argument,
-        default=[cls() for cls in NumberFormat.classes.values()],
-        help="formats to time, as text (default: every format with its defaults)",
-    )
+    add_formats_and_threads(parser)
     parser.add_argument("--repeats", type=positive, default=30, help="turns (default: 30)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--processor-time",
         dest="clock",

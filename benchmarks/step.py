@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from command_line import format_argument, machine, positive
+from command_line import add_formats_and_threads, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -128,15 +128,8 @@ def parse_arguments() -> argparse.Namespace:
         default="small",
         help="small: 2 layers, 128 wide, 32 rows of 128 tokens; base: 12 layers, 768 wide, 8 rows",
     )
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        type=format_argument,
-        default=[cls() for cls in NumberFormat.classes.values()],
-        help="formats to time, as text (default: every format with its defaults)",
-    )
+    add_formats_and_threads(parser)
     parser.add_argument("--rounds", type=positive, default=10, help="timed ones (default: 10)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--processor-time",
         dest="clock",

@@ -35,7 +35,8 @@ def _table(runs: Sequence[StoredRun]) -> ReportTable:
     lab, named = runs[0].lab, [_by_name(run) for run in runs]
     shared = [name for name in named[0] if all(name in rows for rows in named)]
     base = _BASES.get(lab)
-    split = "test" if all(rows[n].get("test_accuracy") for rows in named for n in shared) else "val"
+    tests = [rows_of[name].get("test_accuracy") for rows_of in named for name in shared]
+    split = "val" if None in tests else "test"
     columns = dict(_COLUMNS)
     if base in shared:
         columns["difference"] = (f"points above {base}, {split}", "")
