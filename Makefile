@@ -26,7 +26,7 @@ help:
 	@echo "make notebooks  docs/notebooks/lab0.ipynb ..., for Jupyter and Colab"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make test    the test suite, a few cases of each test: minutes"
-	@echo "make test-all  every case: half an hour"
+	@echo "make test-all  every case: twenty minutes"
 	@echo "make test-slow  a hundred kills of workers and drivers: some minutes"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   three tables of speed, each also by itself, with ARGS:"

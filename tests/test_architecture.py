@@ -201,6 +201,7 @@ def test_public_names_are_what_they_are_called() -> None:
         assert getattr(lightning_adls, name).__name__.rpartition(".")[2] == name
 
 
+@pytest.mark.long
 def test_layers_of_transformers_are_imported_for_who_has_one() -> None:
     code = """
 import sys

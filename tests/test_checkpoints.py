@@ -507,6 +507,7 @@ def test_shared_weights_that_are_saved_once_are_loaded(tmp_path: Path) -> None:
     assert torch.equal(outputs(loaded, IDS), outputs(model, IDS))
 
 
+@pytest.mark.long
 def test_another_process_needs_the_file_alone(tmp_path: Path) -> None:
     model = changed("both")
     path = write_torch(model, tmp_path)

@@ -24,6 +24,8 @@ from lightning_adls.models import bert
 from lightning_adls.transforms import Prune, Quantize
 from lightning_adls.transforms.walk import layers_of
 
+pytestmark = pytest.mark.long
+
 LEARNED = [name for name, cls in NumberFormat.classes.items() if cls.learns_scales]
 LEARNING = Quantize({"head": {"input": "LearnedInteger(width=4)", "weight": "ResidualSign"}})
 ROUNDING_ALL = Quantize({"*": "MXInt(width=4)"})
@@ -134,6 +136,7 @@ def logits(module: TextClassifier) -> Tensor:
     return module.logits({"input_ids": ids, "attention_mask": (ids != 23).long()})
 
 
+@pytest.mark.long
 def test_all_formats_compile_to_one_graph_per_mode_that_gives_the_same_bits() -> None:
     eager = of_every_format()
     compiled = TextClassifier(deepcopy(eager), compile=True)
@@ -167,6 +170,7 @@ def test_a_graph_fits_learned_scales_as_eager_does(name: str) -> None:
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
+@pytest.mark.long
 def test_a_fit_of_a_bert_compiles_the_stated_number_of_graphs(
     uneven: TextData, fit: Callable[..., L.Trainer]
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_fit_of_a_bert_compiles_the_stated_number_of_graphs(
     assert (found.graphs, found.breaks) == (2, ())  # train and validate
 
 
+@pytest.mark.long
 def test_learned_scales_cost_one_graph_per_mode(
     uneven: TextData, fit: Callable[..., L.Trainer]
 ) -> None:
@@ -204,6 +209,7 @@ def test_a_batch_of_one_row_costs_one_graph(texts: TextData, fit: Callable[..., 
     assert (found.graphs, found.breaks) == (2, ())
 
 
+@pytest.mark.long
 def test_each_model_of_a_process_is_compiled_however_many_there_were(
     texts: TextData, fit: Callable[..., L.Trainer]
 ) -> None:
@@ -214,6 +220,7 @@ def test_each_model_of_a_process_is_compiled_however_many_there_were(
         assert found.graphs == 1
 
 
+@pytest.mark.long
 def test_rounding_that_begins_later_costs_the_stated_graphs(
     texts: TextData, fit: Callable[..., L.Trainer]
 ) -> None:
@@ -280,6 +287,7 @@ def test_checkpoints_have_plain_keys_and_load_either_way(
         assert torch.equal(value, plain.state_dict()[name]), name
 
 
+@pytest.mark.long
 def test_a_resumed_compiled_run_ends_where_an_uninterrupted_one_does(
     texts: TextData, fit: Callable[..., L.Trainer], tmp_path: Path
 ) -> None:

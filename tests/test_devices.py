@@ -19,6 +19,8 @@ from lightning_adls.classifier import TextClassifier
 from lightning_adls.errors import InputValueError
 from lightning_adls.formats import parse
 
+pytestmark = pytest.mark.long
+
 SCRIPT = Path(script.__file__)
 HERE = {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
 

@@ -68,6 +68,7 @@ def test_the_sdist_holds_what_builds_and_tests_it(distributions: Path) -> None:
     assert {"Makefile", "constraints.txt", "setup.py", "README.md", "LICENSE"} <= found
 
 
+@pytest.mark.long
 def test_the_wheel_works_outside_of_a_checkout(unpacked: Path, tmp_path: Path) -> None:
     def adls(*arguments: str) -> str:
         done = subprocess.run(

@@ -45,6 +45,7 @@ def test_the_example_of_statistics_prints_what_it_says(capsys: pytest.CaptureFix
     assert "Flips(changed=2, right_to_wrong=1, wrong_to_right=1, rows=3)" in printed
 
 
+@pytest.mark.long
 def test_the_example_of_lab_4_measures_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = _examples(DOCS / "labs" / "lab4.md")
     page: dict[str, Any] = {}
@@ -70,6 +71,7 @@ def test_the_example_of_lab_3_in_mase_shows_its_faults(capsys: pytest.CaptureFix
     assert mase[2] == 0, "Log has no zero"
 
 
+@pytest.mark.long
 def test_the_lab_of_the_page_on_adding_things_runs_and_continues(
     run: Callable[..., int], cache_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +127,7 @@ def test_the_networks_of_the_models_page_are_trained(
     assert sizes == [32, 64]
 
 
+@pytest.mark.long
 def test_the_example_from_training_to_handing_on_goes_on_and_is_handed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +153,7 @@ def test_the_example_from_training_to_handing_on_goes_on_and_is_handed_on(
     sys.modules.pop("review")
 
 
+@pytest.mark.long
 def test_the_examples_of_the_page_on_budgets_plan_what_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +179,7 @@ def test_the_examples_of_the_page_on_budgets_plan_what_they_say(
     assert Path("weights.png").stat().st_size > 0
 
 
+@pytest.mark.long
 def test_the_example_of_one_training_for_all_recipes_searches_and_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +193,7 @@ def test_the_example_of_one_training_for_all_recipes_searches_and_finishes(
     assert page["low"].net[0].formats.weight.width == 2
 
 
+@pytest.mark.long
 def test_the_example_of_distillation_goes_down_to_one_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

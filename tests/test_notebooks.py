@@ -100,6 +100,7 @@ def execute(
     return runner.execute()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs_and_ends_with_its_table(
     name: str, tmp_path: Path, kernel: tuple[KernelManager, Any]

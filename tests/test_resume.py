@@ -169,6 +169,7 @@ def check(
 ENDS: list[dict[str, Any]] = [{"max_steps": 6}, {"max_epochs": 2}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(
     ("kind", "how"),

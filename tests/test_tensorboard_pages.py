@@ -17,6 +17,7 @@ from lightning_adls.transforms import Quantize
 LAYOUT = search_layout("The lab's figure")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(bool(reason_to_skip()), reason=str(reason_to_skip()))
 def test_a_search_tells_its_story(quick: Objective[Quantize], tmp_path: Path) -> None:
     folder = tmp_path / "run"

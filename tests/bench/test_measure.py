@@ -240,6 +240,7 @@ def test_recompilations_are_told_from_first_graphs(x: Tensor) -> None:
     assert row["recompilations"] == 0
 
 
+@pytest.mark.long
 def test_no_variant_finds_what_another_compiled(x: Tensor) -> None:
     variants = [Variant("eager"), Variant("eager", dynamic=True), AOT]
     rows = measure({str(n): Breaking() for n in range(4)}, x, variants, rounds=FEW)
@@ -312,6 +313,7 @@ def test_naive_and_fused_attention_of_bert_take_turns() -> None:
     assert rows[1]["peak_mb"] - rows[1]["held_mb"] < 2 * scores_mb
 
 
+@pytest.mark.long
 def test_inductor_is_right_and_its_caches_are_cold_unless_asked_otherwise(
     x: Tensor, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

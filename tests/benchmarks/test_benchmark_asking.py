@@ -8,6 +8,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "asking.py"
 
 
+@pytest.mark.long
 def test_a_window_of_trials_is_timed_while_all_workers_are_busy(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "distillation.py"
 
 
+@pytest.mark.long
 def test_each_fit_is_a_multiple_of_the_plain_one_by_the_clock_of_bench(
     run: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,

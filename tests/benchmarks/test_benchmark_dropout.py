@@ -9,6 +9,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "dropout.py"
 
 
+@pytest.mark.long
 def test_trainings_are_compared_seed_by_seed_and_none_is_repeated(
     run: Callable[..., int],
     tmp_path: Path,

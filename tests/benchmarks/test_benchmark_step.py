@@ -9,6 +9,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "step.py"
 
 
+@pytest.mark.long
 def test_a_step_is_a_multiple_of_that_in_float32_by_the_clock_of_bench(
     run: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,

@@ -35,6 +35,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return count
 
 
+@pytest.mark.long
 def test_recipes_of_one_training_are_compared_with_those_of_their_own(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], trained: dict[str, int]
 ) -> None:

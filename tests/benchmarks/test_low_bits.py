@@ -66,6 +66,7 @@ def jobs() -> list[tuple[str, bool]]:
     return [(job["row"], job["distilled"]) for job in told]
 
 
+@pytest.mark.long
 def test_an_interrupted_table_is_continued_and_nothing_is_repeated(
     run: Callable[..., int],
     trainings: Trainings,

@@ -79,6 +79,7 @@ def run(cache: Path, *widths: int) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 def test_a_second_process_compiles_nothing_but_what_is_new(tmp_path: Path) -> None:
     (first,) = run(tmp_path, 4)
     assert (first["autograd_cache_miss"], first["autograd_cache_bypass"]) == (1, 0)

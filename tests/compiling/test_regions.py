@@ -58,6 +58,7 @@ def step(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return logits
 
 
+@pytest.mark.long
 def test_layers_that_are_alike_share_a_graph_for_all_sizes_and_compute_as_eager_ones() -> None:
     eager = network(INTEGER, INTEGER, INTEGER)
     compiled = deepcopy(eager)
@@ -76,6 +77,7 @@ def test_layers_that_are_alike_share_a_graph_for_all_sizes_and_compute_as_eager_
     assert (found.graphs, found.breaks) == (1, ())
 
 
+@pytest.mark.long
 def test_layers_of_other_formats_have_graphs_of_their_own() -> None:
     eager = network(INTEGER, MX, None)
     compiled = deepcopy(eager)
@@ -86,6 +88,7 @@ def test_layers_of_other_formats_have_graphs_of_their_own() -> None:
     assert (found.graphs, found.breaks) == (3, ())
 
 
+@pytest.mark.long
 def test_batches_without_padding_cost_one_more_graph() -> None:
     model = network(INTEGER, INTEGER)
     compile_layers(model)
@@ -140,6 +143,7 @@ def test_it_finds_the_layers_of_any_transformer() -> None:
     }
 
 
+@pytest.mark.long
 def test_it_compiles_the_layers_of_any_lightning_module() -> None:
     class Module(L.LightningModule):
         def __init__(self) -> None:
@@ -162,6 +166,7 @@ def test_it_compiles_the_layers_of_any_lightning_module() -> None:
     assert (found.graphs, found.breaks) == (1, ())
 
 
+@pytest.mark.long
 def test_a_first_layer_whose_input_needs_no_gradient_is_of_a_kind_of_its_own() -> None:
     model = network(INTEGER, INTEGER, INTEGER)
     model.get_submodule("bert.embeddings").requires_grad_(False)

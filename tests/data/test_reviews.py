@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from lightning_adls.data import reviews
 
 
@@ -82,6 +84,7 @@ def test_single_words_do_not_settle_the_label() -> None:
     assert 0.6 < agreed / len(rows) < 0.85
 
 
+@pytest.mark.long
 def test_the_tokenizer_is_the_same_in_every_process() -> None:
     code = "from lightning_adls.data import reviews; print(reviews.tokenizer().to_str())"
     # Another order of sets, whatever that of this process is.

@@ -37,6 +37,7 @@ from lightning_adls.search.checkpoints import offered_at
 from lightning_adls.search.samplers import SAMPLERS
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+pytestmark = pytest.mark.long
 
 HERE = Path(__file__).parent
 # Ray takes half a minute by default to see that a node is gone.

@@ -29,6 +29,7 @@ def path(model: Every, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export.program(model, path, inputs(model, 3), accuracy=0.5)
 
 
+@pytest.mark.long
 def test_any_number_of_rows_gives_the_same_bits(model: Every, path: Path) -> None:
     loaded = torch.export.load(path).module()
     for rows in (1, 17):
@@ -47,6 +48,7 @@ def test_inputs_may_be_so_large_that_eager_torch_rounds_them_in_parts(tmp_path: 
         assert torch.equal(torch.export.load(path).module()(x), model(x))
 
 
+@pytest.mark.long
 def test_a_process_without_the_package_computes_the_same_and_unpickles_nothing(
     model: Every, path: Path
 ) -> None:
@@ -78,6 +80,7 @@ print(told["lightning_adls.json"])
     assert json.loads(done.stdout)["facts"] == {"accuracy": 0.5}
 
 
+@pytest.mark.long
 def test_texts_may_have_any_length(tmp_path: Path) -> None:
     model = bert(
         vocab_size=60,
@@ -116,6 +119,7 @@ def layers(text: str | None, backend: str = "standard") -> nn.Sequential:
     return model
 
 
+@pytest.mark.long
 def test_packed_layers_adapters_other_arithmetic_and_data_types(tmp_path: Path) -> None:
     packed, adapted = layers("MXInt(width=8)"), layers("Integer")
     Pack()(packed)

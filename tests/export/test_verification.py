@@ -140,6 +140,7 @@ def test_a_text_classifier_and_its_network_are_the_same_by_any_dataloader(
     assert found.compared["network"].largest_difference == 0
 
 
+@pytest.mark.long
 def test_every_export_is_run_by_its_own_engine(
     network: tuple[TextClassifier, TextData], tmp_path: Path
 ) -> None:

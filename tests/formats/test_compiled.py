@@ -99,6 +99,7 @@ def agree(text: str, ours: Tensor, expected: Tensor) -> bool:
     return torch.allclose(ours, expected, rtol=precision, atol=0, equal_nan=True)
 
 
+@pytest.mark.long
 def test_every_format_compiles_to_one_graph_that_gives_the_same() -> None:
     texts = [*NumberFormat.classes, *SAMPLE]
     assert_compiles(cases(texts, "clipped", torch.float32, (6, 33)), "aot_eager")

@@ -285,6 +285,7 @@ def run(code: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 @needs_triton
 def test_the_kernel_for_gpus_is_exact_in_the_interpreter() -> None:
     run(INTERPRETED, TRITON_INTERPRET="1")
@@ -295,6 +296,7 @@ def test_a_nan_of_any_bits_stays_one() -> None:
     run(NANS, TRITON_INTERPRET="1")
 
 
+@pytest.mark.long
 @needs_triton
 def test_the_kernel_for_gpus_compiles_and_keeps_subnormal_numbers(tmp_path: Path) -> None:
     run(COMPILED, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))

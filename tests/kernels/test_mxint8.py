@@ -118,6 +118,7 @@ def test_the_operator_keeps_what_torch_asks_of_one(
     library.opcheck(operator, (*quantize(torch.randn(shape)), dtype))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_unpacking_compiles_to_one_graph(backend: str) -> None:
     packed = all_pairs(70)

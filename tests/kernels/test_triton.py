@@ -63,11 +63,13 @@ def run(code: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 @needs_triton
 def test_the_kernel_is_exact_in_the_interpreter() -> None:
     run(INTERPRETED, TRITON_INTERPRET="1")
 
 
+@pytest.mark.long
 @needs_triton
 def test_the_kernel_compiles_and_keeps_subnormal_numbers(tmp_path: Path) -> None:
     run(COMPILED, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
@@ -79,6 +81,7 @@ def test_without_triton_the_cuda_path_says_what_to_install(monkeypatch: pytest.M
         mxint8_triton.dequantize_triton(*all_pairs(), torch.float32)
 
 
+@pytest.mark.long
 def test_importing_the_kernels_does_not_import_triton() -> None:
     run("import sys, lightning_adls.kernels; assert 'triton' not in sys.modules")
 

@@ -254,6 +254,7 @@ def yamls_of(lab: str) -> list[list[str]]:
     return [[], *(["--config", str(path)] for path in paths)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LABS)
 def test_the_config_yaml_of_a_run_repeats_it(
     name: str, labs: Mapping[str, Parse], tmp_path: Path
@@ -270,6 +271,7 @@ def test_the_config_yaml_of_a_run_repeats_it(
 WITH_DATA = [name for name in LABS if name != "lab4"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", WITH_DATA)
 def test_the_data_take_the_labs_seed_unless_they_are_given_one(
     name: str, labs: Mapping[str, Parse], tmp_path: Path

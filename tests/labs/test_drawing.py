@@ -42,6 +42,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lab", FIGURES)
 def test_each_lab_has_its_figures_from_rows_alone(
     lab: str, tmp_path: Path, drawn: dict[str, Any]
@@ -85,6 +86,7 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_is(tmp_path: Path, drawn: dict
     assert set(drawn) == FIGURES["lab3"] - {"confusion"}
 
 
+@pytest.mark.long
 def test_one_seed_has_errors_and_several_have_bands(tmp_path: Path, drawn: dict[str, Any]) -> None:
     for seeds in ((0,), (0, 1)):
         draw(StoredRun.read(stored_runs.lab2(tmp_path / "lab2" / str(seeds), seeds)))

@@ -101,6 +101,7 @@ def test_a_choice_that_is_no_recipe_is_written_as_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.long
 def test_uniform_recipes_are_drawn_beside_the_front_and_hypervolumes_by_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

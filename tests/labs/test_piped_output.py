@@ -73,5 +73,6 @@ def test_a_status_that_nobody_reads_ends_silently(
     assert unread([str(script), "--status", "--run=x"]) == (141, "")
 
 
+@pytest.mark.long
 def test_arguments_that_nobody_reads_end_silently() -> None:
     assert unread([str(LABS[-1]), "--print_config"]) == (141, "")

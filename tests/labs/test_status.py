@@ -135,6 +135,7 @@ def begin(where: str, how: str) -> Iterator["subprocess.Popen[str]"]:
                 process.kill()
 
 
+@pytest.mark.long
 def test_a_search_that_runs_is_killed_and_ends(where: str) -> None:
     given: Row = {"studies": {"Integer": [], "Log": []}, "only": None, "trials": 4, "run": "test"}
     Path("given.yaml").write_text(yaml.safe_dump({**given, "storage": where or None}))

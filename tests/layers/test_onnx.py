@@ -71,6 +71,7 @@ def hard_inputs(dtype: torch.dtype) -> list[Tensor]:
     return [plain, wide, powers, below, -powers * 2**0.5, special]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rounding_is_the_same_to_the_bit(dtype: torch.dtype) -> None:
     model, inputs = Rounding().eval(), hard_inputs(dtype)
@@ -107,6 +108,7 @@ class Layers(nn.Module):
         return [layer(each) for layer, each in zip(self.layers, padded, strict=True)]
 
 
+@pytest.mark.long
 def test_layers_give_the_outputs_of_eager_ones() -> None:
     torch.manual_seed(0)
     model, x = Layers(), torch.randn(3, 40)
@@ -121,6 +123,7 @@ def test_layers_give_the_outputs_of_eager_ones() -> None:
     torch.testing.assert_close(found, model(x))
 
 
+@pytest.mark.long
 def test_the_batch_may_have_any_size() -> None:
     model = nn.Sequential(nn.Linear(40, 6)).eval()
     Quantize({"*": "MXFP"})(model)

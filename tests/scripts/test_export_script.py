@@ -36,6 +36,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_exported_and_the_files_predict_what_it_predicts(
     run: Run, cache_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,7 @@ def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
         assert all(torch.equal(value, others[name][key]) for key, value in state.items()), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LABS)
 def test_a_run_killed_many_times_ends_as_one_that_was_not(
     name: str, lab: Callable[..., int], run_with_kills: Callable[..., int]
@@ -102,6 +103,7 @@ def test_a_run_killed_many_times_ends_as_one_that_was_not(
     assert_equal(results(folder / "whole"), results(folder / "killed"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LABS)
 def test_a_second_call_changes_nothing_and_what_the_summary_names_is_what_it_says(
     name: str, lab: Callable[..., int], monkeypatch: pytest.MonkeyPatch
@@ -131,6 +133,7 @@ def test_a_second_call_changes_nothing_and_what_the_summary_names_is_what_it_say
             assert tested == pytest.approx(row["test_accuracy"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_another_tolerance_on_a_finished_run_of_lab_1_finds_the_weights_of_its_choice(
     lab: Callable[..., int],
 ) -> None:
@@ -145,6 +148,7 @@ def test_another_tolerance_on_a_finished_run_of_lab_1_finds_the_weights_of_its_c
     assert len(chosen) > 1, "the tolerance decided nothing"
 
 
+@pytest.mark.long
 def test_more_widths_of_lab_1_leave_the_checkpoints_of_one_run_with_all_of_them(
     lab: Callable[..., int],
 ) -> None:
@@ -157,6 +161,7 @@ def test_more_widths_of_lab_1_leave_the_checkpoints_of_one_run_with_all_of_them(
     assert names[0] == names[1]
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_somebody_removed_is_missed_in_one_line(
     lab: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

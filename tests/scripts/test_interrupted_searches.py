@@ -130,6 +130,7 @@ def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
         assert all(torch.equal(value, other[key]) for key, value in state.items()), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LABS)
 def test_a_run_killed_many_times_ends_as_one_that_was_not(
     name: str, lab: Lab, finished: Callable[[str], Finished], run_with_kills: Callable[..., int]
@@ -140,6 +141,7 @@ def test_a_run_killed_many_times_ends_as_one_that_was_not(
     assert_equal(results(whole), results(Path("lightning_logs", name, "killed")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LABS)
 def test_a_second_call_changes_nothing(
     name: str, lab: Lab, finished: Callable[[str], Finished]
@@ -198,6 +200,7 @@ def test_what_the_summary_of_lab_2_names_is_what_it_says(
         assert judged(objective, module) == expected, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LABS)
 def test_a_study_of_another_machine_is_shown_with_what_the_storage_knows(
     name: str, lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -231,6 +234,7 @@ def test_a_study_of_another_machine_is_shown_with_what_the_storage_knows(
         assert "was run on" in line
 
 
+@pytest.mark.long
 def test_each_machine_runs_its_own_studies_of_one_storage(
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +248,7 @@ def test_each_machine_runs_its_own_studies_of_one_storage(
     assert summary["Integer"]["test_accuracy"] is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "study"), [("lab2", "plain/random/0"), ("lab3", "Integer")])
 def test_a_study_that_another_process_runs_is_refused_in_one_line(
     name: str, study: str, lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -262,6 +267,7 @@ def test_a_study_that_another_process_runs_is_refused_in_one_line(
     assert lab(name, *arguments) == 0
 
 
+@pytest.mark.long
 def test_failures_in_a_row_end_lab_3_in_one_line_with_their_reason(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,6 +284,7 @@ def test_failures_in_a_row_end_lab_3_in_one_line_with_their_reason(
     assert lab("lab3", "--run=test", "--trials=6") == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [

@@ -91,6 +91,7 @@ def test_lab0_writes_all_its_results_and_a_second_call_trains_nothing(
         handed_on.check("lab0/test", name, accuracies[name], f"--study={name}")
 
 
+@pytest.mark.long
 def test_lab0_trains_what_it_says(run: Run) -> None:
     assert run(LAB0, *SMALL, "--frozen=['bert.embeddings.*']") == 0
     state = {
@@ -124,6 +125,7 @@ def test_lab0_trains_what_it_says(run: Run) -> None:
     assert int(found["full"]["parameters"]) - int(found["full"]["trainable"]) == embeddings
 
 
+@pytest.mark.long
 def test_lab0_checkpoints_are_read_by_train(run: Run) -> None:
     assert run(LAB0, *SMALL) == 0
     model = [f"--model.model.init_args.{dimension}" for dimension in DIMENSIONS]
@@ -133,6 +135,7 @@ def test_lab0_checkpoints_are_read_by_train(run: Run) -> None:
         assert run(TRAIN, "validate", *options, weights) == 0
 
 
+@pytest.mark.long
 def test_lab0_config_yaml_repeats_the_run(run: Run) -> None:
     assert run(LAB0, *SMALL) == 0
     assert run(LAB0, f"--config={FOLDER / 'config.yaml'}", "--run=again") == 0
@@ -142,12 +145,14 @@ def test_lab0_config_yaml_repeats_the_run(run: Run) -> None:
     assert again == first
 
 
+@pytest.mark.long
 def test_lab0_without_pretraining_starts_from_the_model_as_it_is(run: Run) -> None:
     assert run(LAB0, *SMALL, "--pretraining=null") == 0
     assert not (FOLDER / "trials" / "start").exists()
     assert list(rows(FOLDER)) == ["start", "full", "lora", "merged"]
 
 
+@pytest.mark.long
 def test_lab0_killed_in_the_middle_ends_where_an_uninterrupted_run_ends(
     run: Run, cache_dir: str
 ) -> None:
@@ -213,6 +218,7 @@ def test_lab0_without_peft_says_how_to_install_it(
     assert "LoRA: PEFT is not installed; run pip install 'peft>=0.18'" in error
 
 
+@pytest.mark.long
 def test_lab0_refuses_to_continue_with_other_settings(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

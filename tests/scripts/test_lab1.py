@@ -99,6 +99,7 @@ def test_lab1_writes_all_its_results_and_a_second_call_runs_nothing(
     assert (FOLDER / "run.json").stat().st_mtime_ns == steps
 
 
+@pytest.mark.long
 def test_lab1_more_widths_and_sparsities_continue_a_run(run: Run) -> None:
     few = ["--frac_widths=[half]", "--methods=[random]", "--schedules=[one_shot]"]
     assert run(LAB1, *SMALL, *few, "--widths=[8]") == 0
@@ -108,6 +109,7 @@ def test_lab1_more_widths_and_sparsities_continue_a_run(run: Run) -> None:
     assert {"ptq/half/6", "qat/half/6"} <= set(rows())
 
 
+@pytest.mark.long
 def test_lab1_repeats_bit_for_bit_also_on_two_workers(run: Run) -> None:
     few = ["--frac_widths=[calibrated]", "--methods=[l1-norm]", "--widths=[4]"]
     assert run(LAB1, *SMALL, *few) == 0
@@ -119,6 +121,7 @@ def test_lab1_repeats_bit_for_bit_also_on_two_workers(run: Run) -> None:
     assert list(again.items()) == list(expected.items())
 
 
+@pytest.mark.long
 def test_lab1_killed_in_the_middle_loses_no_finished_step(run: Run, cache_dir: str) -> None:
     command = [sys.executable, str(LAB1), *SMALL, f"--data.cache_dir={cache_dir}"]
     command += ["--widths=[4,5,6,7,8,9,10,11,12]"]

@@ -111,6 +111,7 @@ def test_both_tasks_write_all_their_results_and_a_second_call_runs_nothing(
     assert "complete already" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Path) -> None:
     assert run(RANDOM, "--trials=2") == 0
     models = summary(folder)["models"]
@@ -136,6 +137,7 @@ def test_models_of_task_2_are_judged_as_they_are_compressed(run: Run, folder: Pa
     assert len({tuple(found) for found in values.values()}) == 1
 
 
+@pytest.mark.long
 def test_models_are_chosen_by_one_half_of_the_rows_and_reported_on_the_other(
     run: Run, folder: Path
 ) -> None:
@@ -161,6 +163,7 @@ def test_models_are_chosen_by_one_half_of_the_rows_and_reported_on_the_other(
     assert found["best"]["best"] in found["models"]
 
 
+@pytest.mark.long
 def test_config_yaml_repeats_the_run(run: Run, folder: Path) -> None:
     few = ["--only=[tpe]", "--trials=2"]
     assert run(*few) == 0
@@ -169,6 +172,7 @@ def test_config_yaml_repeats_the_run(run: Run, folder: Path) -> None:
     assert summary(folder.parent / "again") == summary(folder)
 
 
+@pytest.mark.long
 def test_more_trials_and_seeds_add_to_a_run(run: Run, folder: Path) -> None:
     assert run(RANDOM, "--trials=1") == 0
     (first, *_) = rows(folder)
@@ -180,6 +184,7 @@ def test_more_trials_and_seeds_add_to_a_run(run: Run, folder: Path) -> None:
     assert sampler["mean_best"] == pytest.approx(sum(sampler["best_by_seed"].values()) / 2)
 
 
+@pytest.mark.long
 def test_identities_and_limits_are_searched(run: Run, folder: Path) -> None:
     assert run("--space.identities=search", "--only=[tpe]", "--limits.parameters=15000") == 0
     recipes = [json.loads(row["architecture"]) for row in rows(folder)]
@@ -188,6 +193,7 @@ def test_identities_and_limits_are_searched(run: Run, folder: Path) -> None:
         assert (row["state"] == "pruned") == (int(row["parameters"]) > 15000)
 
 
+@pytest.mark.long
 def test_a_winner_without_some_of_its_layers_is_handed_on(run: Run, folder: Path) -> None:
     few = ["--space.num_attention_heads=[2]", "--space.hidden_size=[16]", "--trials=1"]
     assert run(RANDOM, "--space.identities=search", *few) == 0
@@ -197,6 +203,7 @@ def test_a_winner_without_some_of_its_layers_is_handed_on(run: Run, folder: Path
     handed_on.check("lab2/test", "aware_retrained", accuracy, "--study=aware_retrained")
 
 
+@pytest.mark.long
 def test_costs_are_minimised_beside_the_accuracy(run: Run, folder: Path) -> None:
     assert run(RANDOM, "--trials=2", "--minimise=[size_mb, bit_operations]") == 0
     fronts = summary(folder)["fronts"]
@@ -224,6 +231,7 @@ def test_a_limit_that_no_model_keeps_ends_in_one_line(
     assert {row["state"] for row in rows(folder)} == {"pruned"}
 
 
+@pytest.mark.long
 def test_models_start_from_the_weights_of_a_checkpoint(
     run: Run, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +248,7 @@ def test_models_start_from_the_weights_of_a_checkpoint(
     assert "has no weights for any of hidden_size=[16]" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_killed_search_loses_no_finished_trial(run: Run, folder: Path, cache_dir: str) -> None:
     command = [sys.executable, str(LAB2), *SMALL, f"--data.cache_dir={cache_dir}"]
     process = subprocess.Popen([*command, RANDOM], stderr=subprocess.PIPE, text=True)
@@ -303,6 +312,7 @@ def test_wrong_input_is_refused_in_one_line_before_any_training(
     assert not list(tmp_path.glob("lightning_logs/**/*.ckpt"))
 
 
+@pytest.mark.long
 def test_a_changed_run_is_refused_with_the_difference(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

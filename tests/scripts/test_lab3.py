@@ -103,6 +103,7 @@ def test_lab3_writes_all_its_results_and_a_second_call_runs_nothing(
     assert "complete already" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_lab3_config_yaml_repeats_the_run(run: Run, tmp_path: Path) -> None:
     assert run(LAB3, *SMALL_LAB3, "--only=[Integer]", "--trials=2") == 0
     logs = tmp_path / "lightning_logs" / "lab3"
@@ -110,6 +111,7 @@ def test_lab3_config_yaml_repeats_the_run(run: Run, tmp_path: Path) -> None:
     assert rows(logs / "again") == rows(logs / "test")
 
 
+@pytest.mark.long
 def test_lab3_more_trials_continue_a_run(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "lightning_logs" / "lab3" / "test"
     assert run(LAB3, *SMALL_LAB3, "--only=[Integer]", "--trials=2") == 0
@@ -119,11 +121,13 @@ def test_lab3_more_trials_continue_a_run(run: Run, tmp_path: Path) -> None:
     assert len(rows(folder)) == 3
 
 
+@pytest.mark.long
 def test_lab3_without_training_only_evaluates(run: Run, tmp_path: Path) -> None:
     assert run(LAB3, *SMALL_LAB3, "--only=[MXInt]", "--train=false") == 0
     assert len(rows(tmp_path / "lightning_logs" / "lab3" / "test")) == 3
 
 
+@pytest.mark.long
 def test_lab3_compares_by_the_divergence_of_one_half_and_reports_on_the_other(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +177,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(torch.equal(first[key], second[key]) for key in first.keys() & second.keys())
 
 
+@pytest.mark.long
 def test_lab3_only_evaluates_the_untrained_studies(run: Run, tmp_path: Path) -> None:
     logs = tmp_path / "lightning_logs" / "lab3"
     small = [*SMALL_LAB3, "--trials=1"]
@@ -186,6 +191,7 @@ def test_lab3_only_evaluates_the_untrained_studies(run: Run, tmp_path: Path) -> 
     assert not same_weights(kept["Integer"], start)
 
 
+@pytest.mark.long
 def test_lab3_refuses_to_continue_an_untrained_study_with_training(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +202,7 @@ def test_lab3_refuses_to_continue_an_untrained_study_with_training(
     assert "train: false → true" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_lab3_computes_as_mase_does_and_the_recipe_says_so(run: Run, tmp_path: Path) -> None:
     config = f"--config={ROOT / 'configs' / 'lab3_mase.yaml'}"
     few = ["--trials=2", "--only=[BlockMinifloat, Binary]"]
@@ -232,6 +239,7 @@ def test_lab3_shares_one_choice_and_enumerates_it_on_a_grid(run: Run, tmp_path: 
     assert len(rows(tmp_path / "lightning_logs" / "lab3" / "test")) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_lab3_stopped_in_the_middle_loses_no_finished_trial(tmp_path: Path, how: int) -> None:
     command = [sys.executable, str(LAB3), *SMALL_LAB3, "--only=[Integer]", "--trials=40"]
@@ -321,11 +329,13 @@ def test_lab3_refuses_wrong_input_in_one_line_before_any_training(
     assert message in refused(LAB3, *SMALL_LAB3, *arguments)
 
 
+@pytest.mark.long
 def test_lab3_reads_a_data_set_from_its_own_file(run: Run) -> None:
     data = f"--data={ROOT / 'configs' / 'data' / 'reviews.yaml'}"
     assert run(LAB3, data, *SMALL_LAB3, "--only=[Full]") == 0
 
 
+@pytest.mark.long
 def test_lab3_refuses_to_continue_a_changed_search(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -349,6 +359,7 @@ def test_every_lab3_config_is_read_and_its_spaces_are_built(
         assert "missing.ckpt" in capsys.readouterr().err, path
 
 
+@pytest.mark.long
 def test_lab3_says_why_its_numbers_may_mean_nothing_once(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +374,7 @@ def test_lab3_says_why_its_numbers_may_mean_nothing_once(
     assert len(set(lines)) == len(lines)
 
 
+@pytest.mark.long
 def test_lab3_shows_the_best_models_layer_by_layer_if_asked_to(run: Run, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -380,6 +392,7 @@ def test_lab3_shows_the_best_models_layer_by_layer_if_asked_to(run: Run, tmp_pat
         assert all(0 <= share <= 1 for share in shares)
 
 
+@pytest.mark.long
 def test_lab3_writes_nothing_for_tensorboard_if_told_so(run: Run, tmp_path: Path) -> None:
     none = ["--tensorboard=null", "--logger=[CSVLogger]"]
     assert run(LAB3, *SMALL_LAB3, *none, "--only=[Full]", "--trials=1") == 0
@@ -388,6 +401,7 @@ def test_lab3_writes_nothing_for_tensorboard_if_told_so(run: Run, tmp_path: Path
     assert "val/accuracy" in (folder / "Full" / "trials" / "001" / "metrics.csv").read_text()
 
 
+@pytest.mark.long
 def test_loggers_that_share_the_folder_of_a_trial_give_no_warnings(
     run: Run, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:

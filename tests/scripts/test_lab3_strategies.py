@@ -29,6 +29,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_lab3_tries_plans_and_then_another_strategy_in_the_same_run(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_lab3_tries_plans_and_then_another_strategy_in_the_same_run(
     assert (folder / "strategies.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_more_plans_continue_those_that_were_tried(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +86,7 @@ def test_more_plans_continue_those_that_were_tried(
     assert re.search(r"MXInt_plan +5/5", capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_one_choice_for_all_layers_is_planned_for_all_of_them(run: Run, tmp_path: Path) -> None:
     assert run(LAB3, *PLAN, "--only=[Integer]", "--share=true", "--trials=2") == 0
     found = rows(tmp_path / "lightning_logs" / "lab3" / "test")
@@ -112,6 +115,7 @@ def test_a_budget_that_cannot_be_had_is_refused_before_any_work(
     assert not (tmp_path / "lightning_logs").exists()
 
 
+@pytest.mark.long
 def test_studies_that_nobody_named_are_left_out_where_they_are_too_large(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +132,7 @@ def test_a_search_is_found_by_its_name_whatever_studies_are_called() -> None:
     assert all(study_of(name, studies) == (study, each) for study, each, name in names)
 
 
+@pytest.mark.long
 def test_one_training_judges_all_recipes_and_the_best_are_finished(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "log_curves", lambda *_, **__: None)
 
 
+@pytest.mark.long
 def test_lab4_measures_all_parts_and_writes_all_results(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +199,7 @@ def test_lab4_an_unknown_compiler_costs_its_rows_only(run: Run) -> None:
     assert all("backend='nonsense' is unknown" in error for error in errors.values())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_figures")
 def test_lab4_an_unknown_mode_of_inductor_costs_its_rows_only(run: Run) -> None:
     options = ["--parts=[compile]", "--compiling.formats=[]", "--compiling.multiples=[16]"]
@@ -207,6 +209,7 @@ def test_lab4_an_unknown_mode_of_inductor_costs_its_rows_only(run: Run) -> None:
     assert set(errors.values()) == {""}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("error", [ImportError, RuntimeError])
 def test_lab4_without_a_torchvision_that_works_its_row_says_so(
@@ -227,6 +230,7 @@ def test_lab4_without_a_torchvision_that_works_its_row_says_so(
     assert errors["BERT"] == ""
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_figures")
 def test_lab4_measures_resnet_18_where_torchvision_is(
     run: Run, monkeypatch: pytest.MonkeyPatch
@@ -295,6 +299,7 @@ def test_lab4_fails_only_if_nothing_could_be_measured(
     assert rows()
 
 
+@pytest.mark.long
 def test_lab4_config_yaml_repeats_a_run_and_the_same_name_measures_anew(run: Run) -> None:
     assert run(LAB4, *SMALL, MXINT8) == 0
     first = rows()

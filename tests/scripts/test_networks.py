@@ -63,6 +63,7 @@ def network(model_type: str) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("script", "model_type"),
     [
@@ -77,6 +78,7 @@ def test_labs_run_with_another_network(run: Run, script: str, model_type: str) -
     assert json.loads(summary.read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model_type", NETWORKS)
 def test_train_fits_another_network_and_reads_its_checkpoint(run: Run, model_type: str) -> None:
     trainer = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
@@ -91,6 +93,7 @@ def test_train_fits_another_network_and_reads_its_checkpoint(run: Run, model_typ
     assert "hidden_size" not in content["init_args"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_alone_is_enough_in_train(run: Run, texts: TextData) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
     saved = bert(vocab_size=texts.vocab_size, **sizes)  # type: ignore[arg-type]

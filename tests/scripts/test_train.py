@@ -45,6 +45,7 @@ def run(run: Callable[..., int], cache_dir: str) -> Run:
     return lambda script, *arguments: run(script, *arguments, f"--data.cache_dir={cache_dir}")
 
 
+@pytest.mark.long
 def test_train_fits_tests_and_predicts_from_its_checkpoint(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +158,7 @@ def test_what_the_user_gives_wins_over_a_checkpoint_which_wins_over_defaults(
     ]
 
 
+@pytest.mark.long
 def test_a_run_is_continued_evaluated_and_not_overwritten(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

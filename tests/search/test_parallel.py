@@ -158,6 +158,7 @@ def test_a_fault_stops_the_search_and_closes_what_runs(tmp_path: Path, three: En
     assert search.counted_trials(study) == []
 
 
+@pytest.mark.long
 def test_trained_trials_and_weights_are_those_of_a_serial_search(
     recipes: Recipes, tmp_path: Path
 ) -> None:

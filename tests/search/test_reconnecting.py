@@ -112,6 +112,7 @@ def losing(storage: ReconnectingStorage, every: int, done: bool) -> list[str]:
     return lost
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("done", [True, False], ids=["answer", "request"])
 @pytest.mark.parametrize("every", [3, 5])
 def test_whatever_answer_or_request_is_lost_each_trial_is_there_once(

@@ -58,6 +58,7 @@ def end_trials(file: Counting, trials: int, seconds: float) -> None:
         file.trial_ended(search, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trials", [1_000, 10_000])
 def test_rows_that_are_written_grow_with_the_trials_and_not_with_their_square(
     file: Counting, trials: int

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import optuna
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -27,6 +28,7 @@ def network() -> nn.Module:
 COSTS = RecipeCosts(network())
 
 
+@pytest.mark.long
 @given(
     seed=st.integers(0, 10**6),
     classes=st.sets(st.sampled_from(sorted(CLASSES)), min_size=1),
