@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -259,6 +260,14 @@ def run(tmp_path: Path) -> Iterator[Callable[..., int]]:
     """
     with running_in_folder(tmp_path) as run:
         yield run
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of ``lightning_adls.bench`` is a second later whenever it is read."""
+    seconds = count()
+    clock = "lightning_adls.bench.instruments.timing.perf_counter"
+    monkeypatch.setattr(clock, lambda: next(seconds))
 
 
 @pytest.fixture

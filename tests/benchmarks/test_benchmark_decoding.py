@@ -1,7 +1,6 @@
 """The benchmark of decoding as its users run it."""
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,10 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "decoding.py"
 
 
+@pytest.mark.usefixtures("ticking")
 def test_decoding_is_a_multiple_of_a_copy_by_the_clock_of_bench(
-    run: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = count()
-    clock = "lightning_adls.bench.instruments.timing.perf_counter"
-    monkeypatch.setattr(clock, lambda: next(seconds))
     assert run(BENCHMARK, "--formats", "Integer(width=4)", "--repeats", "2") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "Integer(" in line)
     copy, by_torch, by_kernel = (cell.strip() for cell in line.split("│")[2:5])

@@ -1,7 +1,6 @@
 """The benchmark of distillation as its users run it."""
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,10 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "distillation.py"
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("ticking")
 def test_each_fit_is_a_multiple_of_the_plain_one_by_the_clock_of_bench(
-    run: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = count()
-    clock = "lightning_adls.bench.instruments.timing.perf_counter"
-    monkeypatch.setattr(clock, lambda: next(seconds))
     assert run(BENCHMARK, "--steps", "1", "--rounds", "1") == 0
     lines = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]

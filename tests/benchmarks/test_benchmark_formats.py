@@ -1,7 +1,6 @@
 """The benchmark of number formats as its users run it."""
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,10 @@ from lightning_adls.formats import Integer
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "formats.py"
 
 
+@pytest.mark.usefixtures("ticking")
 def test_rounding_is_a_multiple_of_copying_by_the_clock_of_bench(
-    run: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = count()
-    clock = "lightning_adls.bench.instruments.timing.perf_counter"
-    monkeypatch.setattr(clock, lambda: next(seconds))
     arguments = ("--formats", "Integer(width=4)", "Binary", "--repeats", "3", "--no-compile")
     assert run(BENCHMARK, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,7 +1,6 @@
 """The benchmark of training steps as its users run it."""
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,10 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "step.py"
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("ticking")
 def test_a_step_is_a_multiple_of_that_in_float32_by_the_clock_of_bench(
-    run: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = count()
-    clock = "lightning_adls.bench.instruments.timing.perf_counter"
-    monkeypatch.setattr(clock, lambda: next(seconds))
     assert run(BENCHMARK, "--formats", "Integer(width=4)", "LearnedInteger", "--rounds", "2") == 0
     lines = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
