@@ -283,6 +283,18 @@ def test_runs_of_several_seeds_have_means_over_them(tmp_path: Path) -> None:
             assert f"{val:.1f} {spread} % | {test:.1f} {spread} % | {above:+.1f} {spread}" in line
 
 
+def test_a_study_that_found_no_model_at_a_seed_has_no_mean(tmp_path: Path) -> None:
+    folders = seeds_of("lab3", tmp_path, {0: 0.0, 1: 0.01})
+    summary = json.loads((folders[1] / "summary.json").read_text())
+    name = next(name for name in summary["results"] if name != "Full")
+    summary["results"][name] = {"val_accuracy": None, "test_accuracy": None, "trials": 3}
+    change(folders[1], "summary.json", results=summary["results"])
+    text, _ = report_of(*folders, into=tmp_path / "both")
+    table = section(text, "Results").partition("Means over seeds")[2].partition("\n### ")[0]
+    assert "| Full | " in table
+    assert f"| {name} | " not in table
+
+
 def test_what_is_pruned_has_one_name_at_all_seeds_and_other_runs_have_no_means(
     tmp_path: Path,
 ) -> None:

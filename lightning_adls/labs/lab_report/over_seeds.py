@@ -58,7 +58,8 @@ def _table(runs: Sequence[StoredRun]) -> ReportTable:
 def _by_name(run: StoredRun) -> dict[str, Row]:
     """Rows by a name that a model has at every seed; of a search the best trials."""
     if run.lab == "lab3":
-        return dict(sorted(run.results.items(), key=lambda item: -item[1]["val_accuracy"]))
+        found = {n: row for n, row in run.results.items() if row.get("val_accuracy") is not None}
+        return dict(sorted(found.items(), key=lambda item: -item[1]["val_accuracy"]))
     # What Lab 1 prunes is another model at another seed.
     steps = ((row.get("model") or row["step"], row.get("source"), row) for row in run.rows)
     return {name.removesuffix(f"/{source}"): row for name, source, row in steps}
