@@ -130,6 +130,22 @@ def test_what_compiling_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert machine.compiler() == str(tmp_path / "clang++")
 
 
+@pytest.mark.parametrize(
+    ("possible", "kept", "kind", "says"),
+    [
+        (True, True, "ok", "decode, encode compiled, and kept"),
+        (True, False, "ok", "encode compiled when first worth it"),
+        (False, False, "note", "encode run in torch"),
+    ],
+)
+def test_how_fast_packed_weights_are(possible: bool, kept: bool, kind: str, says: str) -> None:
+    found = machine.check_kernels(
+        {"decode": True, "encode": possible}, {"decode": True, "encode": kept}
+    )
+    assert found.kind == kind
+    assert says in found.text
+
+
 def test_where_runs_are_written_nothing_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from lightning_adls.kernels import decode_compiled, encode_cpu
+from lightning_adls.kernels.compiled import is_kept
 from lightning_adls.labs.checks.finding import Finding
 from lightning_adls.labs.environment import machine
 from lightning_adls.threads import WAIT_POLICY, cores
@@ -32,6 +34,9 @@ def check_machine() -> Iterator[Finding]:
     yield from check_torch(torch.__version__, torch.version.cuda, gpus, nvidia)
     headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
     yield from check_compiler(compiler(), headers)
+    kernels = (decode_compiled.KERNELS, encode_cpu.KERNELS)
+    possible = {each.name: each.is_possible for each in kernels}
+    yield check_kernels(possible, {each.name: is_kept(each.name) for each in kernels})
 
 
 def check_processor(name: str, capabilities: Mapping[str, Any]) -> Iterator[Finding]:
@@ -142,6 +147,26 @@ def check_compiler(compiler: str | None, headers: bool) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"C++ compiler for torch.compile: {compiler}")
+
+
+def check_kernels(possible: Mapping[str, bool], kept: Mapping[str, bool]) -> Finding:
+    """How fast packed weights are read and written on this CPU.
+
+    Args:
+        possible: Whether each C++ file of the package can be used, by its name.
+        kept: Whether it was compiled before.
+    """
+    if without := [name for name in possible if not possible[name]]:
+        return Finding(
+            "note",
+            f"Packed weights are slower here: {', '.join(without)} run in torch, as there is no "
+            "C++ compiler, or the processor lacks AVX2 or F16C",
+        )
+    if waiting := [name for name in kept if not kept[name]]:
+        return Finding(
+            "ok", f"Kernels for packed weights: {', '.join(waiting)} compiled when first worth it"
+        )
+    return Finding("ok", f"Kernels for packed weights: {', '.join(kept)} compiled, and kept")
 
 
 def compiler() -> str | None:
