@@ -188,11 +188,11 @@ def print_environment(results: Results) -> None:
     for name, value in environment().items():
         console.print(f"  {name:<20} {value}", soft_wrap=True, highlight=False)
     if not torch.cuda.is_available():
-        here, run = call(), f"{results.folder.name}-cuda"
+        here = {"--devices": "[cuda]", "--run": f"{results.folder.name}-cuda"}
         print(
             "No GPU here: numbers of CUDA devices are missing. On a machine with one, get them by"
         )
-        print(f"  {here.line([*here.arguments, '--devices', '[cuda]', '--run', run])}")
+        print(f"  {call().with_options(here)}")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -4,8 +4,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import lightning_adls
@@ -45,6 +46,25 @@ class Call:
         if not text:
             return self.words
         return f"{self.words} {_for_make(text) if self.by_make else text}"
+
+    def with_options(self, options: Mapping[str, str]) -> str:
+        """What to type to give it the same arguments, but for these options.
+
+        Example:
+            >>> Call("adls lab4", "", ["--run=a", "--seed", "1"]).with_options({"--run": "b"})
+            'adls lab4 --seed 1 --run b'
+        """
+        kept: list[str] = []
+        follows = False  # a value of an option that is left out
+        for argument in self.arguments:
+            name, equals, _ = argument.partition("=")
+            if name in options:
+                follows = not equals
+                continue
+            if not follows:
+                kept.append(argument)
+            follows = False
+        return self.line([*kept, *chain(*options.items())])
 
     def examples(self, text: str) -> str:
         """A text whose examples say ``adls ...``, with what this user types in its place.

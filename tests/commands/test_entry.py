@@ -1,6 +1,7 @@
 """The program ``adls``: which command it starts, and what it says of itself."""
 
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -157,6 +158,21 @@ def test_a_run_notes_the_command_that_repeats_it(
     if line == "python -m":
         line = "python -m lightning_adls lab3"
     assert here.line(here.arguments) == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ([], []),
+        (["--run", "a", "--devices=[cpu]"], []),
+        (["--seed", "1", "--run=a", "--rounds.timed=2"], ["--seed", "1", "--rounds.timed=2"]),
+        (["--devices", "[cpu]", "--runs", "1", "--run", "a"], ["--runs", "1"]),
+    ],
+)
+def test_the_same_call_with_other_options(arguments: list[str], kept: list[str]) -> None:
+    options = {"--devices": "[cuda]", "--run": "b"}
+    typed = Call("adls lab4", "adls lab4", arguments).with_options(options)
+    assert shlex.split(typed) == ["adls", "lab4", *kept, "--devices", "[cuda]", "--run", "b"]
 
 
 @pytest.mark.parametrize(
