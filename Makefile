@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: lab0 lab1 lab2 lab3 lab4 train export predict figures report notebooks doctor docs test \
   test-all test-slow lint format clean help \
-  bench bench-formats bench-step bench-flow
+  bench bench-formats bench-step bench-flow bench-gpu
 
 help:
 	@echo "make lab0    fine-tune a BERT, whole and with LoRA (ARGS='--help' for options, as everywhere)"
@@ -33,6 +33,7 @@ help:
 	@echo "make bench-formats   the number formats against copying a tensor"
 	@echo "make bench-step      a training step with each format against one in float32"
 	@echo "make bench-flow      Lab 3 against MASE's flow"
+	@echo "make bench-gpu       formats, steps, decoding and Lab 4 on an NVIDIA GPU"
 
 lab0: $(VENV)/.lora
 	$(ADLS) lab0 $(ARGS)
@@ -110,6 +111,12 @@ bench-step: $(VENV)/.package
 
 bench-flow: $(VENV)/.bench
 	$(BIN)/python benchmarks/mase_flow.py $(ARGS)
+
+bench-gpu: $(VENV)/.bench
+	$(BIN)/python benchmarks/formats.py --device cuda --repeats 10
+	$(BIN)/python benchmarks/step.py --device cuda --network base --rounds 5 --compile layers
+	$(BIN)/python benchmarks/decoding.py --device cuda
+	$(ADLS) lab4 --devices '[cuda]' --run gpu
 
 clean:
 	rm -rf $(VENV)
