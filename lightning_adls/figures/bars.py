@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_adls.figures.canvas import figure, plain_log
+from lightning_adls.figures.canvas import figure, plain_log, text_width
 from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import styles
 
 MOST_NUMBERS = 40
+_FONT = 8  # points
+_ACROSS = 6.0  # inches, what the legend leaves for the bars
 
 
 def draw_bars(
@@ -60,7 +62,11 @@ def draw_bars(
             plain_log(axes.yaxis)
         else:
             axes.margins(y=0.12)
-        axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
+        slanted = text_width(groups, _FONT) > _ACROSS / len(groups)
+        axes.set_xticks(range(len(groups)), list(groups), fontsize=_FONT)
+        if slanted:
+            for label in axes.get_xticklabels():
+                label.set(rotation=30, ha="right", rotation_mode="anchor")
         axes.set(ylabel=y_label)
         axes.grid(alpha=0.3, axis="y")
     return Picture(Path(path).with_suffix(".png"))

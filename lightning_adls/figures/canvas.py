@@ -1,7 +1,7 @@
 """What all figures have in common: title, panels, levels, a legend beside them, two files."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
@@ -71,6 +71,19 @@ def figure(
         y = box.y1 - box.height * len(heading) / (len(heading) + len(below))
         made.text(0.01, y, "\n".join(below), va="top", fontsize=8.5, color=GREY)
     _save(made, Path(path))
+
+
+def text_width(texts: Iterable[str], points: float) -> float:
+    """How wide the widest text is, in inches.
+
+    Args:
+        texts: Of one line each.
+        points: Size of the font.
+    """
+    from matplotlib.textpath import TextPath
+
+    widths = (TextPath((0, 0), text, size=points).get_extents().x1 for text in texts)
+    return float(max(widths, default=0)) / 72
 
 
 def _legend(made: Any, axes: Sequence["Axes"]) -> None:

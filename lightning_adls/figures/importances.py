@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_adls.figures.canvas import figure
+from lightning_adls.figures.canvas import figure, text_width
 from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import styles
 
 MOST = 12
+_NAMES, _TITLES = 7, 9  # points
 
 
 def draw_importances(
@@ -30,7 +31,10 @@ def draw_importances(
     looks = styles(importances)
     columns = min(len(importances), 2)
     most = max(min(len(found), MOST) for found in importances.values())
-    size = (9.5, 1.2 + (0.22 * most + 0.6) * -(-len(importances) // columns))
+    titles = {name: f"{name}, {trials[name]} trials" for name in importances}
+    names = text_width((key for found in importances.values() for key in found), _NAMES)
+    across = columns * (names + max(2.8, text_width(titles.values(), _TITLES)) + 0.4)
+    size = (max(9.5, across), 1.2 + (0.22 * most + 0.6) * -(-len(importances) // columns))
     with figure(
         path, title, subtitle, panels=len(importances), columns=columns, size=size, shared=False
     ) as axes:
@@ -42,8 +46,8 @@ def draw_importances(
                 color=looks[name].color,
             )
             one.invert_yaxis()
-            one.set_title(f"{name}, {trials[name]} trials", fontsize=9)
-            one.tick_params(axis="y", labelsize=7)
+            one.set_title(titles[name], fontsize=_TITLES)
+            one.tick_params(axis="y", labelsize=_NAMES)
             one.tick_params(axis="x", labelsize=8)
             one.set_xlim(left=0)
             one.set_xlabel("share", fontsize=8)

@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_adls.figures.canvas import figure
+from lightning_adls.figures.canvas import figure, text_width
 from lightning_adls.figures.picture import Picture
 from lightning_adls.figures.styles import GREY, styles
 
 TENSORS = ("input", "weight", "bias")
+_FONT = 7.5  # points
 
 
 def draw_format_map(
@@ -32,8 +33,11 @@ def draw_format_map(
     texts = [of_layer or {} for of_layer in formats.values()]
     names = dict.fromkeys(family(f.get(tensor)) for f in texts for tensor in TENSORS)
     looks = styles(names)
-    height = 1.3 + 0.3 * len(formats)
-    with figure(path, title, subtitle, size=(9.5, height)) as (axes,):
+    cell = text_width((in_short(f.get(tensor)) for f in texts for tensor in TENSORS), _FONT)
+    names_of_layers = text_width(map(short_layer, formats), _FONT)
+    wide = names_of_layers + len(TENSORS) * (cell + 0.2) + 0.2
+    size = (max(9.5, wide), 1.3 + 0.3 * len(formats))
+    with figure(path, title, subtitle, size=size) as (axes,):
         for row, of_layer in enumerate(texts):
             for column, tensor in enumerate(TENSORS):
                 text = of_layer.get(tensor)
@@ -46,14 +50,14 @@ def draw_format_map(
                     in_short(text),
                     ha="center",
                     va="center",
-                    fontsize=7.5,
+                    fontsize=_FONT,
                     color=GREY if text is None else "black",
                 )
         axes.set_xticks([n + 0.5 for n in range(len(TENSORS))], TENSORS)
         axes.set_yticks(
             [n + 0.5 for n in range(len(formats))],
             [short_layer(name) for name in formats],
-            fontsize=7.5,
+            fontsize=_FONT,
         )
         axes.set(xlim=(0, len(TENSORS)), ylim=(len(formats), 0))
         axes.xaxis.tick_top()
@@ -113,4 +117,9 @@ def in_short(text: str | None) -> str:
     return f"{name} {', '.join(words)}".strip()
 
 
-_SHORT = {"block_size": "block", "exponent_bias": "bias", "exponent_width": "exp."}
+_SHORT = {
+    "block_size": "block",
+    "exponent_bias": "bias",
+    "exponent_bias_width": "bias bits",
+    "exponent_width": "exp.",
+}
