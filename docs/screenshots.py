@@ -1,6 +1,6 @@
 """Take the screenshots of docs/tensorboard.md from a run of Lab 3.
 
-    python docs/screenshots.py lightning_logs/lab3/default
+    python docs/screenshots.py lightning_logs/lab3/imdb
 
 Needs a browser; see tests/browser.py. That of Optuna's dashboard is taken where it is
 installed.
@@ -14,8 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import optuna  # noqa: E402
 from browser import Page, browser, reason_to_skip, served, tensorboard  # noqa: E402
 from PIL import Image  # noqa: E402
+
+from lightning_adls.search import open_storage  # noqa: E402
 
 # By page, the folder that is shown, and what has to be on the page before it is complete.
 PAGES = {
@@ -45,8 +48,11 @@ def main() -> None:
                 save(page, folder / f"tensorboard_{name}.png")
         if dashboard := shutil.which("optuna-dashboard"):
             journal = str(run / "search.journal")
+            with open_storage(journal) as storage:
+                studies = optuna.get_all_study_summaries(storage)
+            most = max(range(len(studies)), key=lambda number: studies[number].n_trials)
             with served(lambda port: [dashboard, journal, f"--port={port}"]) as url:
-                page.open(f"{url}dashboard/studies/0")
+                page.open(f"{url}dashboard/studies/{most}")
                 page.text_with("val/accuracy")
                 page.wait(2)
                 save(page, folder / "optuna_dashboard.png")
