@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_adls.bench.workloads.devices import usable
 from lightning_adls.formats import NumberFormat, parse
 
 
@@ -31,11 +32,25 @@ def format_argument(text: str) -> NumberFormat:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def device_argument(text: str) -> torch.device:
+    """Parse the name of a device that is there."""
+    try:
+        return usable(text, who := "benchmark")
+    except ValueError as error:
+        # argparse says before it whose argument it is.
+        raise argparse.ArgumentTypeError(str(error).removeprefix(f"{who}: ")) from error
+
+
 def positive(text: str) -> int:
     """Parse a number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``, by default the CPU."""
+    parser.add_argument("--device", type=device_argument, default="cpu", help="cpu or cuda")
 
 
 def add_formats_and_threads(parser: argparse.ArgumentParser) -> None:

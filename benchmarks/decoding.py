@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from command_line import add_formats_and_threads, machine, positive
+from command_line import add_device, add_formats_and_threads, machine, positive
 from formats import CALLS, repeat
 from rich.console import Console
 from rich.table import Table
@@ -76,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the weight (default: float32)"
     )
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
+    add_device(parser)
     return parser.parse_args()
 
 

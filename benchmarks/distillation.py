@@ -19,7 +19,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from command_line import machine, positive
+from command_line import add_device, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=positive, default=20, help="of a fit (default: 20)")
     parser.add_argument("--rounds", type=positive, default=5, help="timed ones (default: 5)")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
+    add_device(parser)
     return parser.parse_args()
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from command_line import add_formats_and_threads, machine, positive
+from command_line import add_device, add_formats_and_threads, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -109,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
         const=time.process_time,
         help="count seconds of computing, which other processes disturb less (default: wall time)",
     )
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
+    add_device(parser)
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     return parser.parse_args()
 

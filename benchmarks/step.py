@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from command_line import add_formats_and_threads, machine, positive
+from command_line import add_device, add_formats_and_threads, machine, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ def parse_arguments() -> argparse.Namespace:
         const=time.process_time,
         help="count seconds of computing, which other processes disturb less (default: wall time)",
     )
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
+    add_device(parser)
     parser.add_argument(
         "--compile",
         choices=("whole", "layers"),

@@ -12,11 +12,11 @@ import argparse
 import copy
 
 import torch
+from command_line import add_device, format_argument, positive
 from rich.console import Console
 from rich.table import Table
 
 from lightning_adls import bench
-from lightning_adls.formats import parse
 from lightning_adls.models import bert
 from lightning_adls.transforms import PruneStructured, Quantize
 from lightning_adls.transforms.flops import flops_per_sample
@@ -25,21 +25,28 @@ VOCABULARY = 30522
 NONE = "none"
 
 
+def format_or_none(text: str) -> str:
+    """Check a format, or take the word for none."""
+    return text if text == NONE else str(format_argument(text))
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shares", nargs="+", type=float, default=[0.25, 0.5, 0.75])
-    parser.add_argument("--formats", nargs="+", default=[NONE, "LearnedInteger(width=8)"])
+    parser.add_argument(
+        "--formats", nargs="+", type=format_or_none, default=[NONE, "LearnedInteger(width=8)"]
+    )
     parser.add_argument("--hidden_size", default=128, type=int)
     parser.add_argument("--num_hidden_layers", default=2, type=int)
     parser.add_argument("--num_attention_heads", default=2, type=int)
     parser.add_argument("--intermediate_size", default=512, type=int)
     parser.add_argument("--batch", default=64, type=int)
-    parser.add_argument("--tokens", default=128, type=int)
-    parser.add_argument("--rounds", default=40, type=int)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokens", default=128, type=positive)
+    parser.add_argument("--rounds", default=40, type=positive)
+    add_device(parser)
     return parser.parse_args()
 
 
@@ -65,7 +72,7 @@ def main() -> None:
         for text in given.formats:
             whole = copy.deepcopy(network)
             if text != NONE:
-                Quantize({"*": {"input": parse(text), "weight": parse(text)}})(whole)
+                Quantize({"*": {"input": text, "weight": text}})(whole)
                 whole.train()(**tokens)  # scales that are learned are fitted to the first batch
             pruned = copy.deepcopy(whole)
             PruneStructured(heads=share, neurons=share)(pruned)
