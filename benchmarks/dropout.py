@@ -38,6 +38,7 @@ from torch import nn
 
 from lightning_adls import Quantize, TextClassifier, TextData, bert
 from lightning_adls.budget import Budget
+from lightning_adls.labs.notices import quiet
 from lightning_adls.labs.task import Task
 from lightning_adls.layers.dropout import BitDropout
 
@@ -285,6 +286,7 @@ def main() -> None:
     timed.add_argument("--threads", type=int, default=1)
     timed.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
+    quiet()
     {"accuracy": accuracy, "time": times}[arguments.command](arguments)
 
 
