@@ -4,7 +4,7 @@ Each way is measured in processes of its own, because OpenMP reads it once, in t
 
     python benchmarks/waiting.py --threads 2 --rounds 5
     python benchmarks/waiting.py --threads 2 --rounds 5 --busy 2     # beside other work
-    python benchmarks/waiting.py --threads 2 --spins 1000 10000      # spin so often, then sleep
+    python benchmarks/waiting.py --threads 2 --spins 1000 10000      # look so often, then sleep
 
 Other work begins when the measured process has taken its first steps: a way that was chosen by
 what the machine did when the process began is judged by what comes after.
@@ -18,9 +18,8 @@ import sys
 import time
 from contextlib import ExitStack
 
-from lightning_adls.threads import WAIT_POLICY
+from lightning_adls.threads import SPIN_COUNT, SPINS, WAIT_POLICY
 
-SPIN_COUNT = "GOMP_SPINCOUNT"  # of GNU's OpenMP, which torch's builds for Linux bring
 WARM = 3  # steps that are not counted
 
 
@@ -86,14 +85,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="of each process")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each way")
     parser.add_argument("--busy", type=int, default=0, help="processes that compute meanwhile")
-    parser.add_argument("--spins", type=int, nargs="+", default=[], help=f"values of {SPIN_COUNT}")
+    parser.add_argument(
+        "--spins", type=int, nargs="+", default=[SPINS], help=f"values of {SPIN_COUNT}"
+    )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         take_steps(arguments.threads, arguments.steps)
         return
     ways: dict[str, dict[str, str]] = {"default": {}, "passive": {WAIT_POLICY: "PASSIVE"}}
-    ways |= {f"{count} spins": {SPIN_COUNT: str(count)} for count in arguments.spins}
+    ways |= {
+        f"{count} spins": {WAIT_POLICY: "PASSIVE", SPIN_COUNT: str(count)}
+        for count in arguments.spins
+    }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.rounds):
         for name, variables in ways.items():

@@ -246,19 +246,23 @@ def imports_of(path: Path) -> list[str]:
     ]
 
 
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
 @pytest.mark.parametrize(
     ("before", "statement", "after"),
     [
-        ({}, "import lightning_adls.labs.waiting", "PASSIVE"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "import lightning_adls.labs.waiting", "ACTIVE"),
-        ({}, "import lightning_adls, lightning_adls.layers", "None"),
+        ({}, "import lightning_adls.labs.waiting", "PASSIVE 3000"),
+        ({"GOMP_SPINCOUNT": "7"}, "import lightning_adls.labs.waiting", "PASSIVE 7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "import lightning_adls.labs.waiting", "ACTIVE None"),
+        ({}, "import lightning_adls, lightning_adls.layers", "None None"),
     ],
 )
 def test_only_scripts_change_how_threads_wait_and_the_user_wins(
     before: dict[str, str], statement: str, after: str
 ) -> None:
-    code = f"import os, sys; {statement}; print(os.environ.get('OMP_WAIT_POLICY'))"
-    if after == "PASSIVE":
+    code = f"import os, sys; {statement}; print(*map(os.environ.get, {NAMES}))"
+    if after.startswith("PASSIVE"):
         code += "; assert 'torch' not in sys.modules"
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -28,7 +28,7 @@ from lightning_adls.engines.base import (
 from lightning_adls.engines.pickling import dumps, loads
 from lightning_adls.engines.resources import THREADS, VISIBLE
 from lightning_adls.engines.session import Ray, Session
-from lightning_adls.threads import WAIT_POLICY
+from lightning_adls.threads import brief_waiting
 
 _TICK_SECONDS = 1.0
 _SAY_SECONDS = 60.0  # to import torch takes a while, too
@@ -113,7 +113,7 @@ class Cluster(Engine):
         wanted = self._session.wanted()
         environment = {
             THREADS: os.environ.get(THREADS) or str(max(1, int(wanted["CPU"]))),
-            WAIT_POLICY: os.environ.get(WAIT_POLICY) or "PASSIVE",
+            **brief_waiting(os.environ),
         }
         if not wanted["GPU"]:
             environment[VISIBLE] = ""  # Ray would leave them all in sight

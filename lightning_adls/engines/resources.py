@@ -2,7 +2,7 @@
 
 import os
 
-from lightning_adls.threads import WAIT_POLICY
+from lightning_adls.threads import brief_waiting
 
 THREADS = "OMP_NUM_THREADS"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -33,8 +33,7 @@ def environments(workers: int, use_gpus: bool = True) -> list[dict[str, str]]:
         use_gpus: Whether each sees one of the GPUs. More workers than GPUs share them.
     """
     threads = os.environ.get(THREADS) or str(max(1, cores() // workers))
-    policy = os.environ.get(WAIT_POLICY) or "PASSIVE"
-    common = {THREADS: threads, WAIT_POLICY: policy}
+    common = {THREADS: threads, **brief_waiting(os.environ)}
     devices = gpus() if use_gpus else []
     if not devices:
         return [dict(common) for _ in range(workers)]

@@ -32,7 +32,7 @@ from lightning_adls.labs.network import NetworkSection, network_factory
 from lightning_adls.labs.notices import quiet
 from lightning_adls.loggers import place_of
 from lightning_adls.models import NetworkFactory
-from lightning_adls.threads import WAIT_POLICY, wait_policy
+from lightning_adls.threads import SPIN_COUNT, WAIT_POLICY, wait_policy
 
 __all__ = [
     "add_section",
@@ -102,7 +102,8 @@ def _run(
     # What imports made lives on: garbage collections between trainings need not look at it again.
     gc.collect()
     gc.freeze()
-    print(f"Threads that wait: {wait_policy()} ({WAIT_POLICY}).", flush=True)
+    by = f"{WAIT_POLICY}, {SPIN_COUNT}" if os.environ.get(SPIN_COUNT) else WAIT_POLICY
+    print(f"Threads that wait: {wait_policy()} ({by}).", flush=True)
     with ending(interrupted), refusing(), failing(EngineFailed), with_room():
         main(**arguments)
 

@@ -168,6 +168,7 @@ def test_no_worker_outlives_its_driver(how: signal.Signals) -> None:
 def test_each_worker_has_its_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setattr(resources, "cores", lambda: 8)
     monkeypatch.setattr(resources, "gpus", lambda: ["2", "3"])
     made = resources.environments(3)
@@ -178,12 +179,12 @@ def test_each_worker_has_its_share_of_the_machine(monkeypatch: pytest.MonkeyPatc
     assert str(resources.crowded(9, use_gpus=False)).startswith("workers=9 share 8 cores")
     assert "CUDA_VISIBLE_DEVICES" not in resources.environments(2, use_gpus=False)[0]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    names = ["OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES"]
+    names = ["OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES"]
     with make_engine("processes", 2) as engine:
         driver = Listed(calls.environment, range(4), names)
         engine.run(driver)
     for found in driver.results.values():
-        assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"]) == ("1", "PASSIVE")
+        assert [found[name] for name in names[:3]] == ["1", "PASSIVE", "3000"]
         assert found["CUDA_VISIBLE_DEVICES"] in ("2", "3")
 
 

@@ -114,11 +114,11 @@ def test_what_calls_share_is_read_once_by_each_worker(engine: Engine) -> None:
 def test_a_worker_has_the_threads_of_its_cores_and_sees_no_gpu_that_it_was_not_given(
     engine: Engine,
 ) -> None:
-    names = ["OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES"]
+    names = ["OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES"]
     driver = Listed(calls.environment, [0], names)
     engine.run(driver)
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    assert driver.results["0"] == dict(zip(names, [threads, "PASSIVE", ""], strict=True))
+    assert driver.results["0"] == dict(zip(names, [threads, "PASSIVE", "3000", ""], strict=True))
 
 
 # Searches.

@@ -489,11 +489,15 @@ def test_a_run_says_first_how_threads_wait(
         print(f"working with {seed}")
 
     monkeypatch.setattr(sys, "argv", ["lab"])
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
     (tmp_path / "lab.yaml").write_text("seed: 3\n")
     cli.run(main, tmp_path / "lab.yaml")
     printed = capsys.readouterr().out.splitlines()
-    assert printed == ["Threads that wait: active (OMP_WAIT_POLICY).", "working with 3"]
+    assert printed == [
+        "Threads that wait: passive after 3000 spins (OMP_WAIT_POLICY, GOMP_SPINCOUNT).",
+        "working with 3",
+    ]
 
 
 def test_what_a_user_cannot_act_on_is_not_said() -> None:

@@ -13,7 +13,7 @@ from lightning_adls.kernels import decode_compiled, encode_cpu
 from lightning_adls.kernels.compiled import is_kept
 from lightning_adls.labs.checks.finding import Finding
 from lightning_adls.labs.environment import machine
-from lightning_adls.threads import WAIT_POLICY, cores
+from lightning_adls.threads import SPIN_COUNT, WAIT_POLICY, cores
 
 # What multiplies 8-bit integers and bfloat16 in one instruction, by torch's names for it.
 _INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "dot")
@@ -85,7 +85,8 @@ def check_threads(
         yield Finding("ok", f"torch computes with {threads} of {usable} processors ({said})")
     waits = environment.get(WAIT_POLICY, "not set")
     if waits.lower() == "passive":
-        yield Finding("ok", f"{WAIT_POLICY}={waits}")
+        spins = environment.get(SPIN_COUNT)
+        yield Finding("ok", f"{WAIT_POLICY}={waits}{f', {SPIN_COUNT}={spins}' if spins else ''}")
     else:
         yield Finding(
             "note",
