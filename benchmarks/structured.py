@@ -39,11 +39,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--formats", nargs="+", type=format_or_none, default=[NONE, "LearnedInteger(width=8)"]
     )
-    parser.add_argument("--hidden_size", default=128, type=int)
-    parser.add_argument("--num_hidden_layers", default=2, type=int)
-    parser.add_argument("--num_attention_heads", default=2, type=int)
-    parser.add_argument("--intermediate_size", default=512, type=int)
-    parser.add_argument("--batch", default=64, type=int)
+    parser.add_argument("--hidden_size", default=128, type=positive)
+    parser.add_argument("--num_hidden_layers", default=2, type=positive)
+    parser.add_argument("--num_attention_heads", default=2, type=positive)
+    parser.add_argument("--intermediate_size", default=512, type=positive)
+    parser.add_argument("--batch", default=64, type=positive)
     parser.add_argument("--tokens", default=128, type=positive)
     parser.add_argument("--rounds", default=40, type=positive)
     add_device(parser)
