@@ -9,7 +9,7 @@ from collections.abc import Mapping
 WAIT_POLICY = "OMP_WAIT_POLICY"
 SPIN_COUNT = "GOMP_SPINCOUNT"
 SPINS = 3000
-"""So often is as good as sleeping at once beside other work, and better without; about 0.1 ms."""
+"""Not told from sleeping at once beside other work, and cheaper without (benchmarks/waiting.py)."""
 
 
 def wait_policy() -> str:
